@@ -1,0 +1,84 @@
+# The two commands of the README are `make demo` and `make test`. Each makes .venv first, with the versions of
+# constraints.txt, if it is not there; nothing outside this folder is touched.
+
+PYTHON ?= python3
+# Where torch comes from, if not from the default index: TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+DEMO := out/demo
+FAST := not ray and not slow and not gpu and not chaos
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check lint format bench clean distclean
+
+help: ## list these targets
+	@echo "usage: make TARGET [PYTHON=python3] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
+	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: $(INSTALLED) ## segment the bundled speech, print its syllables, draw them into out/demo/demo.png
+	$(VENV)/bin/sdhubert segment sdhubert_ray/assets/demo $(DEMO) --checkpoint bundled --engine ray \
+		--frame-features float32 --overwrite
+	$(VENV)/bin/sdhubert show $(DEMO) --png $(DEMO)/demo.png
+
+test: $(INSTALLED) ## all tests but those marked slow, gpu or chaos
+	$(VENV)/bin/python -m pytest
+
+check: lint ## all linters, then the tests that need no Ray (under a few minutes)
+	$(VENV)/bin/python -m pytest -m "$(FAST)"
+
+lint: $(INSTALLED) ## ruff, format, mypy, cython-lint, import-linter; changes nothing
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	PATH="$(VENV)/bin:$$PATH" cython-lint mincut
+	$(VENV)/bin/lint-imports
+
+format: $(INSTALLED) ## sort imports and format, in place
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: $(INSTALLED) ## run every benchmark
+	@set -e; for file in benchmarks/bench_*.py; do echo "== $$file"; $(VENV)/bin/python $$file; done
+
+install: $(INSTALLED) ## make .venv and build the extension, if that is not done
+
+clean: ## remove what was built, the demo's output and caches; keep .venv
+	rm -rf build dist *.egg-info mincut/*.so mincut/*.c mincut/*.html $(DEMO) $(INSTALLED)
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './.*' -prune -exec rm -rf {} +
+
+distclean: clean ## clean, and remove .venv
+	rm -rf $(VENV)
+
+# --- the environment -------------------------------------------------------------------------------------------
+
+# An editable install: the sources in this tree are what runs, and the extension is built beside its .pyx. It is
+# built with the Cython and setuptools of .venv (no isolation), so a rebuild needs no network. torch comes first and
+# alone, because the index of TORCH_INDEX may lack the pinned versions of its dependencies.
+$(INSTALLED): pyproject.toml constraints.txt mincut/_mincut.pyx | $(VENV)/bin/python
+	@echo "installing the pinned packages into $(VENV): 4 minutes and 2.5 GB the first time (a CUDA torch: more)"
+	@rm -f mincut/_mincut.*.so mincut/_mincut.c
+	$(PIP) install -q -c constraints.txt pip setuptools Cython
+	$(PIP) install -q -c constraints.txt --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	PYTHONWARNINGS=ignore $(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev,s3]'
+	@touch $@
+
+# What the compiler check asks: the compiler that this Python was built with, unless CC says otherwise.
+compiler = import os, sysconfig; print((os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0])
+headers = import pathlib, sysconfig; print(pathlib.Path(sysconfig.get_path("include"), "Python.h"))
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || \
+		{ echo "error: there is no $(PYTHON); install Python 3.11 or newer, or name one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "error: $(PYTHON) cannot make environments; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@command -v "$$($(PYTHON) -c '$(compiler)')" >/dev/null || \
+		{ echo "error: a C compiler is needed ($$($(PYTHON) -c '$(compiler)')); on Debian and Ubuntu: apt-get install gcc libc6-dev"; exit 1; }
+	@test -e "$$($(PYTHON) -c '$(headers)')" || \
+		{ echo "error: the headers of $(PYTHON) are missing; on Debian and Ubuntu: apt-get install python3-dev"; exit 1; }
+	$(PYTHON) -m venv $(VENV)

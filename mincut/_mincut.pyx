@@ -1,0 +1,173 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: cdivision=True, initializedcheck=False
+"""Kernel of the minimum cut: plain loops over memory of the caller, without the GIL.
+
+The package's `min_cut` checks the input, allocates the memory and documents the formula.
+
+k segments need k frames or more, and so do the K - k that follow them: of C[i, k] only
+i = k + a with a in 0..n - 1 - K can lie on a path to the end. The table holds those
+alone, best[k, a] = C[k + a, k], which leaves one rule without exceptions, for k >= 2:
+
+    best[k, a] = min over b <= a of best[k - 1, b] + costs[k + a, k - 1 + b]
+"""
+
+from libc.stdint cimport int64_t
+
+# Ends that are handled together: they share the loads of `best`, and being independent
+# chains of minima they hide each other's latency. `least_of_tile` is written out for it.
+cdef enum:
+    TILE = 4
+
+
+cdef void fill_costs(
+    const double[:, ::1] similarity,
+    const double[::1] row_sums,
+    double[::1] rows,
+    double[::1] blocks,
+    double[:, ::1] costs,
+) noexcept nogil:
+    """Set costs[i, j] = cut / (cut + within) of the segment [j, i), for j < i.
+
+    While i ascends, rows[j] = sum S[j:i, :] and blocks[j] = sum S[j:i, j:i] only ever
+    grow by positive terms: differences of 2-D prefix sums would lose the small entries
+    beside the large ones.
+    """
+    cdef Py_ssize_t end, last, start
+    cdef double border, cut
+    for end in range(1, similarity.shape[0]):
+        last = end - 1
+        rows[last] = 0.0
+        blocks[last] = border = similarity[last, last]
+        for start in range(last - 1, -1, -1):
+            border += similarity[last, start] + similarity[start, last]
+            blocks[start] += border
+        for start in range(end):
+            rows[start] += row_sums[last]
+            cut = rows[start] - blocks[start]
+            costs[end, start] = cut / (cut + 0.5 * blocks[start])
+
+
+cdef inline double least(
+    const double* best,
+    const double* costs,
+    Py_ssize_t low,
+    Py_ssize_t high,
+    double bound,
+) noexcept nogil:
+    """Return the least of bound and best[b] + costs[b] for b in low..high - 1."""
+    cdef Py_ssize_t b
+    cdef double value
+    for b in range(low, high):
+        value = best[b] + costs[b]
+        bound = value if value < bound else bound
+    return bound
+
+
+cdef inline void least_of_tile(
+    const double* best,
+    const double* costs,
+    Py_ssize_t stride,
+    Py_ssize_t count,
+    double* found,
+) noexcept nogil:
+    """Set found[r] to the least best[b] + costs[r * stride + b], b < count, r < TILE."""
+    cdef const double* costs1 = costs + stride
+    cdef const double* costs2 = costs1 + stride
+    cdef const double* costs3 = costs2 + stride
+    cdef double least0 = best[0] + costs[0]
+    cdef double least1 = best[0] + costs1[0]
+    cdef double least2 = best[0] + costs2[0]
+    cdef double least3 = best[0] + costs3[0]
+    cdef double value0, value1, value2, value3
+    cdef Py_ssize_t b
+    for b in range(1, count):
+        value0 = best[b] + costs[b]
+        value1 = best[b] + costs1[b]
+        value2 = best[b] + costs2[b]
+        value3 = best[b] + costs3[b]
+        least0 = value0 if value0 < least0 else least0
+        least1 = value1 if value1 < least1 else least1
+        least2 = value2 if value2 < least2 else least2
+        least3 = value3 if value3 < least3 else least3
+    found[0] = least0
+    found[1] = least1
+    found[2] = least2
+    found[3] = least3
+
+
+cdef void fill_best(const double[:, ::1] costs, double[:, ::1] best) noexcept nogil:
+    """Fill best[k, a] for k in 1..K; row 0 is not used."""
+    cdef Py_ssize_t num_segments = best.shape[0] - 1
+    cdef Py_ssize_t width = best.shape[1]
+    cdef Py_ssize_t stride = costs.shape[1]
+    cdef Py_ssize_t a, first, k, r, tile
+    cdef const double* before
+    cdef const double* row
+    cdef double found[TILE]
+    for a in range(width):
+        best[1, a] = costs[1 + a, 0]
+    # What does not fill a tile comes first, where rows of the triangle b <= a are short.
+    for a in range(width % TILE):
+        for k in range(2, num_segments + 1):
+            before = &best[k - 1, 0]
+            row = &costs[k + a, k - 1]
+            best[k, a] = least(before, row, 1, a + 1, before[0] + row[0])
+    for tile in range(width // TILE):
+        first = width % TILE + tile * TILE
+        for k in range(2, num_segments + 1):
+            before = &best[k - 1, 0]
+            row = &costs[k + first, k - 1]
+            least_of_tile(before, row, stride, first + 1, found)
+            for r in range(TILE):
+                best[k, first + r] = least(
+                    before, row + r * stride, first + 1, first + r + 1, found[r]
+                )
+
+
+cdef void trace_back(
+    const double[:, ::1] costs, const double[:, ::1] best, int64_t[::1] boundaries
+) noexcept nogil:
+    """Follow the minima back from the end; equal values go to the smallest start."""
+    cdef Py_ssize_t num_segments = best.shape[0] - 1
+    cdef Py_ssize_t a = best.shape[1] - 1
+    cdef Py_ssize_t b, chosen, k
+    cdef double smallest, value
+    boundaries[num_segments] = num_segments + a
+    for k in range(num_segments, 1, -1):
+        chosen = 0
+        smallest = best[k - 1, 0] + costs[k + a, k - 1]
+        for b in range(1, a + 1):
+            value = best[k - 1, b] + costs[k + a, k - 1 + b]
+            if value < smallest:
+                smallest = value
+                chosen = b
+        a = chosen
+        boundaries[k - 1] = k - 1 + a
+    boundaries[0] = 0
+
+
+def cut(
+    const double[:, ::1] similarity,
+    const double[::1] row_sums,
+    double[:, ::1] sums,
+    double[:, ::1] costs,
+    double[:, ::1] best,
+    int64_t[::1] boundaries,
+):
+    """Write the K + 1 boundaries of the minimum cut into K segments.
+
+    Nothing is checked here: that sizes agree, that 1 <= K <= n - 1, that entries are
+    positive and sums finite is the caller's part.
+
+    Args:
+        similarity: (n, n) positive.
+        row_sums: (n,) sum of each row of similarity.
+        sums: (2, n) scratch.
+        costs: (n, n) scratch; costs[i, j] is set to the cost of the segment [j, i).
+        best: (K + 1, n - K) scratch; set to the table of the recurrence.
+        boundaries: (K + 1,) result, frames.
+    """
+    with nogil:
+        fill_costs(similarity, row_sums, sums[0], sums[1], costs)
+        fill_best(costs, best)
+        trace_back(costs, best, boundaries)
