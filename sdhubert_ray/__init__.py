@@ -1,0 +1,23 @@
+"""SD-HuBERT on Ray: speech audio to syllable segments, features and units."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sdhubert_ray.api import MincutWrapper, SDHuBERTSegmenter
+    from sdhubert_ray.output import read_segments
+
+__all__ = ["MincutWrapper", "SDHuBERTSegmenter", "read_segments"]
+
+_HOMES = {
+    "MincutWrapper": "sdhubert_ray.api",
+    "SDHuBERTSegmenter": "sdhubert_ray.api",
+    "read_segments": "sdhubert_ray.output",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for only when it is: torch alone takes seconds, and `sdhubert --help` needs none."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sdhubert_ray' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,317 @@
+"""The Python interface: audio to speech features, features to syllables. It needs no Ray."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypedDict, cast, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sdhubert_ray import storage
+from sdhubert_ray.audio import FRAME_RATE, Samples, Span, resample
+from sdhubert_ray.checkpoint import load_model
+from sdhubert_ray.errors import AudioError, UserError
+from sdhubert_ray.manifest import cut_pieces, list_files
+from sdhubert_ray.model import DTYPES, EncodedPiece, encode_pieces
+from sdhubert_ray.output import frame_offset, worst_status
+from sdhubert_ray.presets import get_preset, with_values
+from sdhubert_ray.speech import Speech, find_speech
+from sdhubert_ray.stages import Piece, load_piece, prepare_piece
+from sdhubert_ray.syllables import cut_syllables, to_seconds
+from sdhubert_ray.tables import FAILED_STATUSES
+from sdhubert_ray.weights import RELEASED, fetch_checkpoint
+
+logger = logging.getLogger(__name__)
+
+AudioInput = str | Path | npt.NDArray[np.floating]
+
+
+class SpeechFeatures(TypedDict):
+    """What `SDHuBERTSegmenter` gives for one recording of T frames at 50 Hz.
+
+    Keys:
+        segments: (P, 2) int64, speech spans in frames, [start, end).
+        features: (T, D) float32 or float16, zero outside the mask.
+        mask: (T,) bool, where the norm is above the threshold.
+        norm: (T,) float32, as compared with the threshold.
+        length: T.
+        status: `ok`, `silent`, `too_short`, `truncated`, `unreadable`, `missing` or `failed`.
+        error: why it is not ok, or None.
+        syllable_options: what the checkpoint says of the options of `MincutWrapper`.
+    """
+
+    segments: npt.NDArray[np.int64]
+    features: npt.NDArray[np.floating]
+    mask: npt.NDArray[np.bool_]
+    norm: npt.NDArray[np.float32]
+    length: int
+    status: str
+    error: str | None
+    syllable_options: Mapping[str, object]
+
+
+class SyllableFeatures(TypedDict):
+    """What `MincutWrapper` gives for one recording of T frames and S syllables.
+
+    Keys:
+        segments: (S, 2) float64, seconds.
+        features: (T, D), as they came in.
+        segment_features: (S, D) float32, mean over the frames of each syllable.
+        length: T.
+        status: as it came in.
+        error: as it came in.
+    """
+
+    segments: npt.NDArray[np.float64]
+    features: npt.NDArray[np.floating]
+    segment_features: npt.NDArray[np.float32]
+    length: int
+    status: str
+    error: str | None
+
+
+class SDHuBERTSegmenter:
+    """Audio to SD-HuBERT features and the spans where there is speech.
+
+    Arguments that are None are the checkpoint's or, where it says nothing, the preset's.
+    """
+
+    def __init__(
+        self,
+        ckpt_path: str | Path = RELEASED,
+        layer: int | None = None,
+        normcut_layer: int | None = None,
+        normcut_strategy: str | None = None,
+        normcut_threshold: float | None = None,
+        silence_threshold: float | None = None,
+        device: str = "auto",
+        *,
+        preset: str = "readme",
+        dtype: str = "float32",
+        batch_seconds: float = 80.0,
+        piece_seconds: float | None = None,
+        channel: int | None = None,
+    ) -> None:
+        """Load a checkpoint.
+
+        Args:
+            ckpt_path: a path, a URI, `bundled` or `sdhubert_base`.
+            layer: hidden states that are the features.
+            normcut_layer: hidden states whose norm tells speech.
+            normcut_strategy: `relative` or `absolute`.
+            normcut_threshold: frames of a larger norm are speech.
+            silence_threshold: spans of a smaller mean |z-scored sample| are dropped; 0 keeps all.
+            device: `auto`, `cpu`, `cuda` or `cuda:N`.
+            preset: `readme` or `paper`.
+            dtype: precision of the encoder: `float32`, `bfloat16` or `float16`.
+            batch_seconds: padded audio per forward call, seconds.
+            piece_seconds: longer audio is decoded and encoded in pieces.
+            channel: the channel to use, from 0; None averages all.
+
+        Raises:
+            UserError: a wrong checkpoint, preset or option.
+        """
+        if dtype not in DTYPES:
+            raise UserError(f"dtype is {dtype!r}; it has to be one of {', '.join(DTYPES)}")
+        checkpoint = fetch_checkpoint(str(ckpt_path))
+        options = with_values(get_preset(preset), checkpoint.options)
+        given: dict[str, dict[str, object]] = {
+            "audio": {"piece_seconds": piece_seconds, "channel": channel},
+            "encoder": {"layer": layer, "normcut_layer": normcut_layer},
+            "speech": {
+                "normcut_strategy": normcut_strategy,
+                "normcut_threshold": normcut_threshold,
+                "silence_threshold": silence_threshold,
+            },
+        }
+        self.options = with_values(options, _only_given(given))
+        self.device = _resolve_device(device)
+        self.model = load_model(checkpoint, self.options.encoder, dtype, self.device)
+        self.batch_seconds = batch_seconds
+        self._dtype = np.float32 if dtype == "float32" else np.float16
+        self._syllable_options = checkpoint.options.get("syllables", {})
+
+    @overload
+    def __call__(self, audio: AudioInput, sample_rate: int | None = None) -> SpeechFeatures: ...
+    @overload
+    def __call__(self, audio: Sequence[AudioInput], sample_rate: int | None = None) -> list[SpeechFeatures]: ...
+    def __call__(
+        self, audio: AudioInput | Sequence[AudioInput], sample_rate: int | None = None
+    ) -> SpeechFeatures | list[SpeechFeatures]:
+        """Encode one recording, or a list of them in common batches.
+
+        Args:
+            audio: a path or URI, or (n,) or (channels, n) floating samples; or a list of such.
+            sample_rate: of samples, Hz; needed with arrays, refused with paths alone.
+
+        Returns:
+            a dict for one recording; for a list a list of the same length and order, where what could not be
+            read has no frames, its status, and its error (which is logged too).
+
+        Raises:
+            AudioError: one recording was given, and it cannot be read.
+            FileNotFoundError: one path was given, and there is no such file.
+            UserError: samples without a rate, or of a wrong shape.
+        """
+        if isinstance(audio, Sequence) and not isinstance(audio, str):
+            results = self._encode([self._load(item, sample_rate) for item in audio])
+            for item, result in zip(audio, results, strict=True):
+                if result["status"] in FAILED_STATUSES:
+                    name = "samples" if isinstance(item, np.ndarray) else item
+                    logger.warning("%s %s", name, result["error"])
+            return results
+        one = cast(AudioInput, audio)
+        result = self._encode([self._load(one, sample_rate)])[0]
+        name = "the array of samples" if isinstance(one, np.ndarray) else str(one)
+        if result["status"] == "missing":
+            raise FileNotFoundError(f"{name} {result['error']}")
+        if result["status"] in FAILED_STATUSES:
+            raise AudioError(f"{name} {result['error']}")
+        return result
+
+    def _load(self, item: AudioInput, sample_rate: int | None) -> list[Piece]:
+        audio, windows = self.options.audio, self.options.windows
+        if isinstance(item, np.ndarray):
+            samples = _to_mono(item, sample_rate, audio.channel)
+            if not np.isfinite(samples).all():
+                return [Piece("unreadable", "holds NaN or infinite samples", 0.0, 0.0, 0, None)]
+            duration = item.shape[-1] / cast(int, sample_rate)
+            return [prepare_piece(samples, 0.0, duration, None, audio, windows)]
+        uri = storage.absolute(str(item))
+        rows = cut_pieces(list_files([("", uri)]), audio.piece_seconds).to_pylist()
+        return [
+            load_piece(uri, Span.of_piece(row["start"], row["end"], row["piece"], row["num_pieces"]), audio.channel, audio, windows)
+            for row in rows
+        ]
+
+    def _encode(self, recordings: list[list[Piece]]) -> list[SpeechFeatures]:
+        pieces = [piece.samples for recording in recordings for piece in recording if piece.samples is not None]
+        encoded = iter(encode_pieces(self.model, pieces, self.options.windows, self.options.encoder, self.batch_seconds))
+        results = []
+        for recording in recordings:
+            found = [next(encoded) if piece.samples is not None else None for piece in recording]
+            results.append(self._join(recording, found))
+        return results
+
+    def _join(self, pieces: list[Piece], encoded: list[EncodedPiece | None]) -> SpeechFeatures:
+        """Put a recording's pieces onto its frames; there may be a frame between two pieces that neither has."""
+        begins = [frame_offset(piece.offset) for piece in pieces]
+        length = max(begin + piece.num_frames for begin, piece in zip(begins, pieces, strict=True))
+        features = np.zeros((length, self.model.hidden_size), self._dtype)
+        norm = np.zeros(length, np.float32)
+        mask = np.zeros(length, np.bool_)
+        spans = [np.zeros((0, 2), np.int64)]
+        for begin, part in zip(begins, encoded, strict=True):
+            if part is None:
+                continue
+            speech: Speech = find_speech(part.raw_norm, part.amplitude, self.options.speech)
+            here = slice(begin, begin + len(speech.mask))
+            features[here] = part.features * speech.mask[:, None]
+            norm[here], mask[here] = speech.norm, speech.mask
+            spans.append(speech.spans + begin)
+        status = worst_status([piece.status for piece in pieces])
+        return {
+            "segments": np.concatenate(spans),
+            "features": features,
+            "mask": mask,
+            "norm": norm,
+            "length": length,
+            "status": status,
+            "error": next(piece.error for piece in pieces if piece.status == status),
+            "syllable_options": self._syllable_options,
+        }
+
+
+class MincutWrapper:
+    """Speech spans to syllables: min-cut, merging, pooling.
+
+    Arguments that are None are the checkpoint's or, where it says nothing, the preset's.
+    """
+
+    def __init__(
+        self,
+        syl_dur: float | None = None,
+        merge_threshold: float | None = None,
+        ft_sr: float = FRAME_RATE,
+        min_cut_minimum: int | None = None,
+        *,
+        preset: str = "readme",
+    ) -> None:
+        """Choose the rules.
+
+        Args:
+            syl_dur: seconds per segment of the initial cut.
+            merge_threshold: neighbours of at least this cosine similarity are merged; above 1 merges nothing.
+            ft_sr: frames per second of the features, Hz.
+            min_cut_minimum: a span of fewer frames is one segment.
+            preset: `readme` or `paper`.
+
+        Raises:
+            UserError: an unknown preset, or a value that is refused.
+        """
+        if not ft_sr > 0:
+            raise UserError(f"ft_sr is {ft_sr}; it has to be a positive frame rate in Hz")
+        self.ft_sr = ft_sr
+        self._preset = get_preset(preset)
+        given = {"syl_dur": syl_dur, "merge_threshold": merge_threshold, "min_cut_minimum": min_cut_minimum}
+        self._given = _only_given({"syllables": given})
+        with_values(self._preset, self._given)
+
+    @overload
+    def __call__(self, features: SpeechFeatures) -> SyllableFeatures: ...
+    @overload
+    def __call__(self, features: Sequence[SpeechFeatures]) -> list[SyllableFeatures]: ...
+    def __call__(
+        self, features: SpeechFeatures | Sequence[SpeechFeatures]
+    ) -> SyllableFeatures | list[SyllableFeatures]:
+        """Cut what `SDHuBERTSegmenter` gave: a dict for a dict, a list for a list, in order."""
+        if isinstance(features, Sequence):
+            return [self._cut(item) for item in features]
+        return self._cut(features)
+
+    def _cut(self, speech: SpeechFeatures) -> SyllableFeatures:
+        options = with_values(self._preset, {"syllables": speech.get("syllable_options", {})})
+        options = with_values(options, self._given)
+        syllables = cut_syllables(speech["features"], speech["segments"], options.syllables, self.ft_sr)
+        return {
+            "segments": to_seconds(syllables.frames, 0.0, self.ft_sr),
+            "features": speech["features"],
+            "segment_features": syllables.features,
+            "length": speech["length"],
+            "status": speech["status"],
+            "error": speech["error"],
+        }
+
+
+def _only_given(values: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
+    return {
+        section: {name: value for name, value in options.items() if value is not None}
+        for section, options in values.items()
+    }
+
+
+def _resolve_device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device!r} cannot be used ({str(error).splitlines()[0]}); try cpu") from error
+    return device
+
+
+def _to_mono(array: npt.NDArray[np.floating], sample_rate: int | None, channel: int | None) -> Samples:
+    if sample_rate is None or sample_rate <= 0:
+        raise UserError("an array of samples needs its sample_rate in Hz")
+    if array.ndim not in (1, 2) or not np.issubdtype(array.dtype, np.floating):
+        raise UserError(
+            f"samples are {array.dtype} of shape {array.shape}; give floating ones of shape (n,) or (channels, n)"
+        )
+    signal = array.astype(np.float32, copy=False)
+    if signal.ndim == 2:
+        if channel is not None and channel >= len(signal):
+            raise UserError(f"samples have {len(signal)} channel(s), but channel {channel} (from 0) was asked for")
+        signal = signal.mean(axis=0) if channel is None else signal[channel]
+    return resample(np.ascontiguousarray(signal), sample_rate)

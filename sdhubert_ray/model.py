@@ -1,0 +1,233 @@
+"""The SD-HuBERT encoder: hidden states of a window that do not depend on what it is batched with."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from transformers import HubertConfig, HubertModel
+from transformers.models.hubert.modeling_hubert import HubertGroupNormConvLayer
+
+from sdhubert_ray.audio import SAMPLE_RATE, Samples
+from sdhubert_ray.presets import EncoderOptions
+from sdhubert_ray.windows import (
+    Features,
+    WindowOptions,
+    count_frames,
+    cut_windows,
+    frame_amplitude,
+    overlap_add,
+    padded_samples,
+)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Precisions of inference by name; the half types cross the pipeline as float16."""
+
+
+class SDHuBERT(nn.Module):
+    """HuBERT with a learned CLS vector in front of its transformer layers.
+
+    Statistics over time, the positional convolution and attention see valid samples and frames only, so that a
+    window has the same states alone and in any batch.
+    """
+
+    def __init__(self, config: HubertConfig) -> None:
+        """Build with random weights; `checkpoint.load_model` fills in trained ones."""
+        super().__init__()
+        if config.do_stable_layer_norm:
+            raise ValueError("the encoder has pre-norm layers (do_stable_layer_norm); SD-HuBERT's are post-norm")
+        self.speech_model = HubertModel(config)
+        self.cls_token = nn.Parameter(torch.randn(config.hidden_size))
+
+    @property
+    def hidden_size(self) -> int:
+        """Width D of the hidden states."""
+        return int(self.speech_model.config.hidden_size)
+
+    @property
+    def num_layers(self) -> int:
+        """Number of transformer layers present."""
+        return len(self.speech_model.encoder.layers)
+
+    def keep_layers(self, count: int) -> None:
+        """Forget transformer layers past the first `count`: inference needs none above the states it reads."""
+        self.speech_model.encoder.layers = self.speech_model.encoder.layers[:count]
+
+    def count_frames(self, num_samples: Tensor) -> Tensor:
+        """Frames of windows of (B,) int64 samples: (B,) int64."""
+        for kernel, stride in self._kernels():
+            num_samples = (num_samples - kernel) // stride + 1
+        return num_samples
+
+    def project(self, samples: Tensor, num_samples: Tensor) -> Tensor:
+        """Convolutional extractor and projection: (B, N) samples of (B,) valid lengths to (B, T, D), zero beyond."""
+        states = samples[:, None]
+        for layer, (kernel, stride) in zip(
+            self.speech_model.feature_extractor.conv_layers, self._kernels(), strict=True
+        ):
+            num_samples = (num_samples - kernel) // stride + 1
+            if isinstance(layer, HubertGroupNormConvLayer):
+                states = layer.activation(_valid_group_norm(layer.conv(states), num_samples, layer.layer_norm))
+            else:
+                # Kernels lie within the valid samples for every valid frame: nothing beyond can leak in.
+                states = layer(states)
+        frames: Tensor = self.speech_model.feature_projection(states.transpose(1, 2))
+        return frames * _valid(num_samples, frames.shape[1])[..., None]
+
+    def contextualise(self, frames: Tensor, num_frames: Tensor) -> Iterator[Tensor]:
+        """Transformer over (B, T, D) projected frames, zero beyond (B,) valid ones.
+
+        Yields:
+            hidden_states[0], [1], ...: (B, 1 + T, D), the CLS state at position 0.
+        """
+        encoder = self.speech_model.encoder
+        states = encoder.dropout(encoder.layer_norm(frames + encoder.pos_conv_embed(frames)))
+        cls = self.cls_token.to(states.dtype).expand(len(states), 1, -1)
+        states = torch.cat([cls, states], dim=1)
+        mask = _valid(num_frames + 1, states.shape[1])[:, None, None]
+        yield states
+        for layer in encoder.layers:
+            states = layer(states, attention_mask=mask)
+            yield states
+
+    def forward(self, samples: Tensor, num_samples: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """Hidden states of a batch of windows.
+
+        Args:
+            samples: (B, N) z-scored 16 kHz samples, any value beyond the valid ones.
+            num_samples: (B,) int64, how many are valid.
+            layers: which hidden states.
+
+        Returns:
+            (B, 1 + T, D) for each of `layers`, valid for position 0 (CLS) and the window's `count_frames` after it.
+        """
+        num_frames = self.count_frames(num_samples)
+        kept: dict[int, Tensor] = {}
+        last = max(layers)
+        for index, states in enumerate(self.contextualise(self.project(samples, num_samples), num_frames)):
+            kept[index] = states if index in layers else states[:0]
+            if index == last:
+                break
+        return [kept[layer] for layer in layers]
+
+    def _kernels(self) -> list[tuple[int, int]]:
+        config = self.speech_model.config
+        return list(zip(config.conv_kernel, config.conv_stride, strict=True))
+
+
+class EncodedPiece(NamedTuple):
+    """A piece of T frames at 50 Hz.
+
+    Attributes:
+        features: (T, D) float32 or float16, states of `layer`, blended over windows.
+        raw_norm: (T,) float32, L2 norm of the blended states of `normcut_layer`.
+        amplitude: (T,) float32, mean |z-scored sample|.
+    """
+
+    features: Features
+    raw_norm: npt.NDArray[np.float32]
+    amplitude: npt.NDArray[np.float32]
+
+
+def encode_pieces(
+    model: SDHuBERT,
+    pieces: Sequence[Samples],
+    windows: WindowOptions,
+    layers: EncoderOptions,
+    batch_seconds: float,
+) -> list[EncodedPiece]:
+    """Encode z-scored pieces, (n,) float32 each: the windows of all of them are packed into common batches."""
+    cut = [cut_windows(samples, windows) for samples in pieces]
+    states = iter(encode_windows(model, [window for piece in cut for window in piece], layers, batch_seconds))
+    encoded = []
+    for samples, piece in zip(pieces, cut, strict=True):
+        parts = [next(states) for _ in piece]
+        features = overlap_add([features for features, _ in parts], len(samples), windows)
+        if layers.layer == layers.normcut_layer:
+            normed = features
+        else:
+            normed = overlap_add([normed for _, normed in parts], len(samples), windows)
+        norm = np.linalg.norm(normed.astype(np.float32), axis=1)
+        amplitude = frame_amplitude(samples, count_frames(len(samples), windows))
+        encoded.append(EncodedPiece(features, norm, amplitude))
+    return encoded
+
+
+def encode_windows(
+    model: SDHuBERT, windows: Sequence[Samples], options: EncoderOptions, batch_seconds: float
+) -> list[tuple[Features, Features]]:
+    """Encode windows of any lengths in few, full batches.
+
+    Windows are padded to whole seconds and batched with those of the same padded length, so that the shape a
+    window is computed in depends on nothing but itself.
+
+    Args:
+        model: in eval mode, on its device and in its precision.
+        windows: (n,) float32 z-scored samples each, at least 400.
+        options: the layers to read.
+        batch_seconds: seconds of padded audio per forward call, at least one window.
+
+    Returns:
+        for each window, in order, (T, D) states of `layer` and of `normcut_layer`: float32, or float16 where the
+        model computes in a half type.
+    """
+    parameter = next(model.parameters())
+    buckets: dict[int, list[int]] = {}
+    for index, window in enumerate(windows):
+        buckets.setdefault(padded_samples(len(window)), []).append(index)
+    states: dict[int, tuple[Features, Features]] = {}
+    for length, members in sorted(buckets.items()):
+        size = max(1, int(batch_seconds * SAMPLE_RATE) // length)
+        for begin in range(0, len(members), size):
+            batch = members[begin : begin + size]
+            encoded = _encode_batch(model, [windows[index] for index in batch], length, size, options, parameter)
+            states.update(zip(batch, encoded, strict=True))
+    return [states[index] for index in range(len(windows))]
+
+
+def _encode_batch(
+    model: SDHuBERT, windows: list[Samples], length: int, size: int, options: EncoderOptions, parameter: Tensor
+) -> list[tuple[Features, Features]]:
+    # A GPU picks its kernels by the shape of the batch: a full one, though partly empty, keeps results the same.
+    rows = size if parameter.is_cuda else len(windows)
+    samples = np.zeros((rows, length), dtype=np.float32)
+    lengths = np.full(rows, length, dtype=np.int64)
+    for row, window in enumerate(windows):
+        samples[row, : len(window)] = window
+        lengths[row] = len(window)
+    num_samples = torch.from_numpy(lengths).to(parameter.device)
+    with torch.inference_mode():
+        layers = (options.layer, options.normcut_layer)
+        outputs = model(torch.from_numpy(samples).to(parameter), num_samples, layers)
+        frames = model.count_frames(num_samples)[: len(windows)].tolist()
+        half = parameter.dtype != torch.float32
+        arrays = [_to_numpy(states[: len(windows), 1:], half) for states in outputs]
+    return [(arrays[0][row, :count], arrays[1][row, :count]) for row, count in enumerate(frames)]
+
+
+def _to_numpy(states: Tensor, half: bool) -> Features:
+    array: npt.NDArray[np.floating] = states.to(torch.float16 if half else torch.float32).cpu().numpy()
+    return array
+
+
+def _valid(counts: Tensor, length: int) -> Tensor:
+    """(B, length) bool: position < count."""
+    return torch.arange(length, device=counts.device) < counts[:, None]
+
+
+def _valid_group_norm(states: Tensor, counts: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """GroupNorm with one channel per group over the first `counts` (B,) positions of (B, C, T) states.
+
+    Statistics are taken in float32, or wider if the states are.
+    """
+    valid = _valid(counts, states.shape[2])[:, None]
+    # In place: at this layer a second of audio is 3,200 frames of every channel.
+    states = states.masked_fill_(~valid, 0) if not states.requires_grad else states.masked_fill(~valid, 0)
+    count = counts[:, None, None].float()
+    mean = states.sum(2, keepdim=True, dtype=torch.float32) / count
+    deviation = (states - mean.to(states.dtype)).masked_fill(~valid, 0)
+    variance = deviation.square().sum(2, keepdim=True, dtype=torch.float32) / count
+    scale = torch.rsqrt(variance + norm.eps) * norm.weight[None, :, None].float()
+    return torch.addcmul(norm.bias[None, :, None].to(states.dtype), deviation, scale.to(states.dtype))

@@ -1,0 +1,94 @@
+"""The options of a segmentation together, and the two published sets of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+
+from sdhubert_ray.audio import AudioOptions
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.speech import SpeechOptions
+from sdhubert_ray.syllables import SyllableOptions
+from sdhubert_ray.windows import WindowOptions
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """Which hidden states are used; 0 is the input of the transformer, l the output of its layer l.
+
+    Attributes:
+        layer: the states that are the features.
+        normcut_layer: the states whose norm tells speech.
+    """
+
+    layer: int = 9
+    normcut_layer: int = 11
+
+    def __post_init__(self) -> None:
+        for name in ("layer", "normcut_layer"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"encoder.{name} is {getattr(self, name)}; layers are counted from 0")
+
+
+@dataclass(frozen=True)
+class SegmentationOptions:
+    """All that changes the segments of a recording, but for the weights."""
+
+    audio: AudioOptions = field(default_factory=AudioOptions)
+    windows: WindowOptions = field(default_factory=WindowOptions)
+    encoder: EncoderOptions = field(default_factory=EncoderOptions)
+    speech: SpeechOptions = field(default_factory=SpeechOptions)
+    syllables: SyllableOptions = field(default_factory=SyllableOptions)
+
+
+PRESETS: Mapping[str, SegmentationOptions] = {
+    # What the original's page describes: the field defaults.
+    "readme": SegmentationOptions(),
+    # What the paper reports: whole utterances, an absolute threshold, short segments dropped.
+    "paper": SegmentationOptions(
+        audio=AudioOptions(variance_floor=1e-7),
+        windows=WindowOptions(window_seconds=None, pad_samples=0),
+        speech=SpeechOptions(
+            normcut_strategy="absolute", normcut_threshold=2.0, silence_threshold=None, min_span_frames=0
+        ),
+        syllables=SyllableOptions(
+            syl_dur=0.2,
+            merge_threshold=0.3,
+            min_cut_minimum=5,
+            keep_last_frame=False,
+            drop_frames=2,
+            merge_minimum=3,
+        ),
+    ),
+}
+
+
+def get_preset(name: str) -> SegmentationOptions:
+    """Look up a preset.
+
+    Raises:
+        UserError: there is no such preset.
+    """
+    try:
+        return PRESETS[name]
+    except KeyError:
+        raise UserError(f"unknown preset {name!r}; the presets are {' and '.join(PRESETS)}") from None
+
+
+def with_values(options: SegmentationOptions, values: Mapping[str, Mapping[str, object]]) -> SegmentationOptions:
+    """Replace single options: `values` maps a section (`speech`) to its fields and their new values.
+
+    Raises:
+        UserError: an unknown section or field, or a value that is refused.
+    """
+    sections = {section.name for section in fields(SegmentationOptions)}
+    for section, changes in values.items():
+        if section not in sections:
+            raise UserError(f"unknown options {section!r}; the sections are {', '.join(sorted(sections))}")
+        current = getattr(options, section)
+        unknown = set(changes) - {known.name for known in fields(current)}
+        if unknown:
+            raise UserError(f"unknown option {section}.{min(unknown)}")
+        try:
+            options = replace(options, **{section: replace(current, **dict(changes))})
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{error}") from error
+    return options

@@ -1,0 +1,268 @@
+"""The stages of the pipeline: tables of rows in, tables of rows out. `__init__` loads, `__call__` maps a unit.
+
+The same stages run in Ray's workers and in one process. Each leaves its seconds of work in a report column.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sdhubert_ray import storage
+from sdhubert_ray.audio import MIN_SAMPLES, AudioOptions, Samples, Span, is_silent, normalise, read_audio
+from sdhubert_ray.errors import AudioError
+from sdhubert_ray.output import OutputOptions, commit_rows
+from sdhubert_ray.presets import EncoderOptions, SegmentationOptions
+from sdhubert_ray.speech import find_speech
+from sdhubert_ray.syllables import cut_syllables, to_seconds
+from sdhubert_ray.tables import (
+    FRAME_COLUMNS,
+    MANIFEST_FIELDS,
+    RESULT_FIELDS,
+    SEGMENTS,
+    SPANS,
+    ragged,
+    ragged_intervals,
+    ragged_vectors,
+    read_ragged,
+    read_vectors,
+    vectors_type,
+)
+from sdhubert_ray.windows import WindowOptions, count_frames
+
+if TYPE_CHECKING:
+    from sdhubert_ray.checkpoint import Checkpoint
+
+STAGES = ("decode", "encode", "cut")
+# Columns that live between the stages only, or that have their own place in the table.
+_PIPELINE_COLUMNS = frozenset(("samples", *FRAME_COLUMNS, *(f"{stage}_seconds" for stage in STAGES)))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a recording as it was found.
+
+    Attributes:
+        status: one of `tables.STATUSES`.
+        error: a sentence without its subject, or None.
+        offset: where it begins, in seconds of the file.
+        duration: its length in seconds of the file.
+        num_frames: T.
+        samples: (n,) float32, 16 kHz, z-scored; None where there is nothing to encode.
+    """
+
+    status: str
+    error: str | None
+    offset: float
+    duration: float
+    num_frames: int
+    samples: Samples | None
+
+
+def load_piece(uri: str, span: Span, channel: int | None, audio: AudioOptions, windows: WindowOptions) -> Piece:
+    """Fetch and decode a piece. What cannot be had becomes a status, never an exception."""
+    try:
+        with storage.open_binary(uri) as file:
+            decoded = read_audio(file, span, channel)
+    except FileNotFoundError:
+        return Piece("missing", "does not exist", span.start, 0.0, 0, None)
+    except AudioError as error:
+        return Piece("unreadable", str(error), span.start, 0.0, 0, None)
+    except OSError as error:
+        return Piece("failed", f"cannot be fetched ({error})", span.start, 0.0, 0, None)
+    return prepare_piece(decoded.samples, decoded.offset, decoded.duration, decoded.shortfall, audio, windows)
+
+
+def prepare_piece(
+    samples: Samples, offset: float, duration: float, shortfall: str | None, audio: AudioOptions, windows: WindowOptions
+) -> Piece:
+    """Judge and z-score (n,) float32 16 kHz samples."""
+    frames = count_frames(len(samples), windows)
+    if len(samples) < MIN_SAMPLES:
+        status = "too_short"
+    elif is_silent(samples):
+        status = "silent"
+    else:
+        status = "ok"
+    usable = normalise(samples, audio.variance_floor) if status == "ok" else None
+    return Piece("truncated" if shortfall else status, shortfall, offset, duration, frames, usable)
+
+
+class DecodeAudio:
+    """Fetch, decode and z-score each row's audio, on CPU.
+
+    In:  a manifest (`MANIFEST_FIELDS` and columns to carry).
+    Out: the same, with offset, duration, status, error, num_frames, and samples (n,) float32 at 16 kHz or null.
+    """
+
+    def __init__(self, audio: AudioOptions, windows: WindowOptions) -> None:
+        self.audio = audio
+        self.windows = windows
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        began = time.perf_counter()
+        pieces = [self._load(row) for row in batch.select([field.name for field in MANIFEST_FIELDS]).to_pylist()]
+        carried = batch.drop_columns([field.name for field in MANIFEST_FIELDS])
+        columns = {
+            "key": batch.column("key"),
+            "id": batch.column("id"),
+            "uri": batch.column("uri"),
+            "piece": batch.column("piece"),
+            "offset": pa.array([piece.offset for piece in pieces], pa.float64()),
+            "duration": pa.array([piece.duration for piece in pieces], pa.float64()),
+            "status": pa.array([piece.status for piece in pieces], pa.string()),
+            "error": pa.array([piece.error for piece in pieces], pa.string()),
+            "num_frames": pa.array([piece.num_frames for piece in pieces], pa.int32()),
+            "samples": ragged([piece.samples for piece in pieces], pa.float32()),
+        }
+        table = pa.table({**columns, **dict(zip(carried.column_names, carried.columns, strict=True))})
+        return _timed(table, "decode", began)
+
+    def _load(self, row: dict[str, Any]) -> Piece:
+        span = Span.of_piece(row["start"], row["end"], row["piece"], row["num_pieces"])
+        channel = row["channel"] if row["channel"] is not None else self.audio.channel
+        piece = load_piece(row["uri"], span, channel, self.audio, self.windows)
+        return replace(piece, error=f"{row['uri']} {piece.error}") if piece.error else piece
+
+
+class EncodeSpeech:
+    """Encode each row's samples with SD-HuBERT, on a GPU or one CPU.
+
+    In:  samples (n,) float32 at 16 kHz or null.
+    Out: frame_features (T, D) float32 or float16 at 50 Hz, raw_norm and amplitude (T,) float32, or nulls.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Callable[[], "Checkpoint"],
+        windows: WindowOptions,
+        layers: EncoderOptions,
+        dtype: str,
+        device: str,
+        batch_seconds: float,
+    ) -> None:
+        # Only here: torch takes seconds to import, and the other stages' workers do without it.
+        from sdhubert_ray.checkpoint import load_model
+
+        self.model = load_model(checkpoint(), layers, dtype, device)
+        self.windows = windows
+        self.layers = layers
+        self.dtype = np.float32 if dtype == "float32" else np.float16
+        self.batch_seconds = batch_seconds
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        from sdhubert_ray.model import encode_pieces
+
+        began = time.perf_counter()
+        samples = read_ragged(batch.column("samples"))
+        present = [row for row, array in enumerate(samples) if array is not None]
+        encoded = encode_pieces(
+            self.model, [samples[row] for row in present], self.windows, self.layers, self.batch_seconds
+        )
+        by_row = dict(zip(present, encoded, strict=True))
+        pieces = [by_row.get(row) for row in range(len(samples))]
+        batch = batch.drop_columns(["samples"])
+        for name, column in (
+            ("frame_features", ragged_vectors([p and p.features for p in pieces], self.dtype, self.model.hidden_size)),
+            ("raw_norm", ragged([p and p.raw_norm for p in pieces], pa.float32())),
+            ("amplitude", ragged([p and p.amplitude for p in pieces], pa.float32())),
+        ):
+            batch = batch.append_column(name, column)
+        return _timed(batch, "encode", began)
+
+
+class CutSyllables:
+    """Find speech in each row and cut it into syllables (min-cut and merge), on CPU.
+
+    In:  frame_features (T, D), raw_norm and amplitude (T,), or nulls.
+    Out: the segments table (and the stages' report columns).
+    """
+
+    def __init__(self, options: SegmentationOptions, output: OutputOptions) -> None:
+        self.options = options
+        self.output = output
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        began = time.perf_counter()
+        features = read_vectors(batch.column("frame_features"))
+        width = batch.schema.field("frame_features").type.value_type.list_size
+        computed = batch.schema.field("frame_features").type.value_type.value_type.to_pandas_dtype()
+        rows = [
+            self._cut(*row)
+            for row in zip(
+                features,
+                read_ragged(batch.column("raw_norm")),
+                read_ragged(batch.column("amplitude")),
+                batch.column("offset").to_pylist(),
+                strict=True,
+            )
+        ]
+        empty_vectors = np.zeros((0, width), np.float32)
+        columns = {field.name: batch.column(field.name) for field in RESULT_FIELDS if field.name != "segments"}
+        columns["segments"] = ragged_intervals([row.segments if row else np.zeros((0, 2)) for row in rows], SEGMENTS)
+        if self.output.segment_features != "none":
+            dtype = computed if self.output.segment_features == "auto" else self.output.segment_features
+            pooled = [row.features if row else empty_vectors for row in rows]
+            columns["segment_features"] = ragged_vectors(pooled, dtype, width)
+        columns["units"] = pa.nulls(len(rows), pa.list_(pa.int32()))
+        if self.output.frame_features != "none":
+            columns["frame_features"] = ragged_vectors(features, self.output.frame_features, width)
+            columns["norm"] = ragged([row and row.norm for row in rows], pa.float32())
+            columns["mask"] = ragged([row and row.mask for row in rows], pa.bool_())
+            columns["spans"] = ragged_intervals([row and row.spans for row in rows], SPANS)
+            columns["raw_norm"] = batch.column("raw_norm")
+            columns["amplitude"] = batch.column("amplitude")
+        carried = [name for name in batch.column_names if name not in {*columns, *_PIPELINE_COLUMNS}]
+        reports = [f"{stage}_seconds" for stage in ("decode", "encode")]
+        table = pa.table({**columns, **{name: batch.column(name) for name in (*carried, *reports)}})
+        return _timed(table, "cut", began)
+
+    def _cut(
+        self,
+        features: npt.NDArray[np.floating] | None,
+        raw_norm: npt.NDArray[np.float32] | None,
+        amplitude: npt.NDArray[np.float32] | None,
+        offset: float,
+    ) -> "_CutRow | None":
+        if features is None or raw_norm is None or amplitude is None:
+            return None
+        speech = find_speech(raw_norm, amplitude, self.options.speech)
+        syllables = cut_syllables(features, speech.spans, self.options.syllables)
+        return _CutRow(to_seconds(syllables.frames, offset), syllables.features, *speech)
+
+
+class WriteSegments:
+    """Commit each unit of rows as one Parquet file.
+
+    In:  the segments table.
+    Out: a report: key, id, status, error, duration, num_segments, and the stages' seconds.
+    """
+
+    def __init__(self, output: str, run: int, options: OutputOptions) -> None:
+        self.output = output
+        self.run = run
+        self.options = options
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        seconds = [f"{stage}_seconds" for stage in STAGES]
+        commit_rows(self.output, self.run, batch.drop_columns(seconds), self.options.compression)
+        report = batch.select(["key", "id", "status", "error", "duration", *seconds])
+        return report.append_column("num_segments", pc.list_value_length(batch.column("segments")))
+
+
+class _CutRow(NamedTuple):
+    segments: npt.NDArray[np.float64]
+    features: npt.NDArray[np.float32]
+    norm: npt.NDArray[np.float32]
+    mask: npt.NDArray[np.bool_]
+    spans: npt.NDArray[np.int64]
+
+
+def _timed(table: pa.Table, stage: str, began: float) -> pa.Table:
+    share = (time.perf_counter() - began) / max(table.num_rows, 1)
+    return table.append_column(f"{stage}_seconds", pa.array(np.full(table.num_rows, share)))

@@ -1,0 +1,115 @@
+"""Where checkpoints come from: the bundled one, the released one, a path or URI; and the encoder's shape."""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from sdhubert_ray import storage
+from sdhubert_ray.checkpoint import Checkpoint, read_config
+from sdhubert_ray.errors import UserError
+
+BUNDLED = "bundled"
+RELEASED = "sdhubert_base"
+_RELEASED_DRIVE_ID = "1u2jTdAck8qD6ZEb5bqHfvUNsN-9DgGfg"
+# Encoders whose config is in this package, so that they need no network.
+_KNOWN_UPSTREAMS = {"facebook/hubert-base-ls960": "hubert-base-ls960.json"}
+_MIN_RELEASED_BYTES = 100 << 20
+
+logger = logging.getLogger(__name__)
+
+
+def fetch_checkpoint(name: str) -> Checkpoint:
+    """Read a checkpoint by name, path or URI.
+
+    Args:
+        name: `bundled`, `sdhubert_base` (downloaded once into the cache), a path, or any URI that fsspec knows.
+
+    Raises:
+        UserError: it cannot be had or is no checkpoint; the message names the ways out.
+    """
+    if name == BUNDLED:
+        assets = Path(__file__).parent / "assets"
+        logger.warning("RANDOM WEIGHTS: the bundled checkpoint shows that all works, its segments are no syllables.")
+        data = (assets / "bundled.pt").read_bytes()
+        upstream, options = read_config(name, data)
+        return Checkpoint(name, data, json.loads((assets / upstream / "config.json").read_text()), options)
+    uri = _download_released() if name == RELEASED else name
+    try:
+        data = storage.read_bytes(uri)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"checkpoint {name} does not exist; give a path or URI, {RELEASED} or {BUNDLED}"
+        ) from error
+    except IsADirectoryError as error:
+        raise UserError(f"checkpoint {name} is a folder; name the .pt file in it") from error
+    except OSError as error:
+        raise UserError(f"checkpoint {name} cannot be read ({error})") from error
+    upstream, options = read_config(name, data)
+    return Checkpoint(name, data, _read_upstream(upstream, uri), options)
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: $SDHUBERT_CACHE, or sdhubert_ray in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdhubert_ray"
+    return Path(os.environ.get("SDHUBERT_CACHE") or default)
+
+
+def _configs_folder() -> Path:
+    """configs/: inside the installed package, or beside it in the repository."""
+    package = Path(__file__).parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def _download_released() -> str:
+    target = cache_folder() / f"{RELEASED}.pt"
+    if target.exists():
+        return str(target)
+    import gdown
+    import requests
+
+    partial = target.with_suffix(f".{os.getpid()}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        gdown.download(id=_RELEASED_DRIVE_ID, output=str(partial), quiet=False)
+        if partial.stat().st_size < _MIN_RELEASED_BYTES:
+            raise OSError(f"{partial.stat().st_size} bytes came, which is no checkpoint")
+        partial.replace(target)
+    except (OSError, requests.RequestException, gdown.exceptions.DownloadError) as error:
+        raise UserError(
+            f"the released checkpoint {RELEASED} is not in {target.parent} and cannot be downloaded "
+            f"({str(error).strip().splitlines()[0]}); where there is a network, fetch Google Drive file "
+            f"{_RELEASED_DRIVE_ID} to {target}, or give --checkpoint a path, or try --checkpoint {BUNDLED}"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return str(target)
+
+
+def _read_upstream(upstream: str, checkpoint_uri: str) -> dict[str, Any]:
+    """The HubertConfig values of a `speech_upstream`: a folder (beside the checkpoint, or as it stands) or a hub name."""
+    beside = storage.join(checkpoint_uri.rpartition("/")[0] or ".", upstream)
+    for folder in (beside, upstream):
+        config_uri = storage.join(folder, "config.json")
+        try:
+            values = json.loads(storage.read_bytes(config_uri))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as error:
+            raise UserError(f"speech_upstream config {config_uri} cannot be read ({error})") from error
+        if not isinstance(values, dict):
+            raise UserError(f"speech_upstream config {config_uri} is no JSON object")
+        return values
+    if upstream in _KNOWN_UPSTREAMS:
+        return dict(json.loads((_configs_folder() / _KNOWN_UPSTREAMS[upstream]).read_text()))
+    from transformers import HubertConfig
+
+    try:
+        return dict(HubertConfig.from_pretrained(upstream).to_dict())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"speech_upstream {upstream!r} of checkpoint {checkpoint_uri} is neither a folder beside it nor on the hub "
+            f"({str(error).strip().splitlines()[0]}); put its config.json into {beside}"
+        ) from error
