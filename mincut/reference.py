@@ -21,9 +21,7 @@ def objective(similarity: NDArray[np.floating[Any]], boundaries: ArrayLike) -> f
     return sum(segment_cost(matrix, start, end) for start, end in pairwise(frames))
 
 
-def min_cut_reference(
-    similarity: NDArray[np.floating[Any]], num_segments: int
-) -> tuple[NDArray[np.int64], float]:
+def min_cut_reference(similarity: NDArray[np.floating[Any]], num_segments: int) -> tuple[NDArray[np.int64], float]:
     """Return what `mincut.min_cut` returns, and the objective C[n - 1, num_segments].
 
     Args:

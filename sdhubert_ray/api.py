@@ -136,9 +136,11 @@ class SDHuBERTSegmenter:
     @overload
     def __call__(self, audio: AudioInput, sample_rate: int | None = None) -> SpeechFeatures: ...
     @overload
-    def __call__(self, audio: Sequence[AudioInput], sample_rate: int | None = None) -> list[SpeechFeatures]: ...
     def __call__(
-        self, audio: AudioInput | Sequence[AudioInput], sample_rate: int | None = None
+        self, audio: list[AudioInput] | tuple[AudioInput, ...], sample_rate: int | None = None
+    ) -> list[SpeechFeatures]: ...
+    def __call__(
+        self, audio: AudioInput | list[AudioInput] | tuple[AudioInput, ...], sample_rate: int | None = None
     ) -> SpeechFeatures | list[SpeechFeatures]:
         """Encode one recording, or a list of them in common batches.
 
@@ -155,16 +157,15 @@ class SDHuBERTSegmenter:
             FileNotFoundError: one path was given, and there is no such file.
             UserError: samples without a rate, or of a wrong shape.
         """
-        if isinstance(audio, Sequence) and not isinstance(audio, str):
+        if isinstance(audio, list | tuple):
             results = self._encode([self._load(item, sample_rate) for item in audio])
             for item, result in zip(audio, results, strict=True):
                 if result["status"] in FAILED_STATUSES:
                     name = "samples" if isinstance(item, np.ndarray) else item
                     logger.warning("%s %s", name, result["error"])
             return results
-        one = cast(AudioInput, audio)
-        result = self._encode([self._load(one, sample_rate)])[0]
-        name = "the array of samples" if isinstance(one, np.ndarray) else str(one)
+        result = self._encode([self._load(audio, sample_rate)])[0]
+        name = "the array of samples" if isinstance(audio, np.ndarray) else str(audio)
         if result["status"] == "missing":
             raise FileNotFoundError(f"{name} {result['error']}")
         if result["status"] in FAILED_STATUSES:
@@ -182,13 +183,21 @@ class SDHuBERTSegmenter:
         uri = storage.absolute(str(item))
         rows = cut_pieces(list_files([("", uri)]), audio.piece_seconds).to_pylist()
         return [
-            load_piece(uri, Span.of_piece(row["start"], row["end"], row["piece"], row["num_pieces"]), audio.channel, audio, windows)
+            load_piece(
+                uri,
+                Span.of_piece(row["start"], row["end"], row["piece"], row["num_pieces"]),
+                audio.channel,
+                audio,
+                windows,
+            )
             for row in rows
         ]
 
     def _encode(self, recordings: list[list[Piece]]) -> list[SpeechFeatures]:
         pieces = [piece.samples for recording in recordings for piece in recording if piece.samples is not None]
-        encoded = iter(encode_pieces(self.model, pieces, self.options.windows, self.options.encoder, self.batch_seconds))
+        encoded = iter(
+            encode_pieces(self.model, pieces, self.options.windows, self.options.encoder, self.batch_seconds)
+        )
         results = []
         for recording in recordings:
             found = [next(encoded) if piece.samples is not None else None for piece in recording]

@@ -122,11 +122,11 @@ def probe_duration(file: BinaryIO) -> float:
     """
     with _open(file) as sound:
         if sound.frames < _UNKNOWN_FRAMES and not _is_doubtful(sound, file):
-            return sound.frames / sound.samplerate
+            return float(sound.frames / sound.samplerate)
         frames = 0
         for block in _blocks(sound, None):
             frames += len(block.samples)
-        return frames / sound.samplerate
+        return float(frames / sound.samplerate)
 
 
 def read_audio(file: BinaryIO, span: Span, channel: int | None = None) -> Audio:
@@ -252,7 +252,9 @@ def _read_range(
         try:
             sound.seek(first if promised is None else min(first, promised))
         except soundfile.LibsndfileError as error:
-            return np.zeros(0, np.float32), f"could not be read from {first / sound.samplerate:.3f} s ({_reason(error)})"
+            return np.zeros(
+                0, np.float32
+            ), f"could not be read from {first / sound.samplerate:.3f} s ({_reason(error)})"
     parts: list[Samples] = []
     decoded, failure = first - skip, None
     for block in _blocks(sound, None if stop is None else stop - first + skip):
@@ -270,11 +272,12 @@ def _shortfall(
     sound: soundfile.SoundFile, decoded: int, stop: int | None, promised: int | None, failure: str | None
 ) -> str | None:
     seconds = decoded / sound.samplerate
-    if failure is not None and promised is not None and decoded < promised:
-        return f"is damaged: decoding stopped at {seconds:.3f} s of {promised / sound.samplerate:.3f} s ({failure})"
-    expected = promised if stop is None or promised is None else min(stop, promised)
-    if expected is not None and decoded < expected - _MISSING_TOLERANCE:
-        return f"is truncated: its header promises {promised / sound.samplerate:.3f} s, it ends at {seconds:.3f} s"  # type: ignore[operator]
+    if promised is not None and decoded < promised:
+        whole = promised / sound.samplerate
+        if failure is not None:
+            return f"is damaged: decoding stopped at {seconds:.3f} s of {whole:.3f} s ({failure})"
+        if decoded < (promised if stop is None else min(stop, promised)) - _MISSING_TOLERANCE:
+            return f"is truncated: its header promises {whole:.3f} s, it ends at {seconds:.3f} s"
     if stop is None or (promised is not None and stop >= promised):
         for size, actual in _HEADER_SIZE.findall(sound.extra_info):
             if int(actual) + _SIZE_TOLERANCE < int(size) < _UNKNOWN_SIZE:

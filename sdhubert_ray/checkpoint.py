@@ -78,7 +78,8 @@ def load_model(checkpoint: Checkpoint, options: EncoderOptions, dtype: str, devi
     # sdpa takes a boolean mask as it is; layers are never dropped at inference.
     config._attn_implementation = "sdpa"
     try:
-        model = SDHuBERT(config)
+        with torch.device("meta"):  # without memory: the weights of the file are taken as they are
+            model = SDHuBERT(config)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"checkpoint {checkpoint.name}: {error}") from error
     _fill(model, _unpickle(checkpoint.name, checkpoint.data)["state_dict"], checkpoint.name)
@@ -87,6 +88,8 @@ def load_model(checkpoint: Checkpoint, options: EncoderOptions, dtype: str, devi
         key = "layer" if options.layer == last else "normcut_layer"
         raise UserError(f"encoder.{key} is {last}, but checkpoint {checkpoint.name} has {model.num_layers} layers")
     model.keep_layers(last)
+    if hasattr(model.speech_model, "masked_spec_embed"):
+        del model.speech_model.masked_spec_embed  # a training device, which files may leave out
     # The normalised weight is computed once, not in every call.
     parametrize.remove_parametrizations(model.speech_model.encoder.pos_conv_embed.conv, "weight")
     return model.requires_grad_(False).eval().to(device=device, dtype=DTYPES[dtype])
@@ -95,7 +98,7 @@ def load_model(checkpoint: Checkpoint, options: EncoderOptions, dtype: str, devi
 def _fill(model: SDHuBERT, state: Mapping[str, Tensor], name: str) -> None:
     used = {key: value for key, value in state.items() if not _is_training_state(key)}
     try:
-        result = model.load_state_dict(used, strict=False)
+        result = model.load_state_dict(used, strict=False, assign=True)
     except RuntimeError as error:
         mismatch = str(error).split("\n\t")[-1].strip().rstrip(".")
         raise UserError(f"checkpoint {name} does not fit its speech_upstream: {mismatch}") from error
@@ -103,7 +106,9 @@ def _fill(model: SDHuBERT, state: Mapping[str, Tensor], name: str) -> None:
     for problem, keys in (("lacks", missing), ("has the unknown", result.unexpected_keys)):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise UserError(f"checkpoint {name} {problem} key {keys[0]!r}{more}; it is no SD-HuBERT of its speech_upstream")
+            raise UserError(
+                f"checkpoint {name} {problem} key {keys[0]!r}{more}; it is no SD-HuBERT of its speech_upstream"
+            )
 
 
 def _is_training_state(key: str) -> bool:
@@ -113,8 +118,17 @@ def _is_training_state(key: str) -> bool:
 def _unpickle(name: str, data: bytes) -> dict[str, Any]:
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, OSError) as error:
-        reason = str(error).strip().split("\n")[0].rstrip(".")
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        OSError,
+    ) as error:
+        message = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+        reason = f"{type(error).__name__}: {message}"
         raise UserError(f"checkpoint {name} cannot be read without executing it, or is damaged ({reason})") from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict) or "config" not in content:
         raise UserError(f"checkpoint {name} is not a dict of `config` and `state_dict`; was it exported?")

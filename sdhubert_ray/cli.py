@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from sdhubert_ray.errors import UserError
@@ -40,10 +47,12 @@ def _root() -> None:
 
 @app.command()
 def segment(
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="A file, a folder (recursive), a glob, or a manifest.")],
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="A file, a folder (recursive), a glob, or a manifest.")
+    ],
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="A folder: new, or one to resume.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as syllables.syl_dur=0.2")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as syllables.syl_dur=0.2")
     ] = None,
     config: Annotated[str | None, typer.Option(help="A YAML file of the same keys.")] = None,
     checkpoint: Annotated[
@@ -51,7 +60,8 @@ def segment(
     ] = None,
     preset: Annotated[str | None, typer.Option(help="readme (default) or paper.")] = None,
     formats: Annotated[
-        list[str] | None, typer.Option("--format", help="parquet (always written), files, textgrid; may be repeated.")
+        list[str] | None,
+        typer.Option("--format", help="parquet (always written), files, textgrid; may be repeated."),
     ] = None,
     frame_features: Annotated[
         str | None, typer.Option(help="Keep the features of all frames: float32 or float16.")
@@ -59,7 +69,8 @@ def segment(
     device: Annotated[str | None, typer.Option(help="auto (default), cpu or cuda.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 (default), bfloat16 or float16.")] = None,
     max_failed: Annotated[
-        int | None, typer.Option(help="More unreadable, missing or failed recordings exit with 3 (default 0).")
+        int | None,
+        typer.Option(help="More unreadable, missing or failed recordings exit with 3 (default 0)."),
     ] = None,
     engine: Annotated[
         str, typer.Option(help="local (this process), ray, or auto: ray from 10 minutes of audio.")
@@ -83,9 +94,12 @@ def segment(
         "output.formats": formats or None,
     }
     given = {key: value for key, value in flags.items() if value is not None}
+    # What can be mended is told before torch is loaded, which takes seconds.
     from sdhubert_ray.config import load_config
+    from sdhubert_ray.manifest import list_input
 
-    config_now = load_config(config, overrides or [], given, {})  # a typo is told before anything is loaded
+    config_now = load_config(config, overrides or [], given, {})
+    listing = list_input(source)
 
     from sdhubert_ray.execute import prepare_job
     from sdhubert_ray.weights import fetch_checkpoint
@@ -95,6 +109,7 @@ def segment(
         load_config(config, overrides or [], given, weights.options),
         weights,
         source,
+        listing,
         output,
         engine=engine,
         address=address,
@@ -109,23 +124,38 @@ def segment(
 @app.command()
 def show(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="An output folder of `sdhubert segment`.")],
-    recording: Annotated[str | None, typer.Argument(metavar="[ID]", help="Which recording; the first by default.")] = None,
+    recording: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="Which recording; the first by default.")
+    ] = None,
     png: Annotated[
-        Path | None, typer.Option(help="Draw waveform, self-similarity and boundaries (needs kept frame features).")
+        Path | None,
+        typer.Option(help="Draw waveform, self-similarity and boundaries (needs kept frame features)."),
     ] = None,
     limit: Annotated[int, typer.Option(help="Syllables to print.")] = 12,
 ) -> None:
     """Print the syllables of a recording, and draw it."""
     from sdhubert_ray.output import join_pieces, read_files
 
-    columns = ["id", "uri", "piece", "offset", "duration", "status", "error", "num_frames", "segments", "units"]
+    columns = [
+        "id",
+        "uri",
+        "piece",
+        "offset",
+        "duration",
+        "status",
+        "error",
+        "num_frames",
+        "segments",
+        "units",
+    ]
     for pieces in read_files(output, [*columns, "frame_features", "mask"] if png else columns):
         if recording in (None, pieces.column("id")[0].as_py()):
             break
     else:
         raise UserError(f"{output} has no recording {recording!r}; ids are paths relative to the input, with ending")
     result = join_pieces(pieces)
-    table = Table(title=f"{result.id}: {result.status}, {result.duration:.2f} s, {len(result.segments)} syllables")
+    print(f"{result.id}: {result.status}, {result.duration:.2f} s, {len(result.segments)} syllables")
+    table = Table()
     for heading in ("syllable", "start (s)", "end (s)", *(("unit",) if result.units is not None else ())):
         table.add_column(heading, justify="right")
     for number, (start, end) in enumerate(result.segments[:limit]):
@@ -156,7 +186,7 @@ def _complain(message: str) -> None:
 
 
 def _run_with_progress(job: "Job") -> "Summary":
-    from sdhubert_ray.execute import IncompleteRun, run_job
+    from sdhubert_ray.execute import IncompleteRunError, run_job
 
     rows, done = job.manifest.num_rows, job.manifest.num_rows - job.remaining.num_rows
     ignored = f", {job.listing.ignored} other files ignored" if job.listing.ignored else ""
@@ -182,7 +212,7 @@ def _run_with_progress(job: "Job") -> "Summary":
 
         try:
             return run_job(job, advance)
-        except IncompleteRun as error:
+        except IncompleteRunError as error:
             _complain(f"{error}; the same command resumes")
             raise typer.Exit(EXIT_UNFINISHED) from error
 
@@ -196,7 +226,10 @@ def _print_summary(summary: "Summary") -> None:
     table.add_row("syllables", f"{summary.num_syllables} ({rate:.2f} per second of speech)")
     if summary.rows_done:
         factor = summary.wall_seconds / summary.run_audio_seconds if summary.run_audio_seconds else 0.0
-        table.add_row("this run", f"{summary.rows_done} pieces in {summary.wall_seconds:.1f} s, real-time factor {factor:.4f}")
+        table.add_row(
+            "this run",
+            f"{summary.rows_done} pieces in {summary.wall_seconds:.1f} s, real-time factor {factor:.4f}",
+        )
         stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stage_seconds.items())
         table.add_row("work per stage", stages)
     else:

@@ -134,7 +134,7 @@ def load_config(
 
 
 def _schema() -> DictConfig:
-    schema = OmegaConf.structured(JobConfig)
+    schema: DictConfig = OmegaConf.structured(JobConfig)
     # Frozen dataclasses make read-only nodes, on every level; here they are only a schema to merge into.
     for node in (schema, *(schema[key] for key in schema if OmegaConf.is_config(schema[key]))):
         OmegaConf.set_readonly(node, False)
@@ -158,7 +158,7 @@ def _read_override(text: str) -> DictConfig:
     if not separator or not key:
         raise UserError(f"{text!r} is no override; write key=value, for example syllables.syl_dur=0.2")
     try:
-        return OmegaConf.from_dotlist([text])
+        return DictConfig(OmegaConf.from_dotlist([text]))
     except (OmegaConfBaseException, ValueError) as error:
         raise UserError(f"override {text!r} cannot be read ({str(error).splitlines()[0]})") from error
 
@@ -175,7 +175,9 @@ def _unknown_key(key: str) -> str:
     near = near or difflib.get_close_matches(key, known, 1, 0.5)
     short = {name.rpartition(".")[2]: name for name in known}
     near = near or [short[name] for name in difflib.get_close_matches(key.rpartition(".")[2], short, 1)]
-    return f"unknown config key {key!r}" + (f"; did you mean {near[0]!r}?" if near else f"; keys are {', '.join(known)}")
+    return f"unknown config key {key!r}" + (
+        f"; did you mean {near[0]!r}?" if near else f"; keys are {', '.join(known)}"
+    )
 
 
 def _dotted_keys(options: Any, prefix: str = "") -> list[str]:  # noqa: ANN401 - any options dataclass

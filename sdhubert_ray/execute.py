@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,7 +18,7 @@ from sdhubert_ray import formats, storage
 from sdhubert_ray.checkpoint import Checkpoint, load_model
 from sdhubert_ray.config import JobConfig
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.manifest import Listing, cut_pieces, list_input, split_units
+from sdhubert_ray.manifest import Listing, cut_pieces, split_units
 from sdhubert_ray.output import (
     committed_keys,
     fingerprint,
@@ -42,7 +42,7 @@ Progress = Callable[[int, float], None]
 """Told of each commit: rows and seconds of audio in it."""
 
 
-class IncompleteRun(Exception):
+class IncompleteRunError(Exception):
     """A run that could not finish; the same command resumes it (exit code 1)."""
 
 
@@ -119,6 +119,7 @@ def prepare_job(
     config: JobConfig,
     checkpoint: Checkpoint,
     source: str,
+    listing: Listing,
     output: str,
     *,
     engine: str = "auto",
@@ -130,7 +131,8 @@ def prepare_job(
     Args:
         config: of the job.
         checkpoint: the weights.
-        source: a file, a folder, a glob or a manifest.
+        source: what the input is called in the run record.
+        listing: the recordings in it.
         output: a folder, new or of an earlier run of the same configuration.
         engine: `auto`, `local` (this process) or `ray`.
         address: of a Ray cluster; implies `ray`.
@@ -144,7 +146,6 @@ def prepare_job(
     if engine == "local" and address:
         raise UserError("the local engine uses no cluster; leave out --address, or take --engine ray")
     load_model(checkpoint, config.encoder, "float32", "cpu")  # a wrong checkpoint is refused here, not in a worker
-    listing = list_input(source)
     manifest = cut_pieces(listing.table, config.audio.piece_seconds)
     output = storage.absolute(output)
     identity = fingerprint(config.identity(checkpoint.sha256))
@@ -169,14 +170,13 @@ def run_job(job: Job, progress: Progress) -> Summary:
     """Do what is left of a job, and account for every row.
 
     Raises:
-        IncompleteRun: a worker or the cluster was lost for good; what is committed stays.
+        IncompleteRunError: a worker or the cluster was lost for good; what is committed stays.
         UserError: the output cannot be written, or there is no such device or cluster.
     """
     began = time.perf_counter()
     summary = Summary(job.output, job.engine, ignored=job.listing.ignored)
     summary.rows_done_before = job.manifest.num_rows - job.remaining.num_rows
     if job.remaining.num_rows:
-        _record(job, "running", None)
         reports = _run_ray(job) if job.engine == "ray" else _run_local(job)
         for report in reports:
             summary.rows_done += report.num_rows
@@ -187,7 +187,7 @@ def run_job(job: Job, progress: Progress) -> Summary:
             progress(report.num_rows, seconds)
         missing = set(job.manifest.column("key").to_pylist()) - committed_keys(job.output)
         if missing:
-            raise IncompleteRun(f"{len(missing)} rows are not in {job.output}, {min(missing)} for one")
+            raise IncompleteRunError(f"{len(missing)} rows are not in {job.output}, {min(missing)} for one")
     formats.export(job.output, job.config.output.formats)
     _summarise(summary)
     summary.wall_seconds = time.perf_counter() - began
@@ -199,9 +199,15 @@ def _run_local(job: Job) -> Iterator[pa.Table]:
     config = replace(job.config, device=_local_device(job.config.device))
     decode = DecodeAudio(config.audio, config.windows)
     encode = EncodeSpeech(
-        lambda: job.checkpoint, config.windows, config.encoder, config.dtype, config.device, config.resources.batch_seconds
+        lambda: job.checkpoint,
+        config.windows,
+        config.encoder,
+        config.dtype,
+        config.device,
+        config.resources.batch_seconds,
     )
     cut = CutSyllables(config.segmentation, config.output)
+    _record(job, "running", None)
     write = WriteSegments(job.output, _run_number(job), config.output)
     for unit in _units(job):
         yield write(cut(encode(decode(unit))))
@@ -215,6 +221,7 @@ def _run_ray(job: Job) -> Iterator[pa.Table]:
 
     with _connected(job.address):
         on_cluster = replace(job.config, device=_cluster_device(job.config.device))
+        _record(job, "running", None)
         pipeline = build_pipeline(list(_units(job)), job.checkpoint, on_cluster, job.output, _run_number(job))
         try:
             yield from pipeline.iter_batches(batch_size=None, batch_format="pyarrow")
@@ -222,7 +229,7 @@ def _run_ray(job: Job) -> Iterator[pa.Table]:
             cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
             if isinstance(cause, UserError):
                 raise cause from error
-            raise IncompleteRun(f"Ray gave up: {str(cause or error).strip().splitlines()[-1]}") from error
+            raise IncompleteRunError(f"Ray gave up: {str(cause or error).strip().splitlines()[-1]}") from error
 
 
 @contextlib.contextmanager
@@ -233,6 +240,7 @@ def _connected(address: str | None) -> Iterator[None]:
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
     if ray.is_initialized():
         yield
         return
@@ -263,7 +271,7 @@ def _local_device(device: str) -> str:
 def _cluster_device(device: str) -> str:
     import ray
 
-    has_gpu = ray.cluster_resources().get("GPU", 0) >= 1
+    has_gpu = ray.cluster_resources().get("GPU", 0) >= 1  # type: ignore[no-untyped-call]
     if device == "cuda" and not has_gpu:
         raise UserError("device is cuda, but no node of the cluster has a GPU; take --device cpu")
     return ("cuda" if has_gpu else "cpu") if device == "auto" else device

@@ -30,7 +30,9 @@ def export(output: str, formats: Sequence[str]) -> None:
     if not {"files", "textgrid"} & set(formats):
         return
     columns = [*_COLUMNS, *(_FEATURE_COLUMNS if "files" in formats else ())]
-    names = name_files([result for table in read_files(output, ["id"]) for result in table.column("id").to_pylist()[:1]])
+    names = name_files(
+        [result for table in read_files(output, ["id"]) for result in table.column("id").to_pylist()[:1]]
+    )
     for table in read_files(output, columns):
         result = join_pieces(table)
         if result.status in FAILED_STATUSES:

@@ -4,10 +4,11 @@ import difflib
 import io
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,8 +21,31 @@ from sdhubert_ray.errors import AudioError, UserError
 from sdhubert_ray.tables import FRAME_COLUMNS, MANIFEST_FIELDS, RESULT_FIELDS
 
 AUDIO_SUFFIXES = frozenset(
-    ".wav .wave .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .au .snd .caf .w64 .rf64 .voc .sph .nist "
-    ".m4a .aac .wma .webm .amr".split()
+    [
+        ".wav",
+        ".wave",
+        ".flac",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".mp3",
+        ".aiff",
+        ".aif",
+        ".aifc",
+        ".au",
+        ".snd",
+        ".caf",
+        ".w64",
+        ".rf64",
+        ".voc",
+        ".sph",
+        ".nist",
+        ".m4a",
+        ".aac",
+        ".wma",
+        ".webm",
+        ".amr",
+    ]
 )
 """Files of a folder that are taken for audio; a file named by itself or by a glob is taken whatever its name."""
 _MANIFEST_SUFFIXES = frozenset((".parquet", ".jsonl", ".csv"))
@@ -111,7 +135,9 @@ def cut_pieces(table: pa.Table, piece_seconds: float) -> pa.Table:
         `MANIFEST_FIELDS` and the columns carried through. A nominal joint lies at each inner `end`.
     """
     rows = table.num_rows
-    columns = {name: table.column(name).to_pylist() if name in table.column_names else [None] * rows for name in _COLUMNS}
+    columns = {
+        name: table.column(name).to_pylist() if name in table.column_names else [None] * rows for name in _COLUMNS
+    }
     columns["duration"] = _known_durations(columns)
     source: list[int] = []
     pieces: dict[str, list[object]] = {field.name: [] for field in MANIFEST_FIELDS}
@@ -138,7 +164,9 @@ def cut_pieces(table: pa.Table, piece_seconds: float) -> pa.Table:
             for name, value in values.items():
                 pieces[name].append(value)
     cut = pa.table({field.name: pa.array(pieces[field.name], type=field.type) for field in MANIFEST_FIELDS})
-    carried = table.drop_columns([name for name in _COLUMNS if name in table.column_names]).take(pa.array(source, pa.int64()))
+    carried = table.drop_columns([name for name in _COLUMNS if name in table.column_names]).take(
+        pa.array(source, pa.int64())
+    )
     for name in carried.column_names:
         cut = cut.append_column(carried.schema.field(name), carried.column(name))
     return cut
@@ -182,7 +210,12 @@ def list_files(files: Sequence[tuple[str, str]]) -> pa.Table:
     for name, _ in files:
         if not name.isprintable() and any("\ud800" <= char <= "\udfff" for char in name):
             raise UserError(f"file name {name.encode('utf-8', 'replace').decode()!r} is not UTF-8; rename the file")
-    return pa.table({"id": pa.array([name for name, _ in files], pa.string()), "uri": pa.array([uri for _, uri in files], pa.string())})
+    return pa.table(
+        {
+            "id": pa.array([name for name, _ in files], pa.string()),
+            "uri": pa.array([uri for _, uri in files], pa.string()),
+        }
+    )
 
 
 def _parse(suffix: str, data: bytes) -> pa.Table:
@@ -190,7 +223,9 @@ def _parse(suffix: str, data: bytes) -> pa.Table:
         return pyarrow.parquet.read_table(io.BytesIO(data))
     if suffix == ".csv":
         # Ids such as 0001 are names, not numbers.
-        options = pyarrow.csv.ConvertOptions(column_types={"id": pa.string(), "uri": pa.string()}, strings_can_be_null=True)
+        options = pyarrow.csv.ConvertOptions(
+            column_types={"id": pa.string(), "uri": pa.string()}, strings_can_be_null=True
+        )
         return pyarrow.csv.read_csv(io.BytesIO(data), convert_options=options)
     rows = []
     for number, line in enumerate(data.decode("utf-8").splitlines(), start=1):
@@ -214,7 +249,9 @@ def _typed(table: pa.Table, uri: str) -> pa.Table:
         try:
             column = table.column(name).cast(wanted)
         except pa.ArrowException as error:
-            raise UserError(f"manifest {uri}: column {name!r} is {table.column(name).type}, not {wanted} ({error})") from error
+            raise UserError(
+                f"manifest {uri}: column {name!r} is {table.column(name).type}, not {wanted} ({error})"
+            ) from error
         table = table.set_column(index, name, column)
     for index, field in enumerate(table.schema):
         if pa.types.is_null(field.type):  # a type that no writer can keep
@@ -247,16 +284,18 @@ def _check_times(table: pa.Table, uri: str) -> None:
     for row in table.select([name for name in ("id", "start", "end") if name in table.column_names]).to_pylist():
         start, end = row.get("start") or 0.0, row.get("end")
         if not start >= 0 or (end is not None and not end > start):
-            raise UserError(f"manifest {uri}: id {row['id']!r} has start {start} and end {end}; 0 <= start < end is needed")
+            raise UserError(
+                f"manifest {uri}: id {row['id']!r} has start {start} and end {end}; 0 <= start < end is needed"
+            )
 
 
-def _known_durations(columns: dict[str, list[object]]) -> list[object]:
+def _known_durations(columns: Mapping[str, list[Any]]) -> list[float | None]:
     unknown = [
         row
         for row, (duration, end) in enumerate(zip(columns["duration"], columns["end"], strict=True))
         if duration is None and end is None
     ]
-    durations = list(columns["duration"])
+    durations: list[float | None] = list(columns["duration"])
     with ThreadPoolExecutor(_PROBES_AT_ONCE) as pool:
         probed = pool.map(_probe, [str(columns["uri"][row]) for row in unknown])
         for row, duration in zip(unknown, probed, strict=True):

@@ -1,7 +1,7 @@
 """The layout of an output folder: what identifies a run, how rows are committed, how they are read back.
 
-    OUTPUT/run.json                     config, fingerprint, versions, counts, times
-    OUTPUT/segments/RUN-DIGEST.parquet  rows committed by run number RUN, named by their keys
+OUTPUT/run.json                     config, fingerprint, versions, counts, times
+OUTPUT/segments/RUN-DIGEST.parquet  rows committed by run number RUN, named by their keys
 """
 
 import functools
@@ -139,10 +139,11 @@ def open_output(output: str, wanted: Mapping[str, str], overwrite: bool) -> dict
     before = record["fingerprint"]
     differing = sorted(key for key in {*before, *wanted} if before.get(key) != wanted.get(key))
     if differing:
-        listed = ", ".join(f"{key} ({before.get(key, 'unset')} there, {wanted.get(key, 'unset')} now)" for key in differing)
+        listed = ", ".join(
+            f"{key} ({before.get(key, 'unset')} there, {wanted.get(key, 'unset')} now)" for key in differing
+        )
         raise UserError(
-            f"output {output} was made with another configuration: {listed}; "
-            "choose another output, or --overwrite it"
+            f"output {output} was made with another configuration: {listed}; choose another output, or --overwrite it"
         )
     return record
 
@@ -184,7 +185,9 @@ def read_commit(output: str, name: str, columns: Sequence[str]) -> pa.Table:
 
 def committed_keys(output: str) -> set[str]:
     """The keys that are done."""
-    return {key for name in list_commits(output) for key in read_commit(output, name, ["key"]).column("key").to_pylist()}
+    return {
+        key for name in list_commits(output) for key in read_commit(output, name, ["key"]).column("key").to_pylist()
+    }
 
 
 def read_files(output: str, columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -224,7 +227,9 @@ def read_segments(output: str) -> Iterator[FileResult]:
 
 def join_pieces(table: pa.Table) -> FileResult:
     """Join the rows of one recording's pieces."""
-    rows = table.drop_columns([name for name in ("segments", "segment_features", "units") if name in table.column_names])
+    rows = table.drop_columns(
+        [name for name in ("segments", "segment_features", "units") if name in table.column_names]
+    )
     pieces = rows.to_pylist()
     status = worst_status([row["status"] for row in pieces])
     worst = next(row for row in pieces if row["status"] == status)

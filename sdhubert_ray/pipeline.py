@@ -34,7 +34,7 @@ def build_pipeline(
         the lazy dataset of the write stage's reports.
     """
     on_gpu = config.device == "cuda"
-    encoders, memory = plan_encoders(config)
+    encoders, memory = plan_encoders(config, len(units))
     shared = ray.put(checkpoint)
     # A unit's features stay in one block, so that a unit stays one commit.
     ray.data.DataContext.get_current().target_max_block_size = _MAX_BLOCK_BYTES
@@ -78,17 +78,19 @@ def build_pipeline(
     )
 
 
-def plan_encoders(config: JobConfig) -> tuple[int, int]:
+def plan_encoders(config: JobConfig, num_units: int) -> tuple[int, int]:
     """How many encoders the cluster takes, and the bytes of memory to reserve for each.
 
-    One per GPU; on CPUs as many as there are, but one left for the other stages, and as memory allows.
+    One per GPU; on CPUs as many as there are, but one left for the other stages, and as memory allows. Never more
+    than there are units of work.
     """
-    cluster = ray.cluster_resources()
+    cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     # A reservation that no node can grant would wait for ever.
     memory = int(min(config.resources.encoder_memory_gib * _GIB, cluster.get("memory", _GIB) / 2))
     if config.resources.encoders is not None:
-        return config.resources.encoders, memory
-    if config.device == "cuda":
-        return max(1, int(cluster.get("GPU", 0))), memory
-    by_memory = int(cluster.get("memory", _GIB) * 0.8 // memory)
-    return max(1, min(int(cluster.get("CPU", 1)) - 1, by_memory)), memory
+        encoders = config.resources.encoders
+    elif config.device == "cuda":
+        encoders = int(cluster.get("GPU", 0))
+    else:
+        encoders = min(int(cluster.get("CPU", 1)) - 1, int(cluster.get("memory", _GIB) * 0.8 // memory))
+    return max(1, min(encoders, num_units)), memory

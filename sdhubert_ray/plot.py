@@ -29,11 +29,12 @@ def draw_segments(
     wave.plot(np.arange(len(samples)) / SAMPLE_RATE, samples, linewidth=0.4, color=_SPEECH_BLUE)
     wave.set(title=title, ylabel="amplitude")
     end = len(features) / FRAME_RATE
-    shown = image.imshow(unit @ unit.T, origin="lower", extent=(0, end, 0, end), vmin=0, vmax=1, cmap="magma", aspect="auto")
+    shown = image.imshow(
+        unit @ unit.T, origin="lower", extent=(0, end, 0, end), vmin=0, vmax=1, cmap="magma", aspect="auto"
+    )
     for start, stop in segments:
-        for axis in (wave, image):
-            axis.axvline(start, color=_BOUNDARY, linewidth=0.7)
-            axis.axvline(stop, color=_BOUNDARY, linewidth=0.7, linestyle=":")
+        wave.axvline(start, color=_BOUNDARY, linewidth=0.8)
+        wave.axvline(stop, color=_BOUNDARY, linewidth=0.8, linestyle=":")
         # The block of a segment on the diagonal is what the cut looked for.
         image.plot([start, stop, stop, start, start], [start, start, stop, stop, start], color="white", linewidth=0.8)
     image.set(xlabel="seconds", ylabel="seconds", xlim=(0, seconds), ylim=(0, end))

@@ -19,7 +19,7 @@ class SpeechOptions:
     """What counts as speech.
 
     Attributes:
-        normcut_strategy: `relative` scales norms between their 1st and 99th percentile, `absolute` takes them as they are.
+        normcut_strategy: `relative` scales norms between their 1st and 99th percentile, `absolute` does not.
         normcut_threshold: frames of a larger (scaled) norm are speech.
         silence_threshold: spans whose mean |z-scored sample| is not above this are dropped; none keeps all.
         min_span_frames: shorter spans are dropped, in 20 ms frames.
@@ -91,7 +91,8 @@ def scale_norm(raw_norm: npt.NDArray[np.float32], strategy: str) -> npt.NDArray[
     low, high = np.percentile(raw_norm.astype(np.float64), (1, 99))
     if high == low:
         return np.full_like(raw_norm, -np.inf)
-    return ((raw_norm - low) / (high - low)).astype(np.float32)
+    scaled: npt.NDArray[np.float32] = ((raw_norm - low) / (high - low)).astype(np.float32)
+    return scaled
 
 
 def runs(mask: npt.NDArray[np.bool_]) -> Spans:

@@ -31,7 +31,6 @@ from sdhubert_ray.tables import (
     ragged_vectors,
     read_ragged,
     read_vectors,
-    vectors_type,
 )
 from sdhubert_ray.windows import WindowOptions, count_frames
 
@@ -79,7 +78,12 @@ def load_piece(uri: str, span: Span, channel: int | None, audio: AudioOptions, w
 
 
 def prepare_piece(
-    samples: Samples, offset: float, duration: float, shortfall: str | None, audio: AudioOptions, windows: WindowOptions
+    samples: Samples,
+    offset: float,
+    duration: float,
+    shortfall: str | None,
+    audio: AudioOptions,
+    windows: WindowOptions,
 ) -> Piece:
     """Judge and z-score (n,) float32 16 kHz samples."""
     frames = count_frames(len(samples), windows)
@@ -161,16 +165,18 @@ class EncodeSpeech:
         began = time.perf_counter()
         samples = read_ragged(batch.column("samples"))
         present = [row for row, array in enumerate(samples) if array is not None]
-        encoded = encode_pieces(
-            self.model, [samples[row] for row in present], self.windows, self.layers, self.batch_seconds
-        )
+        pieces = [array for array in samples if array is not None]
+        encoded = encode_pieces(self.model, pieces, self.windows, self.layers, self.batch_seconds)
         by_row = dict(zip(present, encoded, strict=True))
-        pieces = [by_row.get(row) for row in range(len(samples))]
+        rows = [by_row.get(row) for row in range(len(samples))]
         batch = batch.drop_columns(["samples"])
         for name, column in (
-            ("frame_features", ragged_vectors([p and p.features for p in pieces], self.dtype, self.model.hidden_size)),
-            ("raw_norm", ragged([p and p.raw_norm for p in pieces], pa.float32())),
-            ("amplitude", ragged([p and p.amplitude for p in pieces], pa.float32())),
+            (
+                "frame_features",
+                ragged_vectors([row and row.features for row in rows], self.dtype, self.model.hidden_size),
+            ),
+            ("raw_norm", ragged([row and row.raw_norm for row in rows], pa.float32())),
+            ("amplitude", ragged([row and row.amplitude for row in rows], pa.float32())),
         ):
             batch = batch.append_column(name, column)
         return _timed(batch, "encode", began)

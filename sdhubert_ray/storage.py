@@ -125,7 +125,8 @@ def expand_glob(pattern: str) -> list[str]:
     """The files that a glob matches, as URIs, sorted; `**` matches any depth."""
     filesystem, path = split_uri(pattern)
     if isinstance(filesystem, LocalFileSystem):
-        return sorted(found for found in glob.glob(path, recursive=True) if Path(found).is_file())
+        found = glob.glob(path, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+        return sorted(name for name in found if Path(name).is_file())
     return sorted(filesystem.unstrip_protocol(found) for found in filesystem.glob(path) if filesystem.isfile(found))
 
 

@@ -1,5 +1,6 @@
 """Speech spans to syllables: min-cut over frame similarities, merging of similar neighbours, mean pooling."""
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -121,7 +122,7 @@ def merge(
     bounds = [(int(start), int(end)) for start, end in segments]
     means = [features[start:end].mean(axis=0) for start, end in bounds]
     if options.merge_threshold is not None and len(bounds) >= options.merge_minimum:
-        similarity = [_cosine(left, right) for left, right in zip(means[:-1], means[1:], strict=True)]
+        similarity = [_cosine(left, right) for left, right in itertools.pairwise(means)]
         while len(bounds) >= options.merge_minimum:
             best = int(np.argmax(similarity))
             if similarity[best] < options.merge_threshold:

@@ -4,12 +4,13 @@ Plain Arrow types only, so that pandas, polars and duckdb read what is written.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 
 STATUSES = ("ok", "silent", "too_short", "truncated", "unreadable", "missing", "failed")
 """What became of a row; the last three count against `max_failed`."""

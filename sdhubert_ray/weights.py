@@ -39,9 +39,7 @@ def fetch_checkpoint(name: str) -> Checkpoint:
     try:
         data = storage.read_bytes(uri)
     except FileNotFoundError as error:
-        raise UserError(
-            f"checkpoint {name} does not exist; give a path or URI, {RELEASED} or {BUNDLED}"
-        ) from error
+        raise UserError(f"checkpoint {name} does not exist; give a path or URI, {RELEASED} or {BUNDLED}") from error
     except IsADirectoryError as error:
         raise UserError(f"checkpoint {name} is a folder; name the .pt file in it") from error
     except OSError as error:
@@ -54,6 +52,11 @@ def cache_folder() -> Path:
     """Where downloads are kept: $SDHUBERT_CACHE, or sdhubert_ray in the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdhubert_ray"
     return Path(os.environ.get("SDHUBERT_CACHE") or default)
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of an error, without the errors nested in it."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].partition(" (Caused by")[0]
 
 
 def _configs_folder() -> Path:
@@ -80,7 +83,7 @@ def _download_released() -> str:
     except (OSError, requests.RequestException, gdown.exceptions.DownloadError) as error:
         raise UserError(
             f"the released checkpoint {RELEASED} is not in {target.parent} and cannot be downloaded "
-            f"({str(error).strip().splitlines()[0]}); where there is a network, fetch Google Drive file "
+            f"({_reason(error)}); where there is a network, fetch Google Drive file "
             f"{_RELEASED_DRIVE_ID} to {target}, or give --checkpoint a path, or try --checkpoint {BUNDLED}"
         ) from error
     finally:
@@ -89,7 +92,7 @@ def _download_released() -> str:
 
 
 def _read_upstream(upstream: str, checkpoint_uri: str) -> dict[str, Any]:
-    """The HubertConfig values of a `speech_upstream`: a folder (beside the checkpoint, or as it stands) or a hub name."""
+    """The HubertConfig values of a `speech_upstream`: a folder, beside the checkpoint or anywhere, or a hub name."""
     beside = storage.join(checkpoint_uri.rpartition("/")[0] or ".", upstream)
     for folder in (beside, upstream):
         config_uri = storage.join(folder, "config.json")

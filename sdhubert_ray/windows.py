@@ -43,7 +43,10 @@ class WindowOptions:
             raise ValueError(f"windows.pad_samples is {self.pad_samples}; it cannot be negative")
         if self.window_seconds is None:
             return
-        for name, seconds in (("window_seconds", self.window_seconds), ("overlap_seconds", self.overlap_seconds)):
+        for name, seconds in (
+            ("window_seconds", self.window_seconds),
+            ("overlap_seconds", self.overlap_seconds),
+        ):
             if seconds < 0 or abs(seconds * FRAME_RATE - round(seconds * FRAME_RATE)) > 1e-9:
                 raise ValueError(f"windows.{name} is {seconds:g}; it has to be a multiple of {1 / FRAME_RATE:g} s")
         if not 2 <= self.overlap_frames <= self.window_frames // 2:
@@ -142,9 +145,10 @@ def overlap_add(parts: Sequence[Features], num_samples: int, options: WindowOpti
 
 
 def frame_amplitude(samples: Samples, num_frames: int) -> npt.NDArray[np.float32]:
-    """Mean |sample| of each frame: (num_frames,) float32 from (n,) z-scored samples, frame i over [320 i, 320 (i+1))."""
+    """Mean |sample| of each frame i, over [320 i, 320 (i+1)): (num_frames,) float32 from (n,) z-scored samples."""
     whole = np.abs(samples[: num_frames * FRAME_SAMPLES]).reshape(num_frames, FRAME_SAMPLES)
-    return whole.mean(axis=1, dtype=np.float64).astype(np.float32)
+    mean: npt.NDArray[np.float64] = whole.mean(axis=1, dtype=np.float64)
+    return mean.astype(np.float32)
 
 
 def padded_samples(num_samples: int) -> int:

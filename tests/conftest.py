@@ -1,0 +1,62 @@
+"""Fixtures that several test modules share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# No test asks the hub: set before any test module imports what reads it.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+def _existing(folder):
+    if not folder.is_dir():
+        pytest.skip(f"no {folder.relative_to(ROOT.parent)} beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """The golden data: inputs, and what the original system makes of them."""
+    return ROOT / "tests" / "golden"
+
+
+@pytest.fixture(scope="session")
+def real_golden():
+    """The same for real speech, where it lies beside the repository."""
+    return _existing(SHARED / "real" / "golden")
+
+
+@pytest.fixture(scope="session")
+def real_speech():
+    """Real recordings of many kinds, where they lie beside the repository."""
+    return _existing(SHARED / "speech")
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(golden):
+    """Path of a small checkpoint of random weights in the official format."""
+    return golden / "checkpoint" / "tiny.pt"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_checkpoint):
+    """Its encoder, in float32 on the CPU, with the layers that the presets read."""
+    from sdhubert_ray.checkpoint import load_model
+    from sdhubert_ray.presets import EncoderOptions
+    from sdhubert_ray.weights import fetch_checkpoint
+
+    return load_model(fetch_checkpoint(str(tiny_checkpoint)), EncoderOptions(), "float32", "cpu")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """A local Ray with four logical CPUs, one for all tests."""
+    import ray
+
+    ray.init("local", num_cpus=4, include_dashboard=False)
+    yield
+    ray.shutdown()

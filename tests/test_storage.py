@@ -1,0 +1,327 @@
+"""Files by URI: whole or not at all, found once each, the same here and in an object store."""
+
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sdhubert_ray import storage
+from sdhubert_ray.errors import UserError
+
+OLD, NEW = b"old " * 100, b"new " * 1_000_000
+
+
+@pytest.fixture
+def bucket():
+    """A folder of a filesystem that is not this machine's."""
+    name = f"memory://{uuid.uuid4().hex}"
+    yield name
+    storage.remove_folder(name)
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write_tree(root, names):
+    for name in names:
+        path = Path(root) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+
+
+# -- put
+
+
+def test_put_makes_folders_and_replaces(tmp_path):
+    target = str(tmp_path / "a" / "b" / "c.bin")
+    storage.put(target, b"one")
+    assert storage.read_bytes(target) == b"one"
+    storage.put(target, (part for part in (b"t", b"", b"wo")))
+    assert storage.read_bytes(target) == b"two"
+    assert names_in(tmp_path / "a" / "b") == ["c.bin"]
+
+
+@pytest.mark.parametrize("before", [None, OLD])
+def test_a_writer_killed_in_the_middle_leaves_the_old_file_or_none(tmp_path, before):
+    target = tmp_path / "file.bin"
+    if before is not None:
+        target.write_bytes(before)
+    writer = """
+import sys, time
+from sdhubert_ray import storage
+
+def parts():
+    yield b"x" * 1_000_000
+    print("half", flush=True)
+    time.sleep(60)
+    yield b"y"
+
+storage.put(sys.argv[1], parts())
+"""
+    with subprocess.Popen([sys.executable, "-c", writer, str(target)], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"half\n"
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert (target.read_bytes() if target.exists() else None) == before
+    # What lies around is hidden from whoever lists the folder.
+    assert storage.list_files(str(tmp_path)) == ([] if before is None else ["file.bin"])
+
+
+def test_a_writer_killed_at_any_time_leaves_a_whole_file(tmp_path):
+    target = tmp_path / "file.bin"
+    target.write_bytes(OLD)
+    writer = """
+import itertools, sys
+from sdhubert_ray import storage
+
+for fill in itertools.cycle((b"a", b"b")):
+    storage.put(sys.argv[1], fill * 3_000_000)
+    print("put", flush=True)
+"""
+    choose = random.Random(0)
+    for _ in range(4):
+        with subprocess.Popen([sys.executable, "-c", writer, str(target)], stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            time.sleep(choose.uniform(0, 0.1))
+            process.kill()
+        data = target.read_bytes()
+        assert len(data) == 3_000_000
+        assert len(set(data)) == 1
+
+
+def test_parts_that_fail_leave_no_trace(tmp_path):
+    target = tmp_path / "file.bin"
+    target.write_bytes(OLD)
+
+    def parts():
+        yield NEW
+        raise RuntimeError("lost")
+
+    with pytest.raises(RuntimeError, match="lost"):
+        storage.put(str(target), parts())
+    assert target.read_bytes() == OLD
+    assert names_in(tmp_path) == ["file.bin"]
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_bytes(OLD)
+    (tmp_path / "folder").mkdir()
+    for target in (tmp_path / "file" / "below" / "x", tmp_path / "folder"):
+        with pytest.raises(UserError) as caught:
+            storage.put(str(target), NEW)
+        assert str(target) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert (tmp_path / "file").read_bytes() == OLD
+    assert names_in(tmp_path) == ["file", "folder"]
+
+
+def test_a_remote_place_that_cannot_be_written_is_one_sentence(bucket, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", refuse)
+    with pytest.raises(UserError, match=f"{bucket}/x cannot be written.*Access Denied"):
+        storage.put(f"{bucket}/x", NEW)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_permissions_are_what_the_user_asks_of_new_files(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        storage.put(str(tmp_path / "put"), b"")
+        (tmp_path / "plain").write_bytes(b"")
+    finally:
+        os.umask(before)
+    assert oct((tmp_path / "put").stat().st_mode) == oct((tmp_path / "plain").stat().st_mode)
+
+
+# -- list
+
+
+@pytest.mark.parametrize("base", ["local", "remote"])
+def test_hidden_files_are_left_out_and_the_rest_is_in_order(tmp_path, bucket, base):
+    names = ["b.wav", "a/z.wav", "a/b/c.wav", "a.wav", "B.wav", ".hidden", "a/.hidden", ".git/x.wav", "a/.x/y.wav"]
+    root = str(tmp_path) if base == "local" else bucket
+    for name in names:
+        storage.put(storage.join(root, name), b"")
+    assert storage.list_files(root) == ["B.wav", "a.wav", "a/b/c.wav", "a/z.wav", "b.wav"]
+    assert storage.list_files(root + "/") == storage.list_files(root)
+
+
+names = st.lists(
+    st.sampled_from(["a", "b", "c d", "ä", "x.wav", ".h", "[1]", "e*", "#", "50%"]), min_size=1, max_size=3
+)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(names.map("/".join), max_size=8, unique=True))
+def test_local_and_remote_folders_list_the_same_files_each_once(found):
+    # A name is either a file or a folder.
+    files = [name for name in found if not any(other.startswith(f"{name}/") for other in found)]
+    expected = sorted(name for name in files if not any(part.startswith(".") for part in name.split("/")))
+    remote = f"memory://{uuid.uuid4().hex}"
+    with tempfile.TemporaryDirectory() as local:
+        write_tree(local, files)
+        for name in files:
+            storage.put(storage.join(remote, name), name.encode())
+        assert storage.list_files(local) == expected
+        if files:
+            assert storage.list_files(remote) == expected
+        for root, name in itertools.product((local, remote), expected):
+            assert storage.read_bytes(storage.join(root, name)) == name.encode()
+    storage.remove_folder(remote)
+
+
+def link_to_itself(root):
+    (root / "loop").symlink_to(root)
+    return root
+
+
+def link_to_a_parent(root):
+    (root / "sub" / "loop").symlink_to(root)
+    return root
+
+
+def links_to_each_other(root):
+    (root / "sub" / "other").symlink_to(root / "next")
+    (root / "next" / "other").symlink_to(root / "sub")
+    return root
+
+
+def reached_by_a_link(root):
+    """/data -> /mnt/disk1 is how corpora are mounted."""
+    (root / "loop").symlink_to(root)
+    (root.parent / "link").symlink_to(root)
+    return root.parent / "link"
+
+
+@pytest.mark.parametrize("make", [link_to_itself, link_to_a_parent, links_to_each_other, reached_by_a_link])
+def test_loops_of_links_end(tmp_path, make):
+    root = tmp_path / "root"
+    write_tree(root, ["a.wav", "sub/b.wav", "next/c.wav"])
+    found = storage.list_files(str(make(root)))
+    assert {"a.wav", "sub/b.wav", "next/c.wav"} <= set(found)
+    # Two links may show a file at another place once more, but no loop is walked again and again.
+    assert len(found) <= 5, found
+
+
+def test_linked_folders_and_files_are_listed(tmp_path):
+    write_tree(tmp_path, ["corpus/a.wav", "elsewhere/b.wav"])
+    (tmp_path / "corpus" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "corpus" / "c.wav").symlink_to(tmp_path / "elsewhere" / "b.wav")
+    assert storage.list_files(str(tmp_path / "corpus")) == ["a.wav", "c.wav", "linked/b.wav"]
+
+
+def test_a_missing_folder_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="nothing cannot be listed"):
+        storage.list_files(str(tmp_path / "nothing"))
+
+
+# -- globs
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.wav", ["a.wav", "b.wav"]),
+        ("?.wav", ["a.wav", "b.wav"]),
+        ("[bc].wav", ["b.wav"]),
+        ("*/*.wav", ["sub/c.wav"]),
+        ("**/*.wav", ["a.wav", "b.wav", "sub/c.wav", "sub/deep/d.wav"]),
+        ("*", ["a.wav", "b.wav", "notes.txt"]),
+        ("*.flac", []),
+    ],
+)
+@pytest.mark.parametrize("base", ["local", "remote", "file://", "relative"])
+def test_globs(tmp_path, bucket, monkeypatch, base, pattern, expected):
+    root = bucket if base == "remote" else str(tmp_path)
+    files = ["b.wav", "a.wav", "sub/c.wav", "sub/deep/d.wav", "notes.txt"]
+    write_tree(tmp_path, files)
+    for name in files:
+        storage.put(storage.join(bucket, name), name.encode())
+    monkeypatch.chdir(tmp_path)
+    prefix = {"relative": "", "file://": f"file://{root}/"}.get(base, f"{root}/")
+    found = storage.expand_glob(prefix + pattern)
+    assert found == sorted(found)
+    assert [storage.read_bytes(uri).decode() for uri in found] == expected
+
+
+def test_a_glob_matches_a_file_once_though_a_link_leads_round(tmp_path):
+    write_tree(tmp_path, ["a.wav", "sub/b.wav"])
+    (tmp_path / "sub" / "loop").symlink_to(tmp_path)
+    found = storage.expand_glob(str(tmp_path / "**" / "*.wav"))
+    assert len(found) == len({os.path.realpath(name) for name in found}), f"{len(found)} for 2 files"
+
+
+def test_a_relative_glob_works_in_a_folder_of_any_name(tmp_path, monkeypatch):
+    write_tree(tmp_path, ["[2024] take*/a.wav"])
+    monkeypatch.chdir(tmp_path / "[2024] take*")
+    assert [Path(name).name for name in storage.expand_glob("*.wav")] == ["a.wav"]
+
+
+@pytest.mark.parametrize(("uri", "expected"), [("a/b.wav", False), ("a/*.wav", True), ("a[1].wav", True), ("?", True)])
+def test_has_magic(uri, expected):
+    assert storage.has_magic(uri) is expected
+
+
+# -- names
+
+
+@pytest.mark.parametrize("name", ["50%.wav", "#1?.wav", "ä ö.wav", "[x].wav", "a*b", "new\nline", "a::b.wav", "a:b"])
+def test_a_local_file_may_have_any_name(tmp_path, name):
+    uri = str(tmp_path / name)
+    storage.put(uri, NEW)
+    assert storage.read_bytes(uri) == NEW
+    assert storage.list_files(str(tmp_path)) == [name]
+    assert storage.exists(uri)
+    assert not storage.is_folder(uri)
+
+
+@pytest.mark.parametrize("form", ["path", "relative", "file://", "remote"])
+def test_every_form_of_uri_does_everything(tmp_path, bucket, monkeypatch, form):
+    monkeypatch.chdir(tmp_path)
+    root = {"path": str(tmp_path), "relative": ".", "file://": f"file://{tmp_path}", "remote": bucket}[form]
+    uri = storage.join(root, "sub/x.bin")
+    assert not storage.exists(uri)
+    with pytest.raises(FileNotFoundError):
+        storage.open_binary(uri)
+    storage.put(uri, [b"01234", b"56789"])
+    assert storage.exists(uri)
+    assert storage.exists(storage.join(root, "sub"))
+    assert storage.is_folder(storage.join(root, "sub"))
+    assert not storage.is_folder(uri)
+    assert storage.list_files(root) == ["sub/x.bin"]
+    with storage.open_binary(uri) as file:
+        file.seek(7)
+        assert file.read(2) == b"78"
+    elsewhere = storage.absolute(uri)
+    monkeypatch.chdir("/")
+    assert storage.read_bytes(elsewhere) == b"0123456789"
+    monkeypatch.chdir(tmp_path)
+    storage.remove_folder(storage.join(root, "sub"))
+    storage.remove_folder(storage.join(root, "sub"))  # nothing there is nothing to do
+    assert not storage.exists(uri)
+
+
+@pytest.mark.parametrize("call", [storage.exists, storage.is_folder, storage.list_files, storage.open_binary])
+def test_an_unknown_scheme_is_one_sentence(call):
+    with pytest.raises(UserError, match=r"nosuch://bucket/x cannot be reached.*nosuch"):
+        call("nosuch://bucket/x")
+
+
+def test_join_needs_no_care_for_slashes():
+    assert storage.join("a/", "b/c") == storage.join("a", "b/c") == "a/b/c"
+    assert storage.join("s3://bucket", "x") == "s3://bucket/x"
+    assert storage.absolute("s3://bucket/x") == "s3://bucket/x"
