@@ -1,6 +1,7 @@
 """Files for other tools: they hold what the golden data holds, one set per recording, where the input has it."""
 
 import io
+import itertools
 import re
 from pathlib import Path, PurePosixPath
 
@@ -159,7 +160,11 @@ def test_pieces_are_joined_as_if_the_recording_had_been_one(tmp_path, same_commi
     files = exported(output)
     assert len(files) == 8
     for ending in ENDINGS:
-        assert files[f"cut{ending}"] == files[f"whole{ending}"], ending
+        cut, one = files[f"cut{ending}"], files[f"whole{ending}"]
+        if ending.endswith(".npy"):
+            np.testing.assert_array_equal(load_npy(cut), load_npy(one), strict=True)
+        else:
+            assert cut == one
 
 
 def test_an_empty_piece_behind_the_end_adds_no_frames(tmp_path):
@@ -234,12 +239,12 @@ def test_two_recordings_of_one_name_keep_their_endings(tmp_path):
     assert b'"1"' not in exported(output)["x/a.flac.TextGrid"]
 
 
-parts = st.lists(st.sampled_from(["a", "b", ".wav", ".flac", "."]), min_size=1, max_size=4).map("".join)
-good_parts = parts.filter(lambda part: part.strip("."))
+endings = st.lists(st.sampled_from([".wav", ".flac", ".x"]), max_size=3).map("".join)
+name_parts = st.tuples(st.sampled_from("ab"), endings).map("".join)
 
 
 @settings(deadline=None)
-@given(st.lists(st.lists(good_parts, min_size=1, max_size=2).map("/".join), unique=True, max_size=8))
+@given(st.lists(st.lists(name_parts, min_size=1, max_size=2).map("/".join), unique=True, max_size=8))
 def test_no_two_recordings_share_a_file(ids):
     names = name_files(ids)
     assert sorted(names) == sorted(ids)
@@ -286,7 +291,7 @@ def test_a_textgrid_tiles_the_recording_and_holds_its_segments(result):
     expected = result.units if result.units is not None else np.arange(1, len(result.segments) + 1)
     assert [text for *_, text in intervals if text] == [str(label) for label in expected]
     # No two neighbours that are both no syllable.
-    assert not any(not one[2] and not other[2] for one, other in zip(intervals, intervals[1:], strict=False))
+    assert not any(not one[2] and not other[2] for one, other in itertools.pairwise(intervals))
 
 
 def test_a_textgrid_of_a_part_reaches_to_the_end_of_the_part(tmp_path):
