@@ -15,7 +15,7 @@ from sdhubert_ray.checkpoint import load_model
 from sdhubert_ray.errors import AudioError, UserError
 from sdhubert_ray.manifest import cut_pieces, list_files
 from sdhubert_ray.model import DTYPES, EncodedPiece, encode_pieces
-from sdhubert_ray.output import frame_offset, worst_status
+from sdhubert_ray.output import count_joined, frame_offset, worst_status
 from sdhubert_ray.presets import get_preset, with_values
 from sdhubert_ray.speech import Speech, find_speech
 from sdhubert_ray.stages import Piece, load_piece, prepare_piece
@@ -207,7 +207,7 @@ class SDHuBERTSegmenter:
     def _join(self, pieces: list[Piece], encoded: list[EncodedPiece | None]) -> SpeechFeatures:
         """Put a recording's pieces onto its frames; there may be a frame between two pieces that neither has."""
         begins = [frame_offset(piece.offset) for piece in pieces]
-        length = max(begin + piece.num_frames for begin, piece in zip(begins, pieces, strict=True))
+        length = count_joined([piece.offset for piece in pieces], [piece.num_frames for piece in pieces])
         features = np.zeros((length, self.model.hidden_size), self._dtype)
         norm = np.zeros(length, np.float32)
         mask = np.zeros(length, np.bool_)
@@ -314,7 +314,7 @@ def _resolve_device(device: str) -> str:
 def _to_mono(array: npt.NDArray[np.floating], sample_rate: int | None, channel: int | None) -> Samples:
     if sample_rate is None or sample_rate <= 0:
         raise UserError("an array of samples needs its sample_rate in Hz")
-    if array.ndim not in (1, 2) or not np.issubdtype(array.dtype, np.floating):
+    if array.ndim not in (1, 2) or (array.ndim == 2 and not array.size) or not np.issubdtype(array.dtype, np.floating):
         raise UserError(
             f"samples are {array.dtype} of shape {array.shape}; give floating ones of shape (n,) or (channels, n)"
         )

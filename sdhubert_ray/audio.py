@@ -4,6 +4,7 @@ Works on open binary files, so that the bytes may come from anywhere. Everything
 read, judged by content and not by name.
 """
 
+import io
 import math
 import re
 from collections.abc import Iterator
@@ -46,7 +47,10 @@ _SIZE_TOLERANCE = 512
 # A lossy decoder may leave out its own delay: two mp3 frames.
 _MISSING_TOLERANCE = 2 * 1152
 _UNKNOWN_FRAMES = 1 << 50
-_PLAUSIBLE_MP3_BITRATE = (7_000, 330_000)
+_MP3_HEADER_BYTES = 4096
+_ENDLESS_BYTES = 1 << 53
+# A header without samples before more bytes than this was never finished.
+_MAX_EMPTY_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -66,13 +70,13 @@ class AudioOptions:
     def __post_init__(self) -> None:
         if self.channel is not None and self.channel < 0:
             raise ValueError(f"audio.channel is {self.channel}; channels are counted from 0")
-        if self.piece_seconds < 2 * JOINT_SEARCH_SECONDS:
+        if not 2 * JOINT_SEARCH_SECONDS <= self.piece_seconds < math.inf:
             raise ValueError(
                 f"audio.piece_seconds is {self.piece_seconds:g}; "
                 f"pieces need at least {2 * JOINT_SEARCH_SECONDS:g} seconds"
             )
-        if self.variance_floor < 0:
-            raise ValueError(f"audio.variance_floor is {self.variance_floor:g}; it cannot be negative")
+        if not 0 <= self.variance_floor < math.inf:
+            raise ValueError(f"audio.variance_floor is {self.variance_floor:g}; it has to be 0 or a small number")
 
 
 @dataclass(frozen=True)
@@ -121,11 +125,9 @@ def probe_duration(file: BinaryIO) -> float:
         AudioError: the file is not audio that libsndfile can decode.
     """
     with _open(file) as sound:
-        if sound.frames < _UNKNOWN_FRAMES and not _is_doubtful(sound, file):
-            return float(sound.frames / sound.samplerate)
-        frames = 0
-        for block in _blocks(sound, None):
-            frames += len(block.samples)
+        frames = int(sound.frames)
+        if frames >= _UNKNOWN_FRAMES:
+            frames = sum(len(block.samples) for block in _blocks(sound, None))
         return float(frames / sound.samplerate)
 
 
@@ -144,7 +146,7 @@ def read_audio(file: BinaryIO, span: Span, channel: int | None = None) -> Audio:
         AudioError: not decodable, holding NaN or infinite samples, or without the channel asked for.
     """
     with _open(file) as sound:
-        if channel is not None and channel >= sound.channels:
+        if channel is not None and not 0 <= channel < sound.channels:
             raise AudioError(f"has {sound.channels} channel(s), but channel {channel} (from 0) was asked for")
         rate, margin = sound.samplerate, JOINT_SEARCH_SECONDS / 2
         first = max(0, round((span.start - margin * span.joint_start) * rate))
@@ -191,15 +193,32 @@ class _Block:
     error: str | None  # decoding stopped inside this block
 
 
+class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
+    """A file read from one block to the next.
+
+    soundfile seeks behind each block it has read of a seekable file, which resets the decoders of mp3, ogg and opus:
+    samples would be lost at the start of every block.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
 def _open(file: BinaryIO) -> soundfile.SoundFile:
     file.seek(0)
     try:
-        sound = soundfile.SoundFile(file)
+        sound = _Sequential(file)
+        if sound.format == "MP3" and not _tells_length(file):
+            sound.close()
+            file.seek(0)
+            sound = _Sequential(_Endless(file))
     except soundfile.LibsndfileError as error:
         file.seek(0)
         if not file.read(1):
             raise AudioError("is an empty file (0 bytes)") from error
         raise AudioError(f"is not audio that can be decoded ({_reason(error)})") from error
+    if not sound.frames and (size := file.seek(0, 2)) > _MAX_EMPTY_BYTES:
+        raise AudioError(f"has a header of 0 samples before {size} bytes; its writer did not finish it")
     if sound.samplerate <= 0 or sound.channels <= 0:
         raise AudioError(f"has a broken header ({sound.samplerate} Hz, {sound.channels} channels)")
     return sound
@@ -209,15 +228,45 @@ def _reason(error: soundfile.LibsndfileError) -> str:
     return str(error.error_string).removeprefix("Error : ").rstrip(". ")
 
 
-def _is_doubtful(sound: soundfile.SoundFile, file: BinaryIO) -> bool:
-    """An mp3 without a length header is measured by its first frame's bitrate, which may be far off."""
-    if sound.format != "MP3":
-        return False
+def _tells_length(file: BinaryIO) -> bool:
+    """Tell whether an mp3 has a length header; else its length is guessed from its first frame's bitrate."""
     position = file.tell()
-    size = file.seek(0, 2)
-    file.seek(position)
-    low, high = _PLAUSIBLE_MP3_BITRATE
-    return not low <= 8 * size * sound.samplerate / max(sound.frames, 1) <= high
+    file.seek(0)
+    tag = file.read(10)
+    if tag[:3] == b"ID3":  # before the first frame; its size has seven bits a byte
+        file.seek(10 + sum(byte << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0), strict=False)))
+    else:
+        file.seek(0)
+    start = file.read(_MP3_HEADER_BYTES)
+    file.seek(position)  # a decoder may be reading it
+    return any(mark in start for mark in (b"Xing", b"Info", b"VBRI"))
+
+
+class _Endless:
+    """A file that says it is huge: libsndfile stops where it guesses the end of an mp3, and so guesses too late."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._at_end = False
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        # Only the question for the size is answered so; a tag at the end is looked for where it is.
+        self._at_end = whence == io.SEEK_END and offset == 0
+        return _ENDLESS_BYTES if self._at_end else self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return _ENDLESS_BYTES if self._at_end else self._file.tell()
+
+    def readinto(self, buffer: memoryview) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def read(self, size: int = -1) -> bytes:
+        return b"" if self._at_end else self._file.read(size)
+
+    def write(self, data: bytes) -> int:
+        raise io.UnsupportedOperation("write")
 
 
 def _blocks(sound: soundfile.SoundFile, frames: int | None) -> Iterator[_Block]:
@@ -246,15 +295,13 @@ def _read_range(
     """Read frames [first, stop) as one channel; also tell a shortfall against what the header promises."""
     promised = sound.frames if sound.frames < _UNKNOWN_FRAMES else None
     skip = 0
-    if sound.format in _INEXACT_SEEK:
-        skip = first
-    elif first:
+    if first and sound.format not in _INEXACT_SEEK:
         try:
             sound.seek(first if promised is None else min(first, promised))
-        except soundfile.LibsndfileError as error:
-            return np.zeros(
-                0, np.float32
-            ), f"could not be read from {first / sound.samplerate:.3f} s ({_reason(error)})"
+        except soundfile.LibsndfileError:  # a coding without seeking, or damage before `first`: it is read through
+            skip = first
+    else:
+        skip = first
     parts: list[Samples] = []
     decoded, failure = first - skip, None
     for block in _blocks(sound, None if stop is None else stop - first + skip):

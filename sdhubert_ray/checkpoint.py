@@ -4,11 +4,13 @@ import hashlib
 import io
 import json
 import pickle
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from torch.nn.utils import parametrize
 from transformers import HubertConfig
@@ -22,6 +24,20 @@ _TRAINING_KEYS = frozenset(
     ("masked_spec_embed", "speech_model.masked_spec_embed", "temp_s", "temp_t", "center", "center_momentum_")
 )
 _HEAD_PREFIXES = ("layernorm.", "final_proj.", "final_lin.")
+
+# What torch's readers of zip and pickle raise on files that are damaged or something else.
+_LOAD_ERRORS = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OSError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True)
@@ -74,14 +90,14 @@ def load_model(checkpoint: Checkpoint, options: EncoderOptions, dtype: str, devi
     Raises:
         UserError: a missing or extra key, a wrong shape, or a layer that the encoder does not have.
     """
-    config = HubertConfig.from_dict(dict(checkpoint.upstream))
-    # sdpa takes a boolean mask as it is; layers are never dropped at inference.
-    config._attn_implementation = "sdpa"
     try:
+        config = HubertConfig.from_dict(dict(checkpoint.upstream))
+        config._attn_implementation = "sdpa"  # it takes a boolean mask as it is
         with torch.device("meta"):  # without memory: the weights of the file are taken as they are
             model = SDHuBERT(config)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"checkpoint {checkpoint.name}: {error}") from error
+    except (ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"checkpoint {checkpoint.name}: no encoder of its speech_upstream config ({reason})") from error
     _fill(model, _unpickle(checkpoint.name, checkpoint.data)["state_dict"], checkpoint.name)
     last = max(options.layer, options.normcut_layer)
     if last > model.num_layers:
@@ -118,18 +134,13 @@ def _is_training_state(key: str) -> bool:
 def _unpickle(name: str, data: bytes) -> dict[str, Any]:
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        OSError,
-    ) as error:
+    except _LOAD_ERRORS as error:
         message = (str(error).strip().splitlines() or [""])[0].rstrip(".")
         reason = f"{type(error).__name__}: {message}"
         raise UserError(f"checkpoint {name} cannot be read without executing it, or is damaged ({reason})") from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict) or "config" not in content:
         raise UserError(f"checkpoint {name} is not a dict of `config` and `state_dict`; was it exported?")
+    bad = [key for key, value in content["state_dict"].items() if not (isinstance(key, str) and torch.is_tensor(value))]
+    if bad:
+        raise UserError(f"checkpoint {name} has {bad[0]!r} in its state_dict, which is no named tensor")
     return content

@@ -1,10 +1,12 @@
 """The configuration of a segmentation job: typed, from a preset, the checkpoint, a YAML file and key=value."""
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
@@ -42,8 +44,8 @@ class Resources:
     def __post_init__(self) -> None:
         for option in fields(self):
             value = getattr(self, option.name)
-            if value is not None and not value > 0:
-                raise ValueError(f"resources.{option.name} is {value}; it has to be positive")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"resources.{option.name} is {value}; it has to be a positive number")
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,11 @@ def load_config(
     given = [_read_yaml(path)] if path else []
     given += [_read_override(text) for text in overrides]
     given += [_from_dotted(key, value) for key, value in flags.items()]
+    for section in schema:
+        if OmegaConf.is_dict(schema[section]):
+            for part in given:
+                if section in part and not OmegaConf.is_dict(part[section]):
+                    raise UserError(f"config key {section!s} is a section, it cannot be {part[section]!r}")
     try:
         user = OmegaConf.merge(schema, *given)
         preset = asdict(get_preset(str(user.preset)))
@@ -146,7 +153,7 @@ def _read_yaml(path: str) -> DictConfig:
         loaded = OmegaConf.create(storage.read_bytes(path).decode())
     except FileNotFoundError as error:
         raise UserError(f"config file {path} does not exist") from error
-    except (OSError, UnicodeDecodeError, OmegaConfBaseException, ValueError) as error:
+    except (OSError, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise UserError(f"config file {path} cannot be read ({str(error).splitlines()[0]})") from error
     if not isinstance(loaded, DictConfig):
         raise UserError(f"config file {path} is no mapping of keys to values")
@@ -159,7 +166,7 @@ def _read_override(text: str) -> DictConfig:
         raise UserError(f"{text!r} is no override; write key=value, for example syllables.syl_dur=0.2")
     try:
         return DictConfig(OmegaConf.from_dotlist([text]))
-    except (OmegaConfBaseException, ValueError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise UserError(f"override {text!r} cannot be read ({str(error).splitlines()[0]})") from error
 
 
@@ -170,7 +177,10 @@ def _from_dotted(key: str, value: object) -> DictConfig:
 
 
 def _unknown_key(key: str) -> str:
-    known = list(_dotted_keys(JobConfig()))
+    known = _dotted_keys(JobConfig())
+    if key in known:
+        section, _, option = key.partition(".")
+        return f"config key {key!r} stands in a file as one word; write {option} in the section {section}:"
     near = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
     near = near or difflib.get_close_matches(key, known, 1, 0.5)
     short = {name.rpartition(".")[2]: name for name in known}

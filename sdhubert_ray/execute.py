@@ -28,8 +28,8 @@ from sdhubert_ray.output import (
     worst_status,
     write_run,
 )
-from sdhubert_ray.stages import STAGES, CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments
-from sdhubert_ray.tables import FAILED_STATUSES
+from sdhubert_ray.stages import CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments
+from sdhubert_ray.tables import FAILED_STATUSES, STAGES
 
 IN_PROCESS_SECONDS = 600.0
 """Less audio than this is segmented without Ray, unless told otherwise."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.output import FileResult, frame_offset, join_pieces, read_files
+from sdhubert_ray.output import FileResult, count_joined, frame_offset, join_pieces, read_files
 from sdhubert_ray.tables import FAILED_STATUSES, read_ragged, read_vectors
 
 _COLUMNS = ("id", "uri", "piece", "offset", "duration", "status", "error", "num_frames", "segments", "units")
@@ -54,16 +54,16 @@ def name_files(ids: Iterable[str]) -> dict[str, str]:
     taken: dict[str, int] = {}
     for file_id in ids:
         path = PurePosixPath(file_id)
-        if path.is_absolute() or ".." in path.parts:
+        if path.is_absolute() or ".." in path.parts or not path.name:
             raise UserError(f"id {file_id!r} leads out of the output folder; --format files needs relative ids")
         names[file_id] = str(path.with_suffix(""))
         taken[names[file_id]] = taken.get(names[file_id], 0) + 1
-    return {file_id: name if taken[name] == 1 else file_id for file_id, name in names.items()}
+    return {file_id: name if taken[name] == 1 and name not in names else file_id for file_id, name in names.items()}
 
 
 def to_textgrid(result: FileResult) -> str:
     """A Praat TextGrid (long form) with one tier, `syllables`; an interval's text is its unit, or its number from 1."""
-    end = max(result.duration, float(result.segments[-1, 1]) if len(result.segments) else 0.0)
+    end = max(result.offset + result.duration, float(result.segments[-1, 1]) if len(result.segments) else 0.0)
     labels = result.units if result.units is not None else range(1, len(result.segments) + 1)
     intervals: list[tuple[float, float, str]] = []
     at = 0.0
@@ -119,16 +119,16 @@ def _npy(array: npt.NDArray[np.generic]) -> bytes:
 def _npy_stream(table: pa.Table, width: int, dtype: np.dtype[np.generic]) -> Iterator[bytes]:
     """A .npy file of all frames of a recording, made piece by piece so that they are not held twice."""
     rows = table.select(["offset", "num_frames"]).to_pylist()
+    total = count_joined([row["offset"] for row in rows], [row["num_frames"] for row in rows])
     begins = [frame_offset(row["offset"]) - frame_offset(rows[0]["offset"]) for row in rows]
-    total = begins[-1] + rows[-1]["num_frames"]
     header = io.BytesIO()
     shape = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (total, width)}
     np.lib.format.write_array_header_1_0(header, shape)
     yield header.getvalue()
     features = read_vectors(table.column("frame_features"))
     masks = read_ragged(table.column("mask"))
-    ends = [*begins[1:], total]
-    for piece, mask, begin, end in zip(features, masks, begins, ends, strict=True):
+    for piece, mask, begin, next_begin in zip(features, masks, begins, [*begins[1:], total], strict=True):
+        end = max(begin, min(next_begin, total))
         block = np.zeros((end - begin, width), dtype)
         if piece is not None and mask is not None:
             block[: len(piece)] = piece * mask[:, None]

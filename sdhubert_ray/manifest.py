@@ -18,7 +18,7 @@ import pyarrow.parquet
 from sdhubert_ray import storage
 from sdhubert_ray.audio import probe_duration
 from sdhubert_ray.errors import AudioError, UserError
-from sdhubert_ray.tables import FRAME_COLUMNS, MANIFEST_FIELDS, RESULT_FIELDS
+from sdhubert_ray.tables import MANIFEST_FIELDS, PIPELINE_COLUMNS, RESULT_FIELDS
 
 AUDIO_SUFFIXES = frozenset(
     [
@@ -59,7 +59,7 @@ _COLUMNS = {
 }
 _REQUIRED = ("id", "uri")
 _RESERVED = (
-    {field.name for field in (*MANIFEST_FIELDS, *RESULT_FIELDS)} | {"segment_features", "units", *FRAME_COLUMNS}
+    {field.name for field in (*MANIFEST_FIELDS, *RESULT_FIELDS)} | {"segment_features", "units", *PIPELINE_COLUMNS}
 ) - set(_COLUMNS)
 _PROBES_AT_ONCE = 16
 
@@ -107,6 +107,11 @@ def read_manifest(uri: str) -> pa.Table:
         table = _parse(PurePosixPath(uri).suffix.lower(), data)
     except (pa.ArrowException, ValueError) as error:
         raise UserError(f"manifest {uri} cannot be read ({str(error).splitlines()[0]})") from error
+    if not table.num_rows:
+        raise UserError(f"manifest {uri} has no rows")
+    twice = [name for name in table.column_names if table.column_names.count(name) > 1]
+    if twice:
+        raise UserError(f"manifest {uri} has two columns {twice[0]!r}; rename one")
     for name in _REQUIRED:
         if name not in table.column_names:
             near = difflib.get_close_matches(name, table.column_names, 1)
@@ -116,8 +121,6 @@ def read_manifest(uri: str) -> pa.Table:
     if reserved:
         raise UserError(f"manifest {uri} has a column {reserved[0]!r}, which the output needs itself; rename it")
     table = _typed(table, uri)
-    if not table.num_rows:
-        raise UserError(f"manifest {uri} has no rows")
     folder = uri.rpartition("/")[0] if "/" in uri else "."
     uris = [_resolve(value, folder) for value in table.column("uri").to_pylist()]
     table = table.set_column(table.column_names.index("uri"), "uri", pa.array(uris, type=pa.string()))
@@ -198,11 +201,8 @@ def _list_glob(pattern: str) -> Listing:
     found = storage.expand_glob(pattern)
     if not found:
         raise UserError(f"input {pattern} matches no file; check the pattern (`**` stands for any depth of folders)")
-    parts = PurePosixPath(storage.absolute(pattern)).parts
-    fixed = next(index for index, part in enumerate(parts) if storage.has_magic(part))
-    depth = len(PurePosixPath(*parts[:fixed]).parts)
-    files = [storage.absolute(uri) for uri in found]
-    return Listing(list_files([(str(PurePosixPath(*PurePosixPath(uri).parts[depth:])), uri) for uri in files]), 0)
+    root = PurePosixPath(storage.fixed_part(pattern))
+    return Listing(list_files([(str(PurePosixPath(uri).relative_to(root)), uri) for uri in found]), 0)
 
 
 def list_files(files: Sequence[tuple[str, str]]) -> pa.Table:
@@ -226,9 +226,10 @@ def _parse(suffix: str, data: bytes) -> pa.Table:
         options = pyarrow.csv.ConvertOptions(
             column_types={"id": pa.string(), "uri": pa.string()}, strings_can_be_null=True
         )
-        return pyarrow.csv.read_csv(io.BytesIO(data), convert_options=options)
+        return pyarrow.csv.read_csv(io.BytesIO(data.removeprefix(b"\xef\xbb\xbf")), convert_options=options)
     rows = []
-    for number, line in enumerate(data.decode("utf-8").splitlines(), start=1):
+    # Only \n ends a line of JSON: transcripts may hold the other separators that splitlines knows.
+    for number, line in enumerate(data.decode("utf-8-sig").split("\n"), start=1):
         if line.strip():
             try:
                 row = json.loads(line)
@@ -238,7 +239,14 @@ def _parse(suffix: str, data: bytes) -> pa.Table:
                 raise ValueError(f"line {number} is no JSON object")
             rows.append(row)
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+    return pa.table({name: _column(name, [row.get(name) for row in rows]) for name in names})
+
+
+def _column(name: str, values: list[object]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except pa.ArrowException as error:
+        raise ValueError(f"column {name!r} has values of several types: {error}") from error
 
 
 def _typed(table: pa.Table, uri: str) -> pa.Table:
@@ -260,7 +268,7 @@ def _typed(table: pa.Table, uri: str) -> pa.Table:
 
 
 def _resolve(uri: str | None, folder: str) -> str | None:
-    if uri is None or "://" in uri or uri.startswith("/"):
+    if not uri or "://" in uri or uri.startswith("/"):
         return uri
     return storage.absolute(storage.join(folder, uri))
 
@@ -276,16 +284,23 @@ def _check_rows(table: pa.Table, uri: str) -> None:
         name = twice[0]["values"].as_py()
         uris = table.filter(pc.equal(table.column("id"), name)).column("uri").to_pylist()
         raise UserError(f"manifest {uri}: id {name!r} stands twice, for {uris[0]} and {uris[1]}; ids have to be unique")
-    if "start" in table.column_names or "end" in table.column_names:
-        _check_times(table, uri)
+    _check_numbers(table, uri)
 
 
-def _check_times(table: pa.Table, uri: str) -> None:
-    for row in table.select([name for name in ("id", "start", "end") if name in table.column_names]).to_pylist():
-        start, end = row.get("start") or 0.0, row.get("end")
-        if not start >= 0 or (end is not None and not end > start):
+def _check_numbers(table: pa.Table, uri: str) -> None:
+    names = [name for name in ("start", "end", "duration", "channel") if name in table.column_names]
+    if not names:
+        return
+    for row in table.select(["id", *names]).to_pylist():
+        for name in names:
+            if row[name] is not None and not 0 <= row[name] < math.inf:
+                raise UserError(f"manifest {uri}: id {row['id']!r} has {name} {row[name]}; it has to be 0 or more")
+        start, end, duration = row.get("start") or 0.0, row.get("end"), row.get("duration")
+        stop = end if end is not None else duration
+        if stop is not None and (stop < start or end == start):
             raise UserError(
-                f"manifest {uri}: id {row['id']!r} has start {start} and end {end}; 0 <= start < end is needed"
+                f"manifest {uri}: id {row['id']!r} has start {start}, end {end} and duration {duration}; "
+                "start < end is needed, and start < duration of the file"
             )
 
 
@@ -307,5 +322,5 @@ def _probe(uri: str) -> float | None:
     try:
         with storage.open_binary(uri) as file:
             return probe_duration(file)
-    except (OSError, AudioError):
+    except (OSError, AudioError, UserError):
         return None  # the decode stage meets the same error and records it in the row

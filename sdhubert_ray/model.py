@@ -42,6 +42,8 @@ class SDHuBERT(nn.Module):
         super().__init__()
         if config.do_stable_layer_norm:
             raise ValueError("the encoder has pre-norm layers (do_stable_layer_norm); SD-HuBERT's are post-norm")
+        if config.conv_pos_batch_norm:
+            raise ValueError("the encoder has a batch norm before its positional convolution (conv_pos_batch_norm)")
         self.speech_model = HubertModel(config)
         self.cls_token = nn.Parameter(torch.randn(config.hidden_size))
 
@@ -67,7 +69,7 @@ class SDHuBERT(nn.Module):
 
     def project(self, samples: Tensor, num_samples: Tensor) -> Tensor:
         """Convolutional extractor and projection: (B, N) samples of (B,) valid lengths to (B, T, D), zero beyond."""
-        states = samples[:, None]
+        states = samples.masked_fill(~_valid(num_samples, samples.shape[1]), 0)[:, None]
         for layer, (kernel, stride) in zip(
             self.speech_model.feature_extractor.conv_layers, self._kernels(), strict=True
         ):
@@ -111,7 +113,7 @@ class SDHuBERT(nn.Module):
         kept: dict[int, Tensor] = {}
         last = max(layers)
         rows = max(1, _CPU_EXTRACTOR_SAMPLES // samples.shape[1]) if samples.device.type == "cpu" else len(samples)
-        parts = zip(samples.split(rows), num_samples.split(rows), strict=True)
+        parts = zip(torch.split(samples, rows), torch.split(num_samples, rows), strict=True)
         frames = torch.cat([self.project(*part) for part in parts])
         for index, states in enumerate(self.contextualise(frames, num_frames)):
             kept[index] = states if index in layers else states[:0]

@@ -46,12 +46,15 @@ class OutputOptions:
     compression: str = "zstd"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "formats", tuple(self.formats))  # from YAML it comes as a list
         _require("output.formats", set(self.formats), ("parquet", "files", "textgrid"))
         _require("output.frame_features", {self.frame_features}, ("none", "float16", "float32"))
         _require("output.segment_features", {self.segment_features}, ("auto", "none", "float16", "float32"))
         _require("output.compression", {self.compression}, ("zstd", "snappy", "lz4", "gzip", "none"))
         if "files" in self.formats and self.frame_features == "none":
             raise ValueError("output.formats has `files`, which needs output.frame_features float32 or float16")
+        if "files" in self.formats and self.segment_features == "none":
+            raise ValueError("output.formats has `files`, which needs output.segment_features other than none")
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class FileResult:
         segments: (S, 2) float64, seconds of the file.
         segment_features: (S, D) float32 or float16, or None where they were not kept.
         units: (S,) int32, or None without a quantizer.
+        offset: where it begins, in seconds of the file.
     """
 
     id: str
@@ -79,6 +83,7 @@ class FileResult:
     segments: npt.NDArray[np.float64]
     segment_features: Array | None
     units: Array | None
+    offset: float = 0.0
 
 
 def fingerprint(values: Mapping[str, object]) -> dict[str, str]:
@@ -102,6 +107,8 @@ def read_run(output: str) -> dict[str, Any] | None:
         data = storage.read_bytes(storage.join(output, RUN_RECORD))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise UserError(f"{storage.join(output, RUN_RECORD)} cannot be read ({error.strerror})") from error
     try:
         record = json.loads(data)
         if not isinstance(record["fingerprint"], dict) or not isinstance(record["runs"], int):
@@ -127,8 +134,8 @@ def open_output(output: str, wanted: Mapping[str, str], overwrite: bool) -> dict
     """
     record = read_run(output)
     if overwrite and record is not None:
-        storage.remove_folder(storage.join(output, SEGMENTS_FOLDER))
-        storage.remove_folder(storage.join(output, RUN_RECORD))
+        storage.remove(storage.join(output, SEGMENTS_FOLDER))
+        storage.remove(storage.join(output, RUN_RECORD))
         return None
     if record is None:
         if storage.exists(output) and not storage.is_folder(output):
@@ -156,7 +163,7 @@ def commit_rows(output: str, run: int, table: pa.Table, compression: str) -> str
     digest = hashlib.sha256("\0".join(table.column("key").to_pylist()).encode()).hexdigest()[:16]
     name = f"{run:05d}-{digest}.parquet"
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression=compression)
+    pq.write_table(table, buffer, compression=compression, write_page_checksum=True)
     storage.put(storage.join(output, f"{SEGMENTS_FOLDER}/{name}"), buffer.getvalue())
     return name
 
@@ -176,11 +183,12 @@ def read_commit(output: str, name: str, columns: Sequence[str]) -> pa.Table:
     uri = storage.join(output, f"{SEGMENTS_FOLDER}/{name}")
     try:
         with storage.open_binary(uri) as file:
-            parquet = pq.ParquetFile(file)
+            parquet = pq.ParquetFile(file, page_checksum_verification=True)
             present = [column for column in columns if column in parquet.schema_arrow.names]
             return parquet.read(columns=present)
-    except pa.ArrowException as error:
-        raise UserError(f"{uri} is damaged ({error}); remove it and run again to make its rows anew") from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{uri} is damaged ({reason}); remove it and run again to make its rows anew") from error
 
 
 def committed_keys(output: str) -> set[str]:
@@ -243,18 +251,24 @@ def join_pieces(table: pa.Table) -> FileResult:
         status=worst["status"],
         error=worst["error"],
         duration=sum(row["duration"] or 0.0 for row in pieces),
-        num_frames=max(
-            frame_offset(row["offset"]) - frame_offset(pieces[0]["offset"]) + row["num_frames"] for row in pieces
-        ),
+        num_frames=count_joined([row["offset"] for row in pieces], [row["num_frames"] for row in pieces]),
         segments=np.concatenate(segments) if segments else np.zeros((0, 2)),
         segment_features=np.concatenate(kept) if kept else None,
         units=np.concatenate(units) if units else None,
+        offset=pieces[0]["offset"],
     )
 
 
 def worst_status(statuses: Sequence[str]) -> str:
     """The status of a recording whose pieces have these."""
     return max(statuses, key=_SEVERITY.index)
+
+
+def count_joined(offsets: Sequence[float], num_frames: Sequence[int]) -> int:
+    """Frames of a recording whose pieces begin at these seconds of the file; one without frames adds none."""
+    first = frame_offset(offsets[0])
+    ends = (frame_offset(offset) - first + count for offset, count in zip(offsets, num_frames, strict=True) if count)
+    return max(ends, default=0)
 
 
 def frame_offset(offset_seconds: float) -> int:

@@ -8,6 +8,8 @@ from sdhubert_ray.audio import FRAME_RATE, SAMPLE_RATE, Samples
 
 _SPEECH_BLUE, _BOUNDARY = "#2b5c8a", "#c0392b"
 
+_MIN_SECONDS = 0.02  # an axis needs a length, whatever the recording
+
 
 def draw_segments(
     samples: Samples, features: npt.NDArray[np.floating], segments: npt.NDArray[np.float64], title: str
@@ -28,7 +30,7 @@ def draw_segments(
     wave, image = figure.subplots(2, 1, sharex=True, height_ratios=(1, 5))
     wave.plot(np.arange(len(samples)) / SAMPLE_RATE, samples, linewidth=0.4, color=_SPEECH_BLUE)
     wave.set(title=title, ylabel="amplitude")
-    end = len(features) / FRAME_RATE
+    end = max(len(features) / FRAME_RATE, _MIN_SECONDS)
     shown = image.imshow(
         unit @ unit.T, origin="lower", extent=(0, end, 0, end), vmin=0, vmax=1, cmap="magma", aspect="auto"
     )
@@ -37,6 +39,6 @@ def draw_segments(
         wave.axvline(stop, color=_BOUNDARY, linewidth=0.8, linestyle=":")
         # The block of a segment on the diagonal is what the cut looked for.
         image.plot([start, stop, stop, start, start], [start, start, stop, stop, start], color="white", linewidth=0.8)
-    image.set(xlabel="seconds", ylabel="seconds", xlim=(0, seconds), ylim=(0, end))
+    image.set(xlabel="seconds", ylabel="seconds", xlim=(0, max(seconds, _MIN_SECONDS)), ylim=(0, end))
     figure.colorbar(shown, ax=image, label="cosine similarity of frames", shrink=0.8)
     return figure

@@ -24,8 +24,9 @@ class EncoderOptions:
 
     def __post_init__(self) -> None:
         for name in ("layer", "normcut_layer"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"encoder.{name} is {getattr(self, name)}; layers are counted from 0")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise ValueError(f"encoder.{name} is {value!r}; layers are whole numbers, counted from 0")
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,9 @@ def with_values(options: SegmentationOptions, values: Mapping[str, Mapping[str, 
         if section not in sections:
             raise UserError(f"unknown options {section!r}; the sections are {', '.join(sorted(sections))}")
         current = getattr(options, section)
-        unknown = set(changes) - {known.name for known in fields(current)}
+        unknown = [name for name in changes if name not in {known.name for known in fields(current)}]
         if unknown:
-            raise UserError(f"unknown option {section}.{min(unknown)}")
+            raise UserError(f"unknown option {section}.{unknown[0]}")
         try:
             options = replace(options, **{section: replace(current, **dict(changes))})
         except (ValueError, TypeError) as error:

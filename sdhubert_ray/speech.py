@@ -41,7 +41,9 @@ class SpeechOptions:
             raise ValueError(f"speech.normcut_threshold is {self.normcut_threshold}; it has to be a finite number")
         if self.min_span_frames < 0:
             raise ValueError(f"speech.min_span_frames is {self.min_span_frames}; it cannot be negative")
-        if self.max_span_seconds < 1:
+        if self.silence_threshold is not None and not self.silence_threshold >= 0:
+            raise ValueError(f"speech.silence_threshold is {self.silence_threshold}; it has to be none, or 0 or more")
+        if not 1 <= self.max_span_seconds < np.inf:
             raise ValueError(f"speech.max_span_seconds is {self.max_span_seconds:g}; it has to be 1 or more")
 
 

@@ -15,17 +15,18 @@ import pyarrow.compute as pc
 
 from sdhubert_ray import storage
 from sdhubert_ray.audio import MIN_SAMPLES, AudioOptions, Samples, Span, is_silent, normalise, read_audio
-from sdhubert_ray.errors import AudioError
+from sdhubert_ray.errors import AudioError, UserError
 from sdhubert_ray.output import OutputOptions, commit_rows
 from sdhubert_ray.presets import EncoderOptions, SegmentationOptions
 from sdhubert_ray.speech import find_speech
 from sdhubert_ray.syllables import cut_syllables, to_seconds
 from sdhubert_ray.tables import (
-    FRAME_COLUMNS,
     MANIFEST_FIELDS,
+    PIPELINE_COLUMNS,
     RESULT_FIELDS,
     SEGMENTS,
     SPANS,
+    STAGES,
     ragged,
     ragged_intervals,
     ragged_vectors,
@@ -36,10 +37,6 @@ from sdhubert_ray.windows import WindowOptions, count_frames
 
 if TYPE_CHECKING:
     from sdhubert_ray.checkpoint import Checkpoint
-
-STAGES = ("decode", "encode", "cut")
-# Columns that live between the stages only, or that have their own place in the table.
-_PIPELINE_COLUMNS = frozenset(("samples", *FRAME_COLUMNS, *(f"{stage}_seconds" for stage in STAGES)))
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def load_piece(uri: str, span: Span, channel: int | None, audio: AudioOptions, w
         return Piece("missing", "does not exist", span.start, 0.0, 0, None)
     except AudioError as error:
         return Piece("unreadable", str(error), span.start, 0.0, 0, None)
-    except OSError as error:
+    except (OSError, UserError) as error:
         return Piece("failed", f"cannot be fetched ({error})", span.start, 0.0, 0, None)
     return prepare_piece(decoded.samples, decoded.offset, decoded.duration, decoded.shortfall, audio, windows)
 
@@ -223,7 +220,7 @@ class CutSyllables:
             columns["spans"] = ragged_intervals([row and row.spans for row in rows], SPANS)
             columns["raw_norm"] = batch.column("raw_norm")
             columns["amplitude"] = batch.column("amplitude")
-        carried = [name for name in batch.column_names if name not in {*columns, *_PIPELINE_COLUMNS}]
+        carried = [name for name in batch.column_names if name not in {*columns, *PIPELINE_COLUMNS}]
         reports = [f"{stage}_seconds" for stage in ("decode", "encode")]
         table = pa.table({**columns, **{name: batch.column(name) for name in (*carried, *reports)}})
         return _timed(table, "cut", began)

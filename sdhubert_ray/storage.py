@@ -2,28 +2,15 @@
 
 import glob
 import os
-import tempfile
+import shutil
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
 
 from sdhubert_ray.errors import UserError
-
-
-def split_uri(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The filesystem of a URI and the path in it; a plain path is local.
-
-    Raises:
-        UserError: a scheme that fsspec does not know or whose package is not installed.
-    """
-    try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{uri} cannot be reached: {error}; install the package of its scheme") from error
-    return filesystem, path
 
 
 def is_local(uri: str) -> bool:
@@ -38,7 +25,7 @@ def join(folder: str, name: str) -> str:
 
 def absolute(uri: str) -> str:
     """A URI that means the same from any working directory."""
-    return str(Path(uri.removeprefix("file://")).absolute()) if is_local(uri) else uri
+    return str(_path(uri).absolute()) if is_local(uri) else uri
 
 
 def open_binary(uri: str) -> BinaryIO:
@@ -47,11 +34,17 @@ def open_binary(uri: str) -> BinaryIO:
     Raises:
         FileNotFoundError: there is no such file.
         OSError: it cannot be read.
+        UserError: a scheme that fsspec does not know or whose package is not installed.
     """
-    if is_local(uri):
-        return Path(uri.removeprefix("file://")).open("rb")
-    filesystem, path = split_uri(uri)
-    return cast(BinaryIO, filesystem.open(path, "rb"))
+    if not is_local(uri):
+        filesystem, remote = _remote(uri)
+        return cast(BinaryIO, filesystem.open(remote, "rb"))
+    if "\0" in uri:
+        raise FileNotFoundError(uri)  # no file has such a name; Python would raise a ValueError
+    path = _path(uri)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(f"{path} is no regular file")  # a pipe would be waited for
+    return path.open("rb")
 
 
 def read_bytes(uri: str) -> bytes:
@@ -62,13 +55,17 @@ def read_bytes(uri: str) -> bytes:
 
 def exists(uri: str) -> bool:
     """Tell whether there is a file or folder of this name."""
-    filesystem, path = split_uri(uri)
+    if is_local(uri):
+        return _path(uri).exists()
+    filesystem, path = _remote(uri)
     return bool(filesystem.exists(path))
 
 
 def is_folder(uri: str) -> bool:
     """Tell whether this is a folder, or an object store's prefix."""
-    filesystem, path = split_uri(uri)
+    if is_local(uri):
+        return _path(uri).is_dir()
+    filesystem, path = _remote(uri)
     return bool(filesystem.isdir(path))
 
 
@@ -83,51 +80,57 @@ def put(uri: str, data: bytes | Iterable[bytes]) -> None:
         UserError: the place cannot be written.
     """
     parts = [data] if isinstance(data, bytes) else data
-    if not is_local(uri):
-        filesystem, path = split_uri(uri)
-        filesystem.pipe_file(path, b"".join(parts))  # object stores show an object only when its upload is complete
-        return
-    target = Path(absolute(uri))
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            try:
-                file.writelines(parts)
-                file.flush()
-                os.fsync(file.fileno())
-                Path(file.name).chmod(0o644)
-                Path(file.name).replace(target)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        if is_local(uri):
+            _put_local(_path(uri), parts)
+        else:
+            filesystem, path = _remote(uri)
+            filesystem.pipe_file(path, b"".join(parts))  # an object shows only when its upload is complete
     except OSError as error:
-        raise UserError(f"{uri} cannot be written ({error.strerror}); choose another output or free it") from error
+        reason = error.strerror or str(error) or type(error).__name__
+        raise UserError(f"{uri} cannot be written ({reason}); choose another output or free it") from error
 
 
-def remove_folder(uri: str) -> None:
-    """Remove a folder and all in it, if it is there."""
-    filesystem, path = split_uri(uri)
-    if filesystem.exists(path):
-        filesystem.rm(path, recursive=True)
+def remove(uri: str) -> None:
+    """Remove a file, or a folder and all in it, if it is there."""
+    if not exists(uri):
+        return
+    if is_local(uri):
+        path = _path(uri)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    else:
+        filesystem, remote = _remote(uri)
+        filesystem.rm(remote, recursive=True)
 
 
 def list_files(folder: str) -> list[str]:
     """The paths of all files below a folder, relative to it, with slashes, sorted; hidden ones are left out."""
-    filesystem, path = split_uri(folder)
-    if isinstance(filesystem, LocalFileSystem):
-        return sorted(_walk_local(Path(path)))
-    root = PurePosixPath(path)
-    relative = (PurePosixPath(found).relative_to(root) for found in filesystem.find(path))
+    if is_local(folder):
+        root = _path(folder)
+        return sorted(path.relative_to(root).as_posix() for path in _walk(root, (root.resolve(),)))
+    filesystem, path = _remote(folder)
+    relative = (PurePosixPath(found).relative_to(PurePosixPath(path)) for found in filesystem.find(path))
     return sorted(str(found) for found in relative if not any(part.startswith(".") for part in found.parts))
 
 
 def expand_glob(pattern: str) -> list[str]:
-    """The files that a glob matches, as URIs, sorted; `**` matches any depth."""
-    filesystem, path = split_uri(pattern)
-    if isinstance(filesystem, LocalFileSystem):
-        found = glob.glob(path, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-        return sorted(name for name in found if Path(name).is_file())
-    return sorted(filesystem.unstrip_protocol(found) for found in filesystem.glob(path) if filesystem.isfile(found))
+    """The files that a glob matches, as absolute URIs, sorted; `**` matches any depth."""
+    if not is_local(pattern):
+        filesystem, path = _remote(pattern)
+        return sorted(filesystem.unstrip_protocol(found) for found in filesystem.glob(path) if filesystem.isfile(found))
+    found = glob.glob(pattern.removeprefix("file://"), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+    # A link to a parent folder shows a file again at every depth; a dangling link is a recording that is missing.
+    files = {
+        (path.parent.resolve(), path.name): path for path in map(Path, sorted(found, reverse=True)) if not path.is_dir()
+    }
+    return sorted(str(path.absolute()) for path in files.values())
+
+
+def fixed_part(pattern: str) -> str:
+    """The folder of a glob up to its first special character, as an absolute URI."""
+    parts = pattern.split("/")
+    fixed = next(index for index, part in enumerate(parts) if has_magic(part))
+    return absolute("/".join(parts[:fixed]) or ("/" if pattern.startswith("/") else "."))
 
 
 def has_magic(uri: str) -> bool:
@@ -135,17 +138,43 @@ def has_magic(uri: str) -> bool:
     return glob.has_magic(uri)
 
 
-def _walk_local(root: Path) -> Iterator[str]:
-    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_refuse):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        # A link to a parent folder would be walked for ever.
-        if Path(folder).is_symlink() and Path(folder).resolve() in Path(folder).absolute().parents:
-            subfolders.clear()
+def _path(uri: str) -> Path:
+    return Path(uri.removeprefix("file://"))
+
+
+def _remote(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{uri} cannot be reached: {error}; install the package of its scheme") from error
+    return filesystem, path
+
+
+def _put_local(target: Path, parts: Iterable[bytes]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name[:200]}.{uuid.uuid4().hex}")
+    try:
+        with partial.open("xb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _walk(folder: Path, ancestors: tuple[Path, ...]) -> Iterator[Path]:
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be listed ({error.strerror})") from error
+    for entry in entries:
+        path = folder / entry.name
+        if entry.name.startswith("."):
             continue
-        for name in names:
-            if not name.startswith("."):
-                yield (Path(folder) / name).relative_to(root).as_posix()
-
-
-def _refuse(error: OSError) -> None:
-    raise UserError(f"{error.filename} cannot be listed ({error.strerror})") from error
+        if not entry.is_dir():
+            yield path
+            continue
+        real = path.resolve()
+        if real not in ancestors:  # a link to a parent folder would be walked for ever
+            yield from _walk(path, (*ancestors, real))

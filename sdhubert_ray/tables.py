@@ -50,6 +50,11 @@ RESULT_FIELDS: tuple[pa.Field, ...] = (
 FRAME_COLUMNS = ("frame_features", "norm", "mask", "spans", "raw_norm", "amplitude")
 """Kept only if asked for; the last two are what new thresholds are tried on."""
 
+STAGES = ("decode", "encode", "cut")
+"""The stages that work is timed by, in order."""
+PIPELINE_COLUMNS = frozenset(("samples", "num_segments", *FRAME_COLUMNS, *(f"{stage}_seconds" for stage in STAGES)))
+"""Columns that live between the stages only, or that have their own place in the table: no manifest may have them."""
+
 
 def vectors_type(dtype: npt.DTypeLike, width: int) -> pa.DataType:
     """The type of a column whose values are (n, width) arrays."""

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ _RELEASED_DRIVE_ID = "1u2jTdAck8qD6ZEb5bqHfvUNsN-9DgGfg"
 # Encoders whose config is in this package, so that they need no network.
 _KNOWN_UPSTREAMS = {"facebook/hubert-base-ls960": "hubert-base-ls960.json"}
 _MIN_RELEASED_BYTES = 100 << 20
+_DOWNLOAD_TIMEOUT_SECONDS = 60.0
+_MAX_REASON = 300
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +58,9 @@ def cache_folder() -> Path:
 
 
 def _reason(error: Exception) -> str:
-    """The first sentence of an error, without the errors nested in it."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].partition(" (Caused by")[0]
+    """What an error says, on one line, without the errors nested in it."""
+    text = " ".join(str(error).partition(" (Caused by")[0].split()) or type(error).__name__
+    return text[:_MAX_REASON]
 
 
 def _configs_folder() -> Path:
@@ -72,22 +76,23 @@ def _download_released() -> str:
         return str(target)
     import gdown
     import requests
+    import urllib3
 
-    partial = target.with_suffix(f".{os.getpid()}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        gdown.download(id=_RELEASED_DRIVE_ID, output=str(partial), quiet=False)
-        if partial.stat().st_size < _MIN_RELEASED_BYTES:
-            raise OSError(f"{partial.stat().st_size} bytes came, which is no checkpoint")
-        partial.replace(target)
-    except (OSError, requests.RequestException, gdown.exceptions.DownloadError) as error:
+        # Whatever a broken download leaves is in this folder, and gone with it.
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            partial = Path(folder) / target.name
+            gdown.download(id=_RELEASED_DRIVE_ID, output=str(partial), timeout=_DOWNLOAD_TIMEOUT_SECONDS)
+            if partial.stat().st_size < _MIN_RELEASED_BYTES:
+                raise OSError(f"{partial.stat().st_size} bytes came, which is no checkpoint")
+            partial.replace(target)
+    except (OSError, requests.RequestException, urllib3.exceptions.HTTPError, gdown.exceptions.DownloadError) as error:
         raise UserError(
             f"the released checkpoint {RELEASED} is not in {target.parent} and cannot be downloaded "
             f"({_reason(error)}); where there is a network, fetch Google Drive file "
             f"{_RELEASED_DRIVE_ID} to {target}, or give --checkpoint a path, or try --checkpoint {BUNDLED}"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return str(target)
 
 

@@ -1,5 +1,6 @@
 """Windows over a piece of audio, and the overlap-add of their features."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -47,7 +48,7 @@ class WindowOptions:
             ("window_seconds", self.window_seconds),
             ("overlap_seconds", self.overlap_seconds),
         ):
-            if seconds < 0 or abs(seconds * FRAME_RATE - round(seconds * FRAME_RATE)) > 1e-9:
+            if not 0 <= seconds < math.inf or abs(seconds * FRAME_RATE - round(seconds * FRAME_RATE)) > 1e-9:
                 raise ValueError(f"windows.{name} is {seconds:g}; it has to be a multiple of {1 / FRAME_RATE:g} s")
         if not 2 <= self.overlap_frames <= self.window_frames // 2:
             raise ValueError(

@@ -8,12 +8,12 @@ import random
 import numpy as np
 import pytest
 import torch
-from transformers import HubertConfig
+from transformers import HubertConfig, HubertModel
 
 from sdhubert_ray import MincutWrapper, SDHuBERTSegmenter
 from sdhubert_ray.checkpoint import Checkpoint, load_model, read_config
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.model import SDHuBERT, encode_windows
+from sdhubert_ray.model import encode_windows
 from sdhubert_ray.presets import EncoderOptions
 from sdhubert_ray.weights import fetch_checkpoint
 
@@ -88,6 +88,15 @@ def test_projection_head_and_training_state_are_not_needed(content, upstream, ti
         np.testing.assert_array_equal(states(load({**content, "state_dict": state}, upstream)), states(tiny_model))
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-5), (torch.float16, 0.02), (torch.bfloat16, 0.2)])
+def test_weights_of_other_precisions_are_computed_with_in_float32(content, upstream, tiny_model, dtype, tolerance):
+    content["state_dict"] = {key: value.to(dtype) for key, value in content["state_dict"].items()}
+    model = load(content, upstream)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    exact = states(tiny_model)
+    assert np.abs(states(model) - exact).max() <= tolerance * np.abs(exact).max()
+
+
 @pytest.mark.parametrize(
     "key",
     [
@@ -110,7 +119,9 @@ def test_missing_half_of_the_positional_convolution_is_refused(content, upstream
         load(content, upstream)
 
 
-@pytest.mark.parametrize("key", ["decoder.weight", "speech_model.encoder.layers.12.final_layer_norm.bias", "cls_tokens"])
+@pytest.mark.parametrize(
+    "key", ["decoder.weight", "speech_model.encoder.layers.12.final_layer_norm.bias", "cls_tokens"]
+)
 def test_extra_key_is_named(content, upstream, key):
     content["state_dict"][key] = torch.zeros(48)
     with pytest.raises(UserError, match=f"ours.pt has the unknown key '{key}'"):
@@ -157,7 +168,9 @@ def test_an_encoder_that_cannot_be_built_is_refused(content, upstream, values):
 def test_an_encoder_with_batch_norm_in_its_positional_convolution_is_refused(content, upstream):
     """Its own weights, complete: only the padding would leak."""
     shape = {**upstream, "conv_pos_batch_norm": True}
-    content["state_dict"] = SDHuBERT(HubertConfig(**shape)).state_dict()
+    weights = HubertModel(HubertConfig(**shape)).state_dict()
+    content["state_dict"] = {f"speech_model.{key}": value for key, value in weights.items()}
+    content["state_dict"]["cls_token"] = torch.zeros(48)
     with pytest.raises(UserError, match="conv_pos_batch_norm"):
         load(content, shape)
 
@@ -225,7 +238,9 @@ def test_truncated_file_is_refused(tiny_checkpoint, fraction):
         read_config("half.pt", data[: int(len(data) * fraction)])
 
 
-@pytest.mark.parametrize("data", [b"", b"RIFF....WAVEfmt ", b"no checkpoint at all\n", b"PK\x03\x04", b"{}", b"\x80\x02."])
+@pytest.mark.parametrize(
+    "data", [b"", b"RIFF....WAVEfmt ", b"no checkpoint at all\n", b"PK\x03\x04", b"{}", b"\x80\x02."]
+)
 def test_other_files_are_refused(data):
     with pytest.raises(UserError, match=r"checkpoint sound.wav cannot be read"):
         read_config("sound.wav", data)
@@ -293,7 +308,7 @@ CARRIED = {
     "encoder": {"layer": 6, "normcut_layer": 7},
     "speech": {"normcut_strategy": "absolute", "normcut_threshold": 4.5, "silence_threshold": None},
     "syllables": {"syl_dur": 0.15, "merge_threshold": 0.6},
-    "windows": {"window_seconds": 4.0},
+    "windows": {"window_seconds": 4.0, "pad_samples": 160},
 }
 
 

@@ -348,7 +348,7 @@ def test_what_is_no_override_is_refused(override):
 
 @pytest.mark.parametrize(
     "override",
-    ["syllables.syl_dur=[1", "checkpoint={a", "checkpoint=a: b: c", "checkpoint=${nowhere}"],
+    ["syllables.syl_dur=[1", "checkpoint={a", "checkpoint=a: b: c", "checkpoint=${nowhere}", "syllables=${nowhere}"],
 )
 def test_what_cannot_be_read_is_refused(override):
     assert override.partition("=")[0] in refusal(override)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.formats import export, name_files, to_textgrid
-from sdhubert_ray.output import FileResult, commit_rows, read_segments, write_run
+from sdhubert_ray.output import FileResult, commit_rows, committed_keys, read_segments, write_run
 from sdhubert_ray.tables import RESULT_FIELDS, SEGMENTS, ragged, ragged_intervals, ragged_vectors
 
 GOLDEN = Path(__file__).parent / "golden" / "segmentation" / "readme"
@@ -213,6 +213,16 @@ def test_an_output_in_an_object_store_works_alike(tmp_path):
     for output in (local, remote):
         export(output, ["files", "textgrid"])
     assert exported(remote) == exported(local)
+
+
+def test_a_folder_of_the_input_may_be_called_segments(tmp_path):
+    """Its files lie beside the tables then, and are not taken for tables."""
+    output = make_output(tmp_path, [golden_row("synth_3", "segments/a.wav#0")])
+    for _ in range(2):
+        export(output, ["textgrid"])
+    assert (tmp_path / "segments" / "a.TextGrid").exists()
+    assert committed_keys(output) == {"segments/a.wav#0"}
+    assert [result.id for result in read_segments(output)] == ["segments/a.wav"]
 
 
 def test_exporting_again_changes_nothing(tmp_path):

@@ -4,12 +4,15 @@ import json
 import math
 import os
 import uuid
+from typing import ClassVar
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -112,6 +115,29 @@ def test_ids_of_a_glob_are_relative_to_its_fixed_part(tmp_path, monkeypatch, bas
     for file_id, uri in ids_and_uris(listing):
         assert storage.read_bytes(uri).decode().endswith(file_id)
     assert listing.ignored == 0
+
+
+class AliasedFileSystem(MemoryFileSystem):
+    """As gcs:// and s3a:// are: a second scheme of a filesystem that names its files by its first, gs:// and s3://."""
+
+    protocol = ("firstscheme", "otherscheme")
+    store: ClassVar[dict[str, object]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("firstscheme://").removeprefix("otherscheme://"))
+
+
+@pytest.mark.parametrize("scheme", AliasedFileSystem.protocol)
+def test_a_scheme_may_have_two_names(scheme):
+    for name in AliasedFileSystem.protocol:
+        fsspec.register_implementation(name, AliasedFileSystem, clobber=True)
+    storage.put(f"{scheme}://bucket/x/a.wav", b"sound")
+    for pattern, file_id in (("bucket", "x/a.wav"), ("bucket/**/*.wav", "x/a.wav"), ("bucket/x/*", "a.wav")):
+        ((found, uri),) = ids_and_uris(list_input(f"{scheme}://{pattern}"))
+        assert found == file_id
+        assert storage.read_bytes(uri) == b"sound"
 
 
 def test_a_file_named_by_itself_is_taken_whatever_its_name(tmp_path):

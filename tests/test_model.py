@@ -166,9 +166,7 @@ def test_states_of_the_checkpoint_are_those_of_plain_hubert(golden, tiny_checkpo
 @pytest.mark.parametrize("bias", [False, True])
 def test_states_of_any_extractor_are_those_of_plain_hubert(norm, bias):
     model = small_model(feat_extract_norm=norm, conv_bias=bias)
-    check_against_plain_hubert(
-        model, model.speech_model, model.cls_token, [720, 31_999, 5000], [0, 2, 4], seed=10
-    )
+    check_against_plain_hubert(model, model.speech_model, model.cls_token, [720, 31_999, 5000], [0, 2, 4], seed=10)
 
 
 def test_transformers_forward_agrees_but_for_the_cls_vector():
@@ -285,7 +283,9 @@ def test_64_windows_take_at_most_8_calls(sizes, seed):
 def test_64_windows_of_unlucky_lengths_take_at_most_8_calls(counts):
     """Just over a full batch of each length."""
     model = minimal_model()
-    sizes = [seconds * 16_000 - 10 for seconds, count in zip((5, 4, 3, 2, 1), counts, strict=True) for _ in range(count)]
+    sizes = [
+        seconds * 16_000 - 10 for seconds, count in zip((5, 4, 3, 2, 1), counts, strict=True) for _ in range(count)
+    ]
     assert len(sizes) == 64
     pieces = [np.ones(size, np.float32) for size in np.random.default_rng(0).permutation(sizes)]
     with Calls(model) as shapes:
@@ -417,7 +417,11 @@ def test_encoders_whose_padding_would_leak_are_refused_or_padded_right():
     try:
         model = small_model(conv_pos_batch_norm=True)
     except ValueError as error:
-        assert "conv_pos_batch_norm" in str(error)
+        refusal = str(error)
+    else:
+        refusal = None
+    if refusal is not None:
+        assert "conv_pos_batch_norm" in refusal
         return
     norm = model.speech_model.encoder.pos_conv_embed.batch_norm
     norm.running_mean += 3.0

@@ -256,6 +256,20 @@ def test_a_cut_off_commit_is_named(tmp_path):
         assert str(path) in refusal(committed_keys, str(tmp_path))
 
 
+def test_a_commit_that_cannot_be_reached_is_not_called_damaged(tmp_path, monkeypatch):
+    """The advice for a damaged file is to remove it: no advice for one that the network has not brought."""
+    name = commit_rows(str(tmp_path), 1, make_table([make_row("a#0")]), "zstd")
+
+    def refuse(_uri):
+        raise TimeoutError("the store does not answer")
+
+    monkeypatch.setattr(storage, "open_binary", refuse)
+    with pytest.raises((UserError, OSError)) as caught:
+        read_commit(str(tmp_path), name, ["key"])
+    assert "the store does not answer" in str(caught.value)
+    assert "remove" not in str(caught.value)
+
+
 def test_turned_bits_in_the_data_are_noticed(tmp_path):
     """Parquet has checksums of its pages. Without them, or unless they are looked at, half of these read as results."""
     segments = np.random.default_rng(0).uniform(0, 100, (4000, 2))

@@ -27,7 +27,7 @@ def bucket():
     """A folder of a filesystem that is not this machine's."""
     name = f"memory://{uuid.uuid4().hex}"
     yield name
-    storage.remove_folder(name)
+    storage.remove(name)
 
 
 def names_in(folder):
@@ -181,7 +181,7 @@ def test_local_and_remote_folders_list_the_same_files_each_once(found):
             assert storage.list_files(remote) == expected
         for root, name in itertools.product((local, remote), expected):
             assert storage.read_bytes(storage.join(root, name)) == name.encode()
-    storage.remove_folder(remote)
+    storage.remove(remote)
 
 
 def link_to_itself(root):
@@ -222,6 +222,25 @@ def test_linked_folders_and_files_are_listed(tmp_path):
     (tmp_path / "corpus" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "corpus" / "c.wav").symlink_to(tmp_path / "elsewhere" / "b.wav")
     assert storage.list_files(str(tmp_path / "corpus")) == ["a.wav", "c.wav", "linked/b.wav"]
+
+
+def test_two_names_of_one_folder_are_both_listed(tmp_path):
+    """spk2 -> spk1 is no loop: a folder and a glob show the same files, under both names."""
+    write_tree(tmp_path, ["spk1/a.wav"])
+    (tmp_path / "spk2").symlink_to(tmp_path / "spk1")
+    assert storage.list_files(str(tmp_path)) == ["spk1/a.wav", "spk2/a.wav"]
+    for pattern in ("*/a.wav", "**/*.wav"):
+        found = storage.expand_glob(f"{tmp_path}/{pattern}")
+        assert found == [f"{tmp_path}/spk1/a.wav", f"{tmp_path}/spk2/a.wav"]
+
+
+def test_a_link_to_itself_is_listed_as_the_missing_file_it_is(tmp_path):
+    write_tree(tmp_path, ["a.wav"])
+    (tmp_path / "self.wav").symlink_to("self.wav")
+    assert storage.list_files(str(tmp_path)) == ["a.wav", "self.wav"]
+    assert [Path(name).name for name in storage.expand_glob(f"{tmp_path}/*")] == ["a.wav", "self.wav"]
+    with pytest.raises(OSError, match=r"self\.wav"):
+        storage.open_binary(str(tmp_path / "self.wav"))
 
 
 def test_a_missing_folder_is_one_sentence(tmp_path):
@@ -289,6 +308,24 @@ def test_a_local_file_may_have_any_name(tmp_path, name):
     assert not storage.is_folder(uri)
 
 
+@pytest.mark.parametrize("letter", ["n", "é", "日"])
+def test_a_local_name_may_be_as_long_as_the_file_system_allows(tmp_path, letter):
+    name = letter * (255 // len(letter.encode()))  # file systems count bytes
+    storage.put(str(tmp_path / name), NEW)
+    assert storage.read_bytes(str(tmp_path / name)) == NEW
+    assert names_in(tmp_path) == [name]
+
+
+def test_removing_a_link_leaves_what_it_leads_to(tmp_path):
+    write_tree(tmp_path, ["big disk/x.bin"])
+    (tmp_path / "folder").symlink_to(tmp_path / "big disk")
+    (tmp_path / "file").symlink_to(tmp_path / "big disk" / "x.bin")
+    for name in ("folder", "file"):
+        storage.remove(str(tmp_path / name))
+    assert names_in(tmp_path) == ["big disk"]
+    assert names_in(tmp_path / "big disk") == ["x.bin"]
+
+
 @pytest.mark.parametrize("form", ["path", "relative", "file://", "remote"])
 def test_every_form_of_uri_does_everything(tmp_path, bucket, monkeypatch, form):
     monkeypatch.chdir(tmp_path)
@@ -310,8 +347,8 @@ def test_every_form_of_uri_does_everything(tmp_path, bucket, monkeypatch, form):
     monkeypatch.chdir("/")
     assert storage.read_bytes(elsewhere) == b"0123456789"
     monkeypatch.chdir(tmp_path)
-    storage.remove_folder(storage.join(root, "sub"))
-    storage.remove_folder(storage.join(root, "sub"))  # nothing there is nothing to do
+    storage.remove(storage.join(root, "sub"))
+    storage.remove(storage.join(root, "sub"))  # nothing there is nothing to do
     assert not storage.exists(uri)
 
 

@@ -47,18 +47,28 @@ def through_ipc(column):
     return pa.ipc.open_stream(sink.getvalue()).read_all().column("column")
 
 
+def backwards(array):
+    return array.take(pa.array(range(len(array) - 1, -1, -1), pa.int64()))
+
+
+def over_sliced_values(array):
+    """The same lists, over values that are a slice: their own offset is not zero."""
+    values = array.values
+    longer = pa.concat_arrays([backwards(values), values, values])
+    nulls = pa.array([not row.is_valid for row in array], pa.bool_())
+    return pa.ListArray.from_arrays(array.offsets, longer.slice(len(values), len(values)), array.type, mask=nulls)
+
+
 def journeys(array):
     """The ways on which a column of these values reaches a reader."""
     whole = pa.chunked_array([array])
     rows = len(array)
     yield "as made", whole
     yield "as one chunk per row", pa.chunked_array([array.slice(row, 1) for row in range(rows)], type=array.type)
-    around = pa.concat_arrays([array, array, array])
+    around = pa.concat_arrays([backwards(array), array, array])
     yield "as the middle of a longer array", pa.chunked_array([around.slice(rows, rows)])
-    yield (
-        "taken backwards, twice",
-        whole.take(pa.array(range(rows - 1, -1, -1), pa.int64())).take(pa.array(range(rows - 1, -1, -1), pa.int64())),
-    )
+    yield "with values that begin inside a longer array", pa.chunked_array([over_sliced_values(array)])
+    yield "taken backwards, twice", pa.chunked_array([backwards(backwards(array))])
     yield "through Parquet", through_parquet(whole)
     yield "through Parquet, a slice", through_parquet(pa.chunked_array([around])).slice(rows, rows)
     yield "through IPC in batches of two rows", through_ipc(whole)

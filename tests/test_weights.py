@@ -252,7 +252,7 @@ def test_a_file_taken_for_a_folder(tiny_checkpoint):
 
 
 def test_unknown_scheme_is_one_sentence():
-    with pytest.raises(UserError, match="nosuchscheme://bucket/tiny.pt"):
+    with pytest.raises(UserError, match=r"nosuchscheme://bucket/tiny\.pt"):
         fetch_checkpoint("nosuchscheme://bucket/tiny.pt")
 
 
@@ -261,7 +261,9 @@ def test_any_uri_gives_the_same_checkpoint(golden, tiny_checkpoint, monkeypatch)
 
     memory = fsspec.filesystem("memory")
     upstream = golden / "checkpoint" / "upstream" / "config.json"
-    memory.pipe({"/models/tiny.pt": tiny_checkpoint.read_bytes(), "/models/upstream/config.json": upstream.read_bytes()})
+    memory.pipe(
+        {"/models/tiny.pt": tiny_checkpoint.read_bytes(), "/models/upstream/config.json": upstream.read_bytes()}
+    )
     monkeypatch.chdir(tiny_checkpoint.parent)
     expected = json.loads(upstream.read_text())
     identities = set()

@@ -1,6 +1,7 @@
 """Windows and overlap-add against the rules of docs/design written out frame by frame."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -84,7 +85,7 @@ def test_windows_cover_every_sample_and_are_of_full_or_half_length(n):
     windows = lay_windows(n, README)
     assert windows[0].start == 0
     assert windows[-1].end == n
-    for before, after in zip(windows, windows[1:], strict=False):
+    for before, after in pairwise(windows):
         assert before.start < after.start <= before.end
         assert before.end - before.start == 80_000
         assert 40_000 <= after.end - after.start <= 80_000
@@ -161,7 +162,11 @@ def test_padding_that_leaves_frames_out_is_refused_or_counted(pad, window_second
     try:
         options = WindowOptions(window_seconds=window_seconds, pad_samples=pad)
     except ValueError as error:
-        assert "windows.pad_samples" in str(error)
+        refusal = str(error)
+    else:
+        refusal = None
+    if refusal is not None:
+        assert "windows.pad_samples is " in refusal
         return
     for n in (64_000, 80_000, 160_000):
         parts = [np.ones((encoder_frames(size), 1)) for size in padded_lengths(n, options)]
