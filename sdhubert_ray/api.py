@@ -25,6 +25,8 @@ from sdhubert_ray.weights import RELEASED, fetch_checkpoint
 
 logger = logging.getLogger(__name__)
 
+_MIN_RATE, _MAX_RATE = 100, 10_000_000
+
 AudioInput = str | Path | npt.NDArray[np.floating]
 
 
@@ -145,7 +147,8 @@ class SDHuBERTSegmenter:
         """Encode one recording, or a list of them in common batches.
 
         Args:
-            audio: a path or URI, or (n,) or (channels, n) floating samples; or a list of such.
+            audio: a path or URI, or (n,) or (channels, n) floating samples; or a list of such. Long files are
+                encoded in pieces (`piece_seconds`), arrays in one.
             sample_rate: of samples, Hz; needed with arrays, refused with paths alone.
 
         Returns:
@@ -157,6 +160,7 @@ class SDHuBERTSegmenter:
             FileNotFoundError: one path was given, and there is no such file.
             UserError: samples without a rate, or of a wrong shape.
         """
+        _check_inputs(audio if isinstance(audio, list | tuple) else [audio], sample_rate)
         if isinstance(audio, list | tuple):
             results = self._encode([self._load(item, sample_rate) for item in audio])
             for item, result in zip(audio, results, strict=True):
@@ -260,7 +264,7 @@ class MincutWrapper:
         Raises:
             UserError: an unknown preset, or a value that is refused.
         """
-        if not ft_sr > 0:
+        if not 0 < ft_sr < np.inf:
             raise UserError(f"ft_sr is {ft_sr}; it has to be a positive frame rate in Hz")
         self.ft_sr = ft_sr
         self._preset = get_preset(preset)
@@ -305,16 +309,29 @@ def _resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"device {device!r} cannot be used ({str(error).splitlines()[0]}); try cpu") from error
     return device
 
 
+def _check_inputs(items: Sequence[object], sample_rate: int | None) -> None:
+    for item in items:
+        if not isinstance(item, str | Path | np.ndarray) or (isinstance(item, str) and not item):
+            raise UserError(
+                f"{type(item).__name__} {item!r:.80} is no recording; give a path or a NumPy array of samples"
+            )
+    if sample_rate is not None and items and not any(isinstance(item, np.ndarray) for item in items):
+        raise UserError("sample_rate goes with arrays of samples; files tell their own")
+
+
 def _to_mono(array: npt.NDArray[np.floating], sample_rate: int | None, channel: int | None) -> Samples:
-    if sample_rate is None or sample_rate <= 0:
-        raise UserError("an array of samples needs its sample_rate in Hz")
-    if array.ndim not in (1, 2) or (array.ndim == 2 and not array.size) or not np.issubdtype(array.dtype, np.floating):
+    if sample_rate is None or not _MIN_RATE <= sample_rate <= _MAX_RATE:
+        raise UserError(
+            f"an array of samples needs its sample_rate in Hz, {_MIN_RATE} to {_MAX_RATE}, not {sample_rate}"
+        )
+    stacked = array.ndim == 2 and 0 < len(array) <= array.shape[1]
+    if not (array.ndim == 1 or stacked) or not np.issubdtype(array.dtype, np.floating):
         raise UserError(
             f"samples are {array.dtype} of shape {array.shape}; give floating ones of shape (n,) or (channels, n)"
         )

@@ -325,6 +325,8 @@ def _shortfall(
             return f"is damaged: decoding stopped at {seconds:.3f} s of {whole:.3f} s ({failure})"
         if decoded < (promised if stop is None else min(stop, promised)) - _MISSING_TOLERANCE:
             return f"is truncated: its header promises {whole:.3f} s, it ends at {seconds:.3f} s"
+    if stop is not None and promised is not None and stop > promised + _MISSING_TOLERANCE:
+        return f"ends at {seconds:.3f} s, before the {stop / sound.samplerate:.3f} s that were asked for"
     if stop is None or (promised is not None and stop >= promised):
         for size, actual in _HEADER_SIZE.findall(sound.extra_info):
             if int(actual) + _SIZE_TOLERANCE < int(size) < _UNKNOWN_SIZE:

@@ -36,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-console = Console()
+console = Console(markup=False, highlight=False)
 _SHOWN_FAILURES = 20
 
 
@@ -47,6 +47,7 @@ def _root() -> None:
 
 @app.command()
 def segment(
+    context: typer.Context,
     source: Annotated[
         str, typer.Argument(metavar="INPUT", help="A file, a folder (recursive), a glob, or a manifest.")
     ],
@@ -84,6 +85,9 @@ def segment(
 
     Run again with the same configuration, it does what is left.
     """
+    source_of_address = context.get_parameter_source("address")
+    if engine == "local" and source_of_address is not None and source_of_address.name == "ENVIRONMENT":
+        address = None  # set for other work; only an --address of this command contradicts
     flags = {
         "checkpoint": checkpoint,
         "preset": preset,

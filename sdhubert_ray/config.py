@@ -119,12 +119,12 @@ def load_config(
     given = [_read_yaml(path)] if path else []
     given += [_read_override(text) for text in overrides]
     given += [_from_dotted(key, value) for key, value in flags.items()]
-    for section in schema:
-        if OmegaConf.is_dict(schema[section]):
-            for part in given:
-                if section in part and not OmegaConf.is_dict(part[section]):
-                    raise UserError(f"config key {section!s} is a section, it cannot be {part[section]!r}")
     try:
+        for section in schema:
+            if OmegaConf.is_dict(schema[section]):
+                for part in given:
+                    if section in part and not OmegaConf.is_dict(part[section]):
+                        raise UserError(f"config key {section!s} is a section, it cannot be {part[section]!r}")
         user = OmegaConf.merge(schema, *given)
         preset = asdict(get_preset(str(user.preset)))
         config = OmegaConf.to_object(OmegaConf.merge(schema, preset, dict(carried), *given))

@@ -4,9 +4,10 @@ import contextlib
 import logging
 import os
 import platform
+import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,7 +21,8 @@ from sdhubert_ray.config import JobConfig
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.manifest import Listing, cut_pieces, split_units
 from sdhubert_ray.output import (
-    committed_keys,
+    clear_output,
+    committed_uris,
     fingerprint,
     list_commits,
     open_output,
@@ -37,6 +39,7 @@ ENGINES = ("auto", "local", "ray")
 
 _PACKAGES = ("sdhubert_ray", "torch", "transformers", "numpy", "pyarrow", "soundfile", "soxr", "ray")
 _LISTED_FAILURES = 1000
+_CONNECT_SECONDS = 5.0
 
 Progress = Callable[[int, float], None]
 """Told of each commit: rows and seconds of audio in it."""
@@ -102,6 +105,7 @@ class Job:
         record: what run.json will hold.
         engine: `local` or `ray`.
         address: of a cluster, or None.
+        anew: what earlier runs left is removed when work begins.
     """
 
     config: JobConfig
@@ -113,6 +117,7 @@ class Job:
     record: dict[str, object]
     engine: str
     address: str | None
+    anew: bool
 
 
 def prepare_job(
@@ -150,8 +155,11 @@ def prepare_job(
     output = storage.absolute(output)
     identity = fingerprint(config.identity(checkpoint.sha256))
     before = open_output(output, identity, overwrite)
-    done = pa.array(sorted(committed_keys(output))) if before else pa.array([], pa.string())
-    remaining = manifest.filter(pc.invert(pc.is_in(manifest.column("key"), done.cast(pa.string()))))
+    if {"files", "textgrid"} & set(config.output.formats):
+        formats.name_files(listing.table.column("id").to_pylist())  # refused now rather than after the work
+    done = committed_uris(output) if before else {}
+    _check_same_sources(manifest, done, output)
+    remaining = manifest.filter(pc.invert(pc.is_in(manifest.column("key"), pa.array(list(done), pa.string()))))
     known = pc.sum(pc.fill_null(remaining.column("duration"), 0.0)).as_py() or 0.0
     if engine == "auto":
         engine = "ray" if address or known >= IN_PROCESS_SECONDS else "local"
@@ -163,7 +171,7 @@ def prepare_job(
         "fingerprint": identity,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
     }
-    return Job(config, checkpoint, output, listing, manifest, remaining, record, engine, address)
+    return Job(config, checkpoint, output, listing, manifest, remaining, record, engine, address, before is None)
 
 
 def run_job(job: Job, progress: Progress) -> Summary:
@@ -176,23 +184,43 @@ def run_job(job: Job, progress: Progress) -> Summary:
     began = time.perf_counter()
     summary = Summary(job.output, job.engine, ignored=job.listing.ignored)
     summary.rows_done_before = job.manifest.num_rows - job.remaining.num_rows
-    if job.remaining.num_rows:
-        reports = _run_ray(job) if job.engine == "ray" else _run_local(job)
-        for report in reports:
-            summary.rows_done += report.num_rows
-            for stage in STAGES:
-                summary.stage_seconds[stage] += pc.sum(report.column(f"{stage}_seconds")).as_py()
-            seconds = pc.sum(report.column("duration")).as_py()
-            summary.run_audio_seconds += seconds
-            progress(report.num_rows, seconds)
-        missing = set(job.manifest.column("key").to_pylist()) - committed_keys(job.output)
-        if missing:
-            raise IncompleteRunError(f"{len(missing)} rows are not in {job.output}, {min(missing)} for one")
-    formats.export(job.output, job.config.output.formats)
-    _summarise(summary)
-    summary.wall_seconds = time.perf_counter() - began
-    _record(job, "finished", summary)
+    try:
+        if job.remaining.num_rows:
+            _run_remaining(job, summary, progress)
+        formats.export(job.output, job.config.output.formats)
+        _summarise(summary)
+        summary.wall_seconds = time.perf_counter() - began
+        _record(job, "finished", summary)
+    except UserError as error:
+        if not summary.rows_done:
+            raise
+        raise IncompleteRunError(str(error)) from error  # such as a disk that is full: what is committed stays
     return summary
+
+
+def _run_remaining(job: Job, summary: Summary, progress: Progress) -> None:
+    reports = _run_ray(job) if job.engine == "ray" else _run_local(job)
+    for report in reports:
+        summary.rows_done += report.num_rows
+        for stage in STAGES:
+            summary.stage_seconds[stage] += pc.sum(report.column(f"{stage}_seconds")).as_py()
+        seconds = pc.sum(report.column("duration")).as_py()
+        summary.run_audio_seconds += seconds
+        progress(report.num_rows, seconds)
+    missing = set(job.manifest.column("key").to_pylist()) - set(committed_uris(job.output))
+    if missing:
+        raise IncompleteRunError(f"{len(missing)} rows are not in {job.output}, {min(missing)} for one")
+
+
+def _check_same_sources(manifest: pa.Table, done: Mapping[str, str], output: str) -> None:
+    """Another recording of the same id must not pass for one that is done."""
+    for row in manifest.select(["key", "id", "uri"]).to_pylist() if done else ():
+        before = done.get(row["key"], row["uri"])
+        if before != row["uri"]:
+            raise UserError(
+                f"output {output} has recording {row['id']!r} from {before}, the input now has {row['uri']}; "
+                "choose another output, or --overwrite it"
+            )
 
 
 def _run_local(job: Job) -> Iterator[pa.Table]:
@@ -207,7 +235,7 @@ def _run_local(job: Job) -> Iterator[pa.Table]:
         config.resources.batch_seconds,
     )
     cut = CutSyllables(config.segmentation, config.output)
-    _record(job, "running", None)
+    _begin(job)
     write = WriteSegments(job.output, _run_number(job), config.output)
     for unit in _units(job):
         yield write(cut(encode(decode(unit))))
@@ -221,7 +249,7 @@ def _run_ray(job: Job) -> Iterator[pa.Table]:
 
     with _connected(job.address):
         on_cluster = replace(job.config, device=_cluster_device(job.config.device))
-        _record(job, "running", None)
+        _begin(job)
         pipeline = build_pipeline(list(_units(job)), job.checkpoint, on_cluster, job.output, _run_number(job))
         try:
             yield from pipeline.iter_batches(batch_size=None, batch_format="pyarrow")
@@ -244,6 +272,8 @@ def _connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    if address:
+        _check_reachable(address)
     try:
         if address:
             ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
@@ -258,6 +288,17 @@ def _connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries a dead address for minutes."""
+    host, separator, port = address.rpartition("://")[2].partition(":")
+    if not separator or not port.isdigit():
+        return  # `auto`, or something else that Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UserError(f"the Ray cluster at {address} cannot be reached ({error.strerror or error})") from error
 
 
 def _local_device(device: str) -> str:
@@ -286,6 +327,13 @@ def _run_number(job: Job) -> int:
     if not isinstance(number, int):
         raise TypeError(f"run number is {number!r}")
     return number
+
+
+def _begin(job: Job) -> None:
+    """Everything is there: only now the output changes."""
+    if job.anew:
+        clear_output(job.output)
+    _record(job, "running", None)
 
 
 def _record(job: Job, state: str, summary: Summary | None) -> None:

@@ -14,6 +14,7 @@ from sdhubert_ray.output import FileResult, count_joined, frame_offset, join_pie
 from sdhubert_ray.tables import FAILED_STATUSES, read_ragged, read_vectors
 
 _COLUMNS = ("id", "uri", "piece", "offset", "duration", "status", "error", "num_frames", "segments", "units")
+_MAX_NAME_BYTES = 200  # of 255, for the endings and a partial file's mark
 _FEATURE_COLUMNS = ("segment_features", "frame_features", "mask")
 
 
@@ -56,9 +57,18 @@ def name_files(ids: Iterable[str]) -> dict[str, str]:
         path = PurePosixPath(file_id)
         if path.is_absolute() or ".." in path.parts or not path.name:
             raise UserError(f"id {file_id!r} leads out of the output folder; --format files needs relative ids")
+        if "\0" in file_id or any(len(part.encode()) > _MAX_NAME_BYTES for part in path.parts):
+            raise UserError(f"id {file_id[:80]!r} is no name for a file; --format files and textgrid need other ids")
         names[file_id] = str(path.with_suffix(""))
         taken[names[file_id]] = taken.get(names[file_id], 0) + 1
-    return {file_id: name if taken[name] == 1 and name not in names else file_id for file_id, name in names.items()}
+    whole = {str(PurePosixPath(file_id)): file_id for file_id in names}
+    if len(whole) < len(names):
+        twin = next(file_id for file_id in names if whole[str(PurePosixPath(file_id))] != file_id)
+        raise UserError(f"ids {twin!r} and {whole[str(PurePosixPath(twin))]!r} name the same file; rename one")
+    return {
+        file_id: name if taken[name] == 1 and name not in whole else str(PurePosixPath(file_id))
+        for file_id, name in names.items()
+    }
 
 
 def to_textgrid(result: FileResult) -> str:

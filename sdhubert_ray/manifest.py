@@ -141,12 +141,12 @@ def cut_pieces(table: pa.Table, piece_seconds: float) -> pa.Table:
     columns = {
         name: table.column(name).to_pylist() if name in table.column_names else [None] * rows for name in _COLUMNS
     }
-    columns["duration"] = _known_durations(columns)
+    columns["duration"] = _known_durations(columns, piece_seconds)
     source: list[int] = []
     pieces: dict[str, list[object]] = {field.name: [] for field in MANIFEST_FIELDS}
     for row in range(rows):
         start, end, duration = columns["start"][row] or 0.0, columns["end"][row], columns["duration"][row]
-        stop = end if end is not None else duration
+        stop = min((time for time in (end, duration) if time is not None), default=None)
         count = max(1, math.ceil((stop - start) / piece_seconds)) if stop is not None else 1
         for piece in range(count):
             source.append(row)
@@ -224,7 +224,7 @@ def _parse(suffix: str, data: bytes) -> pa.Table:
     if suffix == ".csv":
         # Ids such as 0001 are names, not numbers.
         options = pyarrow.csv.ConvertOptions(
-            column_types={"id": pa.string(), "uri": pa.string()}, strings_can_be_null=True
+            column_types={"id": pa.string(), "uri": pa.string()}, strings_can_be_null=True, null_values=[""]
         )
         return pyarrow.csv.read_csv(io.BytesIO(data.removeprefix(b"\xef\xbb\xbf")), convert_options=options)
     rows = []
@@ -304,11 +304,14 @@ def _check_numbers(table: pa.Table, uri: str) -> None:
             )
 
 
-def _known_durations(columns: Mapping[str, list[Any]]) -> list[float | None]:
+def _known_durations(columns: Mapping[str, list[Any]], piece_seconds: float) -> list[float | None]:
+    """Durations as told or, where the number of pieces hangs on them, as probed."""
     unknown = [
         row
-        for row, (duration, end) in enumerate(zip(columns["duration"], columns["end"], strict=True))
-        if duration is None and end is None
+        for row, (duration, start, end) in enumerate(
+            zip(columns["duration"], columns["start"], columns["end"], strict=True)
+        )
+        if duration is None and (end is None or end - (start or 0.0) > piece_seconds)
     ]
     durations: list[float | None] = list(columns["duration"])
     with ThreadPoolExecutor(_PROBES_AT_ONCE) as pool:

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from sdhubert_ray.tables import Array, read_intervals, read_ragged, read_vectors
 RUN_RECORD = "run.json"
 SEGMENTS_FOLDER = "segments"
 
+_COMMIT_NAME = re.compile(r"[0-9]{5}-[0-9a-f]{16}\.parquet")
 # From harmless to lost: a file has the worst status of its pieces, but speech anywhere makes silence `ok`.
 _SEVERITY = ("too_short", "silent", "ok", "truncated", "unreadable", "missing", "failed")
 
@@ -124,24 +126,29 @@ def write_run(output: str, record: Mapping[str, object]) -> None:
 
 
 def open_output(output: str, wanted: Mapping[str, str], overwrite: bool) -> dict[str, Any] | None:
-    """Look at an output before a run into it; with `overwrite`, what an earlier run left is removed.
+    """Look at an output before a run into it; nothing is changed.
 
     Returns:
-        the record of the run to resume, or None for a new one.
+        the record of the run to resume, or None for a new one (which `clear_output` has to make room for).
 
     Raises:
-        UserError: it was made with another configuration (the message names the keys), or holds other files.
+        UserError: it was made with another configuration (the message names the keys), or is no output folder.
     """
-    record = read_run(output)
-    if overwrite and record is not None:
-        storage.remove(storage.join(output, SEGMENTS_FOLDER))
-        storage.remove(storage.join(output, RUN_RECORD))
+    if storage.exists(output) and not storage.is_folder(output):
+        raise UserError(f"output {output} is a file; name a folder")
+    segments = storage.join(output, SEGMENTS_FOLDER)
+    names = storage.list_files(segments) if storage.exists(segments) else []
+    foreign = [name for name in names if not _COMMIT_NAME.fullmatch(name)]
+    if foreign:
+        raise UserError(f"{segments} holds {foreign[0]}, which no run has written; choose another output")
+    if overwrite:
         return None
+    record = read_run(output)
     if record is None:
-        if storage.exists(output) and not storage.is_folder(output):
-            raise UserError(f"output {output} is a file; name a folder")
-        if storage.exists(storage.join(output, SEGMENTS_FOLDER)):
-            raise UserError(f"output {output} has segments but no {RUN_RECORD}; choose another output")
+        if names:
+            raise UserError(
+                f"output {output} has segments but no {RUN_RECORD}; choose another output, or --overwrite it"
+            )
         return None
     before = record["fingerprint"]
     differing = sorted(key for key in {*before, *wanted} if before.get(key) != wanted.get(key))
@@ -153,6 +160,12 @@ def open_output(output: str, wanted: Mapping[str, str], overwrite: bool) -> dict
             f"output {output} was made with another configuration: {listed}; choose another output, or --overwrite it"
         )
     return record
+
+
+def clear_output(output: str) -> None:
+    """Remove the rows and the record of earlier runs. Files in further formats stay until they are written again."""
+    storage.remove(storage.join(output, SEGMENTS_FOLDER))
+    storage.remove(storage.join(output, RUN_RECORD))
 
 
 def commit_rows(output: str, run: int, table: pa.Table, compression: str) -> str:
@@ -181,21 +194,23 @@ def read_commit(output: str, name: str, columns: Sequence[str]) -> pa.Table:
         UserError: it is not a whole Parquet file.
     """
     uri = storage.join(output, f"{SEGMENTS_FOLDER}/{name}")
-    try:
-        with storage.open_binary(uri) as file:
+    with storage.open_binary(uri) as file:
+        try:
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
             present = [column for column in columns if column in parquet.schema_arrow.names]
             return parquet.read(columns=present)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{uri} is damaged ({reason}); remove it and run again to make its rows anew") from error
+        except (pa.ArrowException, OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{uri} is damaged ({reason}); remove it and run again to make its rows anew") from error
 
 
-def committed_keys(output: str) -> set[str]:
-    """The keys that are done."""
-    return {
-        key for name in list_commits(output) for key in read_commit(output, name, ["key"]).column("key").to_pylist()
-    }
+def committed_uris(output: str) -> dict[str, str]:
+    """The keys that are done, and where the audio of each was read."""
+    done: dict[str, str] = {}
+    for name in list_commits(output):
+        table = read_commit(output, name, ["key", "uri"])
+        done.update(zip(table.column("key").to_pylist(), table.column("uri").to_pylist(), strict=True))
+    return done
 
 
 def read_files(output: str, columns: Sequence[str]) -> Iterator[pa.Table]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import Any, get_args, get_type_hints
 
 from sdhubert_ray.audio import AudioOptions
 from sdhubert_ray.errors import UserError
@@ -88,8 +89,19 @@ def with_values(options: SegmentationOptions, values: Mapping[str, Mapping[str, 
         unknown = [name for name in changes if name not in {known.name for known in fields(current)}]
         if unknown:
             raise UserError(f"unknown option {section}.{unknown[0]}")
+        for name, value in changes.items():
+            _check_type(f"{section}.{name}", value, get_type_hints(type(current))[name])
         try:
             options = replace(options, **{section: replace(current, **dict(changes))})
         except (ValueError, TypeError) as error:
             raise UserError(f"{error}") from error
     return options
+
+
+def _check_type(key: str, value: object, hint: Any) -> None:  # noqa: ANN401 - a type or a union of types
+    allowed = get_args(hint) or (hint,)
+    if float in allowed:
+        allowed = (*allowed, int)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        names = " or ".join("none" if kind is type(None) else kind.__name__ for kind in allowed)
+        raise UserError(f"{key} is {value!r}; it has to be {names}")

@@ -97,7 +97,7 @@ def remove(uri: str) -> None:
         return
     if is_local(uri):
         path = _path(uri)
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     else:
         filesystem, remote = _remote(uri)
         filesystem.rm(remote, recursive=True)
@@ -117,13 +117,12 @@ def expand_glob(pattern: str) -> list[str]:
     """The files that a glob matches, as absolute URIs, sorted; `**` matches any depth."""
     if not is_local(pattern):
         filesystem, path = _remote(pattern)
-        return sorted(filesystem.unstrip_protocol(found) for found in filesystem.glob(path) if filesystem.isfile(found))
+        scheme = pattern.partition("://")[0]
+        return sorted(f"{scheme}://{found.lstrip('/')}" for found in filesystem.glob(path) if filesystem.isfile(found))
     found = glob.glob(pattern.removeprefix("file://"), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-    # A link to a parent folder shows a file again at every depth; a dangling link is a recording that is missing.
-    files = {
-        (path.parent.resolve(), path.name): path for path in map(Path, sorted(found, reverse=True)) if not path.is_dir()
-    }
-    return sorted(str(path.absolute()) for path in files.values())
+    # A dangling link is a recording that is missing, not one that is left out.
+    paths = [Path(name).absolute() for name in found]
+    return sorted(str(path) for path in paths if not path.is_dir() and not _is_in_loop(path))
 
 
 def fixed_part(pattern: str) -> str:
@@ -152,7 +151,7 @@ def _remote(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 def _put_local(target: Path, parts: Iterable[bytes]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name[:200]}.{uuid.uuid4().hex}")
+    partial = target.with_name(f".{uuid.uuid4().hex}.partial")
     try:
         with partial.open("xb") as file:
             file.writelines(parts)
@@ -161,6 +160,12 @@ def _put_local(target: Path, parts: Iterable[bytes]) -> None:
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _is_in_loop(path: Path) -> bool:
+    """Tell whether a path leads through one folder twice, by a link to a parent."""
+    real = [parent.resolve() for parent in path.parents]
+    return len(set(real)) < len(real)
 
 
 def _walk(folder: Path, ancestors: tuple[Path, ...]) -> Iterator[Path]:
@@ -172,7 +177,7 @@ def _walk(folder: Path, ancestors: tuple[Path, ...]) -> Iterator[Path]:
         path = folder / entry.name
         if entry.name.startswith("."):
             continue
-        if not entry.is_dir():
+        if not path.is_dir():
             yield path
             continue
         real = path.resolve()

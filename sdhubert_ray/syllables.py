@@ -93,7 +93,7 @@ def initial_cut(features: npt.NDArray[np.float64], options: SyllableOptions, fra
     n = len(features)
     if n == 1 or n < options.min_cut_minimum:
         return np.array([[0, n]], dtype=np.int64)
-    count = math.ceil(n / frame_rate / options.syl_dur)
+    count = math.ceil(min(n / frame_rate / options.syl_dur, n))
     similarity = features @ features.T
     boundaries = min_cut(similarity - similarity.min() + _SIMILARITY_FLOOR, min(max(count, 1), n - 1))
     if options.keep_last_frame:

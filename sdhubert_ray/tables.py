@@ -15,7 +15,6 @@ Array = npt.NDArray[Any]
 STATUSES = ("ok", "silent", "too_short", "truncated", "unreadable", "missing", "failed")
 """What became of a row; the last three count against `max_failed`."""
 FAILED_STATUSES = frozenset(("unreadable", "missing", "failed"))
-ENCODED_STATUSES = frozenset(("ok", "truncated"))
 
 MANIFEST_FIELDS: tuple[pa.Field, ...] = (
     pa.field("key", pa.string()),

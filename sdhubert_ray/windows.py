@@ -40,10 +40,15 @@ class WindowOptions:
     pad_samples: int = 160
 
     def __post_init__(self) -> None:
-        if self.pad_samples < 0:
-            raise ValueError(f"windows.pad_samples is {self.pad_samples}; it cannot be negative")
         if self.window_seconds is None:
+            if self.pad_samples < 0:
+                raise ValueError(f"windows.pad_samples is {self.pad_samples}; it cannot be negative")
             return
+        # floor((320 f + 2 pad - 400) / 320) + 1 = f frames for a window of f
+        if self.pad_samples < 40:
+            raise ValueError(
+                f"windows.pad_samples is {self.pad_samples}; windows keep all their frames with 40 or more"
+            )
         for name, seconds in (
             ("window_seconds", self.window_seconds),
             ("overlap_seconds", self.overlap_seconds),
@@ -72,11 +77,10 @@ class WindowOptions:
 def count_frames(num_samples: int, options: WindowOptions) -> int:
     """Tell how many frames a piece of `num_samples` 16 kHz samples has.
 
-    floor(n / 320) with padded windows, floor((n - 400) / 320) + 1 for a whole piece without padding.
+    floor(n / 320) with padded windows; of a whole piece without padding floor((n - 400) / 320) + 1.
     """
-    if options.window_seconds is None and options.pad_samples == 0:
-        return max(0, (num_samples - ENCODER_SAMPLES) // FRAME_SAMPLES + 1)
-    return num_samples // FRAME_SAMPLES
+    seen = (num_samples + 2 * options.pad_samples - ENCODER_SAMPLES) // FRAME_SAMPLES + 1
+    return max(0, min(num_samples // FRAME_SAMPLES, seen))
 
 
 def lay_windows(num_samples: int, options: WindowOptions) -> list[Window]:

@@ -476,6 +476,21 @@ def test_joints_are_the_quietest_moments_and_pieces_tile_the_file(seed, duration
         assert piece.offset == pytest.approx(quietest_cell(whole.samples, span.start, 16_000), abs=1e-9)
 
 
+@pytest.mark.parametrize("quietest", [10.0, 10.02, 15.0, 19.96, 19.98])
+def test_the_joint_is_looked_for_in_ten_seconds_and_no_further(quietest):
+    """Wholly silent moments lie just outside, of which none may be taken; ties go to the first."""
+    signal = np.tile([0.5, -0.5], 240_000)
+    for second in (9.98, 20.0, 20.02):
+        signal[round(second * 16_000) :][:320] = 0
+    signal[round(quietest * 16_000) :][:320] /= 4
+    data = encode(signal)
+    _, pieces = check_pieces(data, 30.0, 2)
+    assert pieces[1].offset == pytest.approx(quietest, abs=1e-9)
+    signal[round(quietest * 16_000) :][:320] *= 4
+    _, pieces = check_pieces(encode(signal), 30.0, 2)
+    assert pieces[1].offset == pytest.approx(10.0, abs=1e-9)
+
+
 @pytest.mark.parametrize(
     ("container", "subtype"),
     [*LOSSLESS, *LOSSY, ("WAV", "GSM610"), ("AU", "G721_32"), ("WAV", "IMA_ADPCM")],

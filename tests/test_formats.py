@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.formats import export, name_files, to_textgrid
-from sdhubert_ray.output import FileResult, commit_rows, committed_keys, read_segments, write_run
+from sdhubert_ray.output import FileResult, commit_rows, committed_uris, open_output, read_segments, write_run
 from sdhubert_ray.tables import RESULT_FIELDS, SEGMENTS, ragged, ragged_intervals, ragged_vectors
 
 GOLDEN = Path(__file__).parent / "golden" / "segmentation" / "readme"
@@ -221,8 +221,9 @@ def test_a_folder_of_the_input_may_be_called_segments(tmp_path):
     for _ in range(2):
         export(output, ["textgrid"])
     assert (tmp_path / "segments" / "a.TextGrid").exists()
-    assert committed_keys(output) == {"segments/a.wav#0"}
+    assert set(committed_uris(output)) == {"segments/a.wav#0"}
     assert [result.id for result in read_segments(output)] == ["segments/a.wav"]
+    assert open_output(output, {}, False) is not None  # and do not keep the run from being resumed
 
 
 def test_exporting_again_changes_nothing(tmp_path):

@@ -262,6 +262,15 @@ def test_other_columns_are_carried_through_every_piece(tmp_path, kind):
         assert not pa.types.is_null(pieces.schema.field(name).type)
 
 
+def test_words_like_null_are_words_in_csv(tmp_path):
+    """NA is Namibia, and a recording of the word `null` may be called so."""
+    path = tmp_path / "manifest.csv"
+    path.write_text("id,uri,country\nnull,a.wav,NA\nNaN,b.wav,DE\nN/A,c.wav,\n")
+    table = list_input(str(path)).table
+    assert table.column("id").to_pylist() == ["null", "NaN", "N/A"]
+    assert table.column("country").to_pylist() == ["NA", "DE", None]
+
+
 def test_csv_columns_are_carried(tmp_path):
     path = tmp_path / "manifest.csv"
     path.write_text('id,uri,speaker,age,note\na,a.wav,s1,31,"x, ""y"""\nb,b.wav,s2,,\n')
@@ -301,7 +310,7 @@ def test_a_wrong_manifest_is_refused_in_one_sentence(tmp_path, rows, expected, k
         assert part in message
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "parquet"])  # in CSV, nan stands for an empty cell
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("name", ["start", "end", "duration"])
 def test_times_that_are_no_numbers_are_refused(tmp_path, name, value, kind):
@@ -421,6 +430,22 @@ def test_a_length_that_the_manifest_tells_is_trusted(tmp_path):
     pieces = cut_pieces(manifest, 30.0)
     assert pieces.column("key").to_pylist() == ["a#0", "a#1", "a#2", "b#0", "b#1", "b#2", "b#3", "c#0"]
     assert pieces.column("duration").to_pylist() == [30.0] * 3 + [25.0] * 4 + [None]
+
+
+def test_a_part_behind_the_end_of_its_file_has_no_negative_length(tmp_path):
+    """Whether the length was told or probed: the row is kept, and units of work can be summed up."""
+    write_audio(tmp_path / "short.wav", 2.0)
+    manifest = make_table(
+        id=["told", "probed"],
+        uri=["nowhere", str(tmp_path / "short.wav")],
+        start=[8.0, 100.0],
+        end=[9.0, 200.0],
+        duration=pa.array([5.0, None]),
+    )
+    pieces = cut_pieces(manifest, 30.0)
+    assert pieces.column("key").to_pylist()[0] == "told#0"
+    assert set(pieces.column("id").to_pylist()) == {"told", "probed"}
+    assert all(length is None or length >= 0 for length in pieces.column("duration").to_pylist())
 
 
 def test_other_lengths_are_read_from_the_files(tmp_path):

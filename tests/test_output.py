@@ -13,8 +13,9 @@ from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import (
     OutputOptions,
+    clear_output,
     commit_rows,
-    committed_keys,
+    committed_uris,
     fingerprint,
     join_pieces,
     list_commits,
@@ -124,7 +125,7 @@ def test_an_output_of_the_same_configuration_is_resumed(tmp_path):
     output = make_run(tmp_path / "out", (1, [make_row("a#0")]), fingerprint_values={"a": "1", "b": "2"})
     record = open_output(output, {"b": "2", "a": "1"}, False)
     assert record == {"fingerprint": {"a": "1", "b": "2"}, "runs": 1}
-    assert committed_keys(output) == {"a#0"}
+    assert set(committed_uris(output)) == {"a#0"}
 
 
 def test_an_output_of_another_configuration_is_refused_naming_the_keys(tmp_path):
@@ -135,28 +136,42 @@ def test_an_output_of_another_configuration_is_refused_naming_the_keys(tmp_path)
     for part in (output, "speech.normcut_threshold", "0.1", "0.2", "gone", "7", "fresh", "8", "--overwrite"):
         assert part in message
     assert "dtype" not in message
-    assert committed_keys(output) == {"a#0"}
+    assert set(committed_uris(output)) == {"a#0"}
 
 
 def test_overwriting_removes_what_the_earlier_run_left_and_nothing_else(tmp_path):
     output = make_run(tmp_path / "out", (1, [make_row("a#0")]), (2, [make_row("b#0")]))
     (tmp_path / "out" / "notes.txt").write_text("mine")
     assert open_output(output, {"seed": "2"}, True) is None
+    assert set(committed_uris(output)) == {"a#0", "b#0"}  # to look is not to touch
+    clear_output(output)
     assert read_run(output) is None
     assert list_commits(output) == []
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+    clear_output(output)  # nothing there is nothing to do
+
+
+def test_overwriting_mends_an_output_that_is_damaged(tmp_path):
+    output = make_run(tmp_path / "out", (1, [make_row("a#0")]))
+    for content in (None, "damaged"):
+        if content is None:
+            storage.remove(f"{output}/run.json")
+        else:
+            (tmp_path / "out" / "run.json").write_text(content)
+        assert "run.json" in refusal(open_output, output, {}, False)
+        assert open_output(output, {}, True) is None
+    assert set(committed_uris(output)) == {"a#0"}
 
 
 def test_foreign_places_are_refused_and_left_alone(tmp_path):
     (tmp_path / "file").write_text("mine")
-    assert "file is a file" in refusal(open_output, str(tmp_path / "file"), {}, False)
-    assert (tmp_path / "file").read_text() == "mine"
-    foreign = tmp_path / "foreign" / "segments" / "x.parquet"
+    foreign = tmp_path / "foreign" / "segments" / "part-0.parquet"
     foreign.parent.mkdir(parents=True)
     foreign.write_text("mine")
     for overwrite in (False, True):
-        assert "run.json" in refusal(open_output, str(tmp_path / "foreign"), {}, overwrite)
-        assert foreign.read_text() == "mine"
+        assert "file is a file" in refusal(open_output, str(tmp_path / "file"), {}, overwrite)
+        assert str(foreign.parent) in refusal(open_output, str(tmp_path / "foreign"), {}, overwrite)
+    assert (tmp_path / "file").read_text() == foreign.read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -207,27 +222,33 @@ def test_a_committed_table_is_read_back(tmp_path, compression):
     table = make_table([make_row("a#0", [[0.0, 0.5]]), make_row("b#0")], np.float16)
     name = commit_rows(str(tmp_path), 1, table, OutputOptions(compression=compression).compression)
     assert read_commit(str(tmp_path), name, [*table.column_names, "no such column"]).equals(table)
-    assert committed_keys(str(tmp_path)) == {"a#0", "b#0"}
+    assert set(committed_uris(str(tmp_path))) == {"a#0", "b#0"}
 
 
 def test_an_output_in_an_object_store_works_alike(tmp_path):
     output = make_run("memory://bucket/of/an/output", (1, [make_row("a#0", [[0.0, 0.5]])]))
-    assert committed_keys(output) == {"a#0"}
+    assert set(committed_uris(output)) == {"a#0"}
     assert [result.id for result in read_segments(output)] == ["a"]
-    assert open_output(output, {"seed": "2"}, True) is None
-    assert committed_keys(output) == set()
+    assert open_output(output, {"seed": "1"}, False) == read_run(output)
+    clear_output(output)
+    assert committed_uris(output) == {}
     assert read_run(output) is None
+
+
+def test_the_uris_of_what_is_committed_are_those_of_the_latest_run(tmp_path):
+    output = make_run(tmp_path, (1, [make_row("a#0"), make_row("b#0")]), (2, [make_row("a#0", uri="/moved/a")]))
+    assert committed_uris(output) == {"a#0": "/moved/a", "b#0": "/audio/b"}
 
 
 def test_a_half_written_file_is_no_commit(tmp_path):
     output = make_run(tmp_path, (1, [make_row("a#0")]))
     (tmp_path / "segments" / ".00001-abc.parquet.xyz").write_bytes(b"half")
-    assert committed_keys(output) == {"a#0"}
+    assert set(committed_uris(output)) == {"a#0"}
 
 
 def test_a_folder_without_commits_has_no_keys(tmp_path):
     assert list_commits(str(tmp_path)) == []
-    assert committed_keys(str(tmp_path / "nowhere")) == set()
+    assert set(committed_uris(str(tmp_path / "nowhere"))) == set()
 
 
 def test_a_damaged_commit_is_named(tmp_path):
@@ -253,7 +274,7 @@ def test_a_cut_off_commit_is_named(tmp_path):
     whole = path.read_bytes()
     for size in (0, 1, 4, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
-        assert str(path) in refusal(committed_keys, str(tmp_path))
+        assert str(path) in refusal(committed_uris, str(tmp_path))
 
 
 def test_a_commit_that_cannot_be_reached_is_not_called_damaged(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from sdhubert_ray.audio import Span
 from sdhubert_ray.config import load_config
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.manifest import cut_pieces, list_input, read_manifest
-from sdhubert_ray.output import committed_keys
+from sdhubert_ray.output import committed_uris
 from sdhubert_ray.stages import STAGES, CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments, load_piece
 from sdhubert_ray.tables import FAILED_STATUSES, RESULT_FIELDS, read_intervals, read_ragged, read_vectors
 from sdhubert_ray.weights import fetch_checkpoint
@@ -464,6 +464,6 @@ def test_what_is_written_is_the_table_and_what_comes_back_is_a_report(segment, f
     (name,) = [path.name for path in (tmp_path / "segments").iterdir()]
     assert name.startswith("00003-")
     assert pq.read_table(tmp_path / "segments" / name).equals(table.drop_columns(SECONDS))
-    assert committed_keys(str(tmp_path)) == set(table.column("key").to_pylist())
+    assert set(committed_uris(str(tmp_path))) == set(table.column("key").to_pylist())
     WriteSegments(str(tmp_path), 3, options)(table)  # a task that is run again
     assert [path.name for path in (tmp_path / "segments").iterdir()] == [name]
