@@ -221,7 +221,7 @@ class SDHuBERTSegmenter:
                 continue
             speech: Speech = find_speech(part.raw_norm, part.amplitude, self.options.speech)
             here = slice(begin, begin + len(speech.mask))
-            features[here] = part.features * speech.mask[:, None]
+            features[here] = np.where(speech.mask[:, None], part.features, 0)
             norm[here], mask[here] = speech.norm, speech.mask
             spans.append(speech.spans + begin)
         status = worst_status([piece.status for piece in pieces])

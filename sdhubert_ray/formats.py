@@ -14,7 +14,7 @@ from sdhubert_ray.output import FileResult, count_joined, frame_offset, join_pie
 from sdhubert_ray.tables import FAILED_STATUSES, read_ragged, read_vectors
 
 _COLUMNS = ("id", "uri", "piece", "offset", "duration", "status", "error", "num_frames", "segments", "units")
-_MAX_NAME_BYTES = 200  # of 255, for the endings and a partial file's mark
+_MAX_NAME_BYTES = 230  # of 255: the longest ending is _segmentfeature.npy
 _FEATURE_COLUMNS = ("segment_features", "frame_features", "mask")
 
 
@@ -141,5 +141,5 @@ def _npy_stream(table: pa.Table, width: int, dtype: np.dtype[np.generic]) -> Ite
         end = max(begin, min(next_begin, total))
         block = np.zeros((end - begin, width), dtype)
         if piece is not None and mask is not None:
-            block[: len(piece)] = piece * mask[:, None]
+            block[: len(piece)] = np.where(mask[:, None], piece, 0)
         yield block.tobytes()

@@ -147,6 +147,7 @@ def cut_pieces(table: pa.Table, piece_seconds: float) -> pa.Table:
     for row in range(rows):
         start, end, duration = columns["start"][row] or 0.0, columns["end"][row], columns["duration"][row]
         stop = min((time for time in (end, duration) if time is not None), default=None)
+        stop = None if stop is None else max(start, stop)  # a part behind the end of its file is empty
         count = max(1, math.ceil((stop - start) / piece_seconds)) if stop is not None else 1
         for piece in range(count):
             source.append(row)

@@ -110,7 +110,7 @@ def read_run(output: str) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise UserError(f"{storage.join(output, RUN_RECORD)} cannot be read ({error.strerror})") from error
+        raise UserError(f"{storage.join(output, RUN_RECORD)} cannot be read ({error})") from error
     try:
         record = json.loads(data)
         if not isinstance(record["fingerprint"], dict) or not isinstance(record["runs"], int):
@@ -138,7 +138,7 @@ def open_output(output: str, wanted: Mapping[str, str], overwrite: bool) -> dict
         raise UserError(f"output {output} is a file; name a folder")
     segments = storage.join(output, SEGMENTS_FOLDER)
     names = storage.list_files(segments) if storage.exists(segments) else []
-    foreign = [name for name in names if not _COMMIT_NAME.fullmatch(name)]
+    foreign = [name for name in names if name.endswith(".parquet") and not _COMMIT_NAME.fullmatch(name)]
     if foreign:
         raise UserError(f"{segments} holds {foreign[0]}, which no run has written; choose another output")
     if overwrite:

@@ -172,7 +172,7 @@ def _walk(folder: Path, ancestors: tuple[Path, ...]) -> Iterator[Path]:
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        raise UserError(f"{folder} cannot be listed ({error.strerror})") from error
+        raise UserError(f"{folder} cannot be listed ({error})") from error
     for entry in entries:
         path = folder / entry.name
         if entry.name.startswith("."):
