@@ -173,16 +173,13 @@ def show(
 
 
 def main() -> None:
-    """Run the command line; a UserError becomes one sentence and exit code 2, an unfinished run 1."""
+    """Run the command line; a UserError becomes one sentence and exit code 2."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         app()
     except UserError as error:
         _complain(str(error))
         sys.exit(EXIT_USAGE)
-    except KeyboardInterrupt:
-        _complain("interrupted; the same command resumes")
-        sys.exit(EXIT_UNFINISHED)
 
 
 def _complain(message: str) -> None:
@@ -218,6 +215,9 @@ def _run_with_progress(job: "Job") -> "Summary":
             return run_job(job, advance)
         except IncompleteRunError as error:
             _complain(f"{error}; the same command resumes")
+            raise typer.Exit(EXIT_UNFINISHED) from error
+        except KeyboardInterrupt as error:
+            _complain("interrupted; the same command resumes")
             raise typer.Exit(EXIT_UNFINISHED) from error
 
 

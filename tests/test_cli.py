@@ -1,8 +1,11 @@
 """The command line as a user meets it: real processes, one clear sentence per mistake, the right exit code."""
 
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -267,3 +270,70 @@ def test_gpu_that_is_not_there(folder: Path, tmp_path: Path) -> None:
     result = sdhubert("segment", folder, tmp_path / "out", "--checkpoint", "bundled", "--device", "cuda", expect=2)
     assert "torch sees no GPU here" in complaint(result)
     assert not (tmp_path / "out").exists()
+
+
+def test_interrupted_run_says_how_to_go_on(golden: Path, tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    for number in range(100):
+        shutil.copy(golden / "audio/synth_4.flac", tmp_path / "audio" / f"{number:03d}.flac")
+    command = [str(BIN / "sdhubert"), "segment", str(tmp_path / "audio"), str(tmp_path / "out"), "--engine", "local"]
+    process = subprocess.Popen(
+        [*command, "--checkpoint", "bundled", "resources.unit_rows=1"],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs ignore SIGINT, and so would a child of tests run as one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "out" / "segments").glob("0*.parquet")):
+        assert process.poll() is None, "the run ended before it could be interrupted"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "sdhubert: interrupted; the same command resumes" in errors
+    assert 0 < len(table(tmp_path / "out")) < 100
+
+
+def test_dead_cluster(folder: Path, tmp_path: Path) -> None:
+    with socket.socket() as unused:  # bound and not listening: nothing answers there
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        result = sdhubert(
+            "segment", folder, tmp_path / "out", "--checkpoint", "bundled", "--address", address, expect=2
+        )
+    assert f"the Ray cluster at {address} cannot be reached" in complaint(result)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_recording_of_the_same_id_is_not_done(folder: Path, golden: Path, tmp_path: Path) -> None:
+    sdhubert("segment", folder, tmp_path / "out", "--checkpoint", "bundled")
+    (tmp_path / "other").mkdir()
+    shutil.copy(golden / "audio/synth_1.flac", tmp_path / "other" / "synth_0.flac")
+    result = sdhubert("segment", tmp_path / "other", tmp_path / "out", "--checkpoint", "bundled", expect=2)
+    assert f"from {folder}/synth_0.flac, the input now has {tmp_path}/other/synth_0.flac" in complaint(result)
+
+
+def test_overwriting_touches_nothing_until_work_begins(folder: Path, tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    sdhubert("segment", folder, tmp_path / "out", "--checkpoint", "bundled")
+    before = table(tmp_path / "out")
+    sdhubert(
+        "segment", folder, tmp_path / "out", "--checkpoint", "bundled", "--overwrite", "--device", "cuda", expect=2
+    )
+    assert table(tmp_path / "out") == before
+
+
+def test_manifest_that_asks_for_more_than_the_file_has(folder: Path, tmp_path: Path) -> None:
+    (folder / "list.csv").write_text("id,uri,start,end\na,synth_0.flac,1.0,1e8\nb,synth_0.flac,0.5,2.5\n")
+    sdhubert("segment", folder / "list.csv", tmp_path / "out", "--checkpoint", "bundled")
+    rows = table(tmp_path / "out")
+    assert rows["a"]["status"] == "truncated"
+    assert "before the 100000000.000 s that were asked for" in str(rows["a"]["error"])
+    assert rows["b"]["status"] == "ok"
+    assert (rows["b"]["offset"], rows["b"]["duration"], rows["b"]["num_frames"]) == (0.5, 2.0, 100)
+    assert min(segment["start"] for segment in rows["b"]["segments"]) >= 0.5
