@@ -198,10 +198,11 @@ class SDHuBERTSegmenter:
         ]
 
     def _encode(self, recordings: list[list[Piece]]) -> list[SpeechFeatures]:
-        pieces = [piece.samples for recording in recordings for piece in recording if piece.samples is not None]
-        encoded = iter(
-            encode_pieces(self.model, pieces, self.options.windows, self.options.encoder, self.batch_seconds)
-        )
+        pieces = [piece for recording in recordings for piece in recording]
+        samples = [piece.samples for piece in pieces if piece.samples is not None]
+        phases = [piece.phase for piece in pieces if piece.samples is not None]
+        layers, windows = self.options.encoder, self.options.windows
+        encoded = iter(encode_pieces(self.model, samples, windows, layers, self.batch_seconds, phases))
         results = []
         for recording in recordings:
             found = [next(encoded) if piece.samples is not None else None for piece in recording]

@@ -146,18 +146,23 @@ def encode_pieces(
     windows: WindowOptions,
     layers: EncoderOptions,
     batch_seconds: float,
+    phases: Sequence[int] | None = None,
 ) -> list[EncodedPiece]:
-    """Encode z-scored pieces, (n,) float32 each: the windows of all of them are packed into common batches."""
-    cut = [cut_windows(samples, windows) for samples in pieces]
+    """Encode z-scored pieces, (n,) float32 each: the windows of all of them are packed into common batches.
+
+    `phases` (of `windows.grid_phase`, none: all 0) says where each piece lies on the window grid of its file.
+    """
+    phases = [0] * len(pieces) if phases is None else phases
+    cut = [cut_windows(samples, windows, phase) for samples, phase in zip(pieces, phases, strict=True)]
     states = iter(encode_windows(model, [window for piece in cut for window in piece], layers, batch_seconds))
     encoded = []
-    for samples, piece in zip(pieces, cut, strict=True):
+    for samples, phase, piece in zip(pieces, phases, cut, strict=True):
         parts = [next(states) for _ in piece]
-        features = overlap_add([features for features, _ in parts], len(samples), windows)
+        features = overlap_add([features for features, _ in parts], len(samples), windows, phase)
         if layers.layer == layers.normcut_layer:
             normed = features
         else:
-            normed = overlap_add([normed for _, normed in parts], len(samples), windows)
+            normed = overlap_add([normed for _, normed in parts], len(samples), windows, phase)
         norm = np.linalg.norm(normed.astype(np.float32), axis=1)
         amplitude = frame_amplitude(samples, count_frames(len(samples), windows))
         encoded.append(EncodedPiece(features, norm, amplitude))

@@ -33,7 +33,7 @@ from sdhubert_ray.tables import (
     read_ragged,
     read_vectors,
 )
-from sdhubert_ray.windows import WindowOptions, count_frames
+from sdhubert_ray.windows import WindowOptions, count_frames, grid_phase
 
 if TYPE_CHECKING:
     from sdhubert_ray.checkpoint import Checkpoint
@@ -50,6 +50,7 @@ class Piece:
         duration: its length in seconds of the file.
         num_frames: T.
         samples: (n,) float32, 16 kHz, z-scored; None where there is nothing to encode.
+        phase: where it lies on the window grid of its file, see `windows.grid_phase`.
     """
 
     status: str
@@ -58,6 +59,7 @@ class Piece:
     duration: float
     num_frames: int
     samples: Samples | None
+    phase: int = 0
 
 
 def load_piece(uri: str, span: Span, channel: int | None, audio: AudioOptions, windows: WindowOptions) -> Piece:
@@ -71,7 +73,9 @@ def load_piece(uri: str, span: Span, channel: int | None, audio: AudioOptions, w
         return Piece("unreadable", str(error), span.start, 0.0, 0, None)
     except (OSError, UserError) as error:
         return Piece("failed", f"cannot be fetched ({error})", span.start, 0.0, 0, None)
-    return prepare_piece(decoded.samples, decoded.offset, decoded.duration, decoded.shortfall, audio, windows)
+    piece = prepare_piece(decoded.samples, decoded.offset, decoded.duration, decoded.shortfall, audio, windows)
+    # What begins where it was asked to begin has its first window there.
+    return replace(piece, phase=grid_phase(piece.offset, windows) if span.joint_start else 0)
 
 
 def prepare_piece(
@@ -98,7 +102,8 @@ class DecodeAudio:
     """Fetch, decode and z-score each row's audio, on CPU.
 
     In:  a manifest (`MANIFEST_FIELDS` and columns to carry).
-    Out: the same, with offset, duration, status, error, num_frames, and samples (n,) float32 at 16 kHz or null.
+    Out: the same, with offset, duration, status, error, num_frames, samples (n,) float32 at
+         16 kHz or null, and window_phase.
     """
 
     def __init__(self, audio: AudioOptions, windows: WindowOptions) -> None:
@@ -119,6 +124,7 @@ class DecodeAudio:
             "status": pa.array([piece.status for piece in pieces], pa.string()),
             "error": pa.array([piece.error for piece in pieces], pa.string()),
             "num_frames": pa.array([piece.num_frames for piece in pieces], pa.int32()),
+            "window_phase": pa.array([piece.phase for piece in pieces], pa.int32()),
             "samples": ragged([piece.samples for piece in pieces], pa.float32()),
         }
         table = pa.table({**columns, **dict(zip(carried.column_names, carried.columns, strict=True))})
@@ -134,7 +140,7 @@ class DecodeAudio:
 class EncodeSpeech:
     """Encode each row's samples with SD-HuBERT, on a GPU or one CPU.
 
-    In:  samples (n,) float32 at 16 kHz or null.
+    In:  samples (n,) float32 at 16 kHz or null, and window_phase.
     Out: frame_features (T, D) float32 or float16 at 50 Hz, raw_norm and amplitude (T,) float32, or nulls.
     """
 
@@ -163,10 +169,11 @@ class EncodeSpeech:
         samples = read_ragged(batch.column("samples"))
         present = [row for row, array in enumerate(samples) if array is not None]
         pieces = [array for array in samples if array is not None]
-        encoded = encode_pieces(self.model, pieces, self.windows, self.layers, self.batch_seconds)
+        phases = [batch.column("window_phase")[row].as_py() for row in present]
+        encoded = encode_pieces(self.model, pieces, self.windows, self.layers, self.batch_seconds, phases)
         by_row = dict(zip(present, encoded, strict=True))
         rows = [by_row.get(row) for row in range(len(samples))]
-        batch = batch.drop_columns(["samples"])
+        batch = batch.drop_columns(["samples", "window_phase"])
         for name, column in (
             (
                 "frame_features",

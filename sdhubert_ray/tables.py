@@ -51,7 +51,9 @@ FRAME_COLUMNS = ("frame_features", "norm", "mask", "spans", "raw_norm", "amplitu
 
 STAGES = ("decode", "encode", "cut")
 """The stages that work is timed by, in order."""
-PIPELINE_COLUMNS = frozenset(("samples", "num_segments", *FRAME_COLUMNS, *(f"{stage}_seconds" for stage in STAGES)))
+PIPELINE_COLUMNS = frozenset(
+    ("samples", "window_phase", "num_segments", *FRAME_COLUMNS, *(f"{stage}_seconds" for stage in STAGES))
+)
 """Columns that live between the stages only, or that have their own place in the table: no manifest may have them."""
 
 

@@ -83,69 +83,86 @@ def count_frames(num_samples: int, options: WindowOptions) -> int:
     return max(0, min(num_samples // FRAME_SAMPLES, seen))
 
 
-def lay_windows(num_samples: int, options: WindowOptions) -> list[Window]:
+def lay_windows(num_samples: int, options: WindowOptions, phase: int = 0) -> list[Window]:
     """Lay windows over `num_samples` samples, from the start until one reaches the end.
 
     A last window (not the first) of under half the length is moved back to full length; `skipped` says how far.
+
+    Args:
+        num_samples: length of the piece at 16 kHz.
+        options: the windows.
+        phase: of `grid_phase`; unless 0, the first window ends early, so that the second begins after as many samples.
     """
     if options.window_seconds is None:
         return [Window(0, num_samples, 0)]
     length = options.window_frames * FRAME_SAMPLES
-    hop = length - options.overlap_frames * FRAME_SAMPLES
+    overlap = options.overlap_frames * FRAME_SAMPLES
     windows = []
-    start = 0
-    while start + length < num_samples:
-        windows.append(Window(start, start + length, 0))
-        start += hop
+    start, end = 0, phase + overlap if phase else length
+    while end < num_samples:
+        windows.append(Window(start, end, 0))
+        start = end - overlap
+        end = start + length
     if windows and num_samples - start < length // 2:
-        moved = num_samples - length
+        moved = max(0, num_samples - length)
         windows.append(Window(moved, num_samples, start - moved))
     else:
         windows.append(Window(start, num_samples, 0))
     return windows
 
 
-def cut_windows(samples: Samples, options: WindowOptions) -> list[Samples]:
+def grid_phase(offset: float, options: WindowOptions) -> int:
+    """Samples from `offset` seconds of a file to the next start of a window laid over the whole file.
+
+    So the windows of a later piece are those that the file in one piece would have, wherever the joint is.
+    """
+    if options.window_seconds is None:
+        return 0
+    hop = options.window_frames - options.overlap_frames
+    return -round(offset * FRAME_RATE) % hop * FRAME_SAMPLES
+
+
+def cut_windows(samples: Samples, options: WindowOptions, phase: int = 0) -> list[Samples]:
     """Cut (n,) z-scored samples into its windows, each padded with zeros on both sides."""
-    windows = lay_windows(len(samples), options)
+    windows = lay_windows(len(samples), options, phase)
     return [np.pad(samples[window.start : window.end], options.pad_samples) for window in windows]
 
 
-def overlap_add(parts: Sequence[Features], num_samples: int, options: WindowOptions) -> Features:
+def overlap_add(parts: Sequence[Features], num_samples: int, options: WindowOptions, phase: int = 0) -> Features:
     """Blend the features of a piece's windows into one sequence.
 
     In frames i = 0 .. m-1 that neighbours share (m = 25), the new window weighs min(i/5, 1) and the old one
     min((m-1-i)/5, 1), divided by their sum.
 
     Args:
-        parts: (t_w, D) of each window of `lay_windows(num_samples, options)`, in order.
+        parts: (t_w, D) of each window of `lay_windows(num_samples, options, phase)`, in order.
         num_samples: length of the piece in 16 kHz samples.
         options: the windows.
+        phase: of `grid_phase`.
 
     Returns:
         (count_frames(num_samples, options), D), the dtype of the parts.
     """
-    windows = lay_windows(num_samples, options)
+    windows = lay_windows(num_samples, options, phase)
     if len(parts) != len(windows):
         raise ValueError(f"{len(parts)} feature arrays for {len(windows)} windows")
     total = count_frames(num_samples, options)
     if len(windows) == 1:
         return parts[0][:total]
     overlap = options.overlap_frames
-    hop = options.window_frames - overlap
     ramp = np.minimum(np.arange(overlap) / _FADE_FRAMES, 1.0)
     weight = (ramp / (ramp + ramp[::-1])).astype(parts[0].dtype)[:, None]
     blended = np.empty((total, parts[0].shape[1]), dtype=parts[0].dtype)
     for index, (window, part) in enumerate(zip(windows, parts, strict=True)):
         fresh = part[window.skipped // FRAME_SAMPLES :]
-        begin = index * hop
+        first = begin = (window.start + window.skipped) // FRAME_SAMPLES
         end = min(begin + len(fresh), total)
         if index:
             shared = min(begin + overlap, total)
             span = shared - begin
             blended[begin:shared] = (1 - weight[:span]) * blended[begin:shared] + weight[:span] * fresh[:span]
             begin = shared
-        blended[begin:end] = fresh[begin - index * hop : end - index * hop]
+        blended[begin:end] = fresh[begin - first : end - first]
     return blended
 
 

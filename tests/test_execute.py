@@ -224,7 +224,8 @@ def test_long_audio_is_one_recording_in_pieces(golden: Path, tiny_checkpoint: Pa
     audio = [soundfile.read(golden / f"audio/synth_{number}.flac", dtype="float32")[0] for number in (1, 2, 4, 0)]
     signal = np.concatenate(audio * 54)[: 25 * 60 * 16_000]
     soundfile.write(tmp_path / "long.wav", signal, 16_000)
-    times = {}
+    times: dict[int, np.ndarray] = {}
+    joints: list[float] = []
     for seconds in (600, 450):
         output = tmp_path / str(seconds)
         run(tmp_path / "long.wav", output, tiny_checkpoint, [f"audio.piece_seconds={seconds}"])
@@ -237,19 +238,21 @@ def test_long_audio_is_one_recording_in_pieces(golden: Path, tiny_checkpoint: Pa
         assert result.duration == pytest.approx(len(signal) / 16_000)
         assert np.all(np.diff(result.segments[:, 0]) > 0)
         times[seconds] = result.segments
-        joints = offsets[order][1:]
-        for joint in joints:
+        joints += offsets[order][1:].tolist()
+        for joint in offsets[order][1:]:
             assert not np.any((result.segments[:, 0] < joint - 1e-9) & (result.segments[:, 1] > joint + 1e-9))
-    # The first 7 minutes lie before any joint of either, and differ by the piece's normalisation only.
-    early = {seconds: found[found[:, 1] < 420] for seconds, found in times.items()}
-    assert agreement(early[600], early[450]) > 0.95
-
-
-def agreement(left: np.ndarray, right: np.ndarray) -> float:
-    """Share of boundaries that both have within a frame."""
-    a, b = np.unique(left), np.unique(right)
-    near = np.abs(a[:, None] - b[None]).min(axis=1) <= 0.0201
-    return float(near.mean())
+    assert len(set(joints)) == 5
+    # Away from the joints what remains is that each piece is normalised by itself, which moves a few frames over the
+    # threshold. (Without a common window grid 7 in 10 would be identical.)
+    far = [
+        {
+            (start, end)
+            for start, end in found.tolist()
+            if all(abs(start - joint) > 10 and abs(end - joint) > 10 for joint in joints)
+        }
+        for found in times.values()
+    ]
+    assert len(far[0] & far[1]) > 0.85 * max(map(len, far)) > 0
 
 
 @pytest.mark.slow

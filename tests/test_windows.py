@@ -14,6 +14,7 @@ from sdhubert_ray.windows import (
     count_frames,
     cut_windows,
     frame_amplitude,
+    grid_phase,
     lay_windows,
     overlap_add,
     padded_samples,
@@ -240,3 +241,24 @@ def test_padded_length_holds_the_window_and_wastes_under_a_second(n):
 def test_windows_that_cannot_be_laid_are_refused_by_name(values, key):
     with pytest.raises(ValueError, match=rf"windows\.{key} is "):
         WindowOptions(**values)
+
+
+@settings(deadline=None, max_examples=150)
+@given(offset=st.integers(0, 2_000), n=st.integers(1, 400_000))
+def test_windows_of_a_later_piece_lie_on_the_grid_of_its_file(offset, n):
+    """Every frame once, as without a joint; and every window but the first begins where the whole file's would."""
+    phase = grid_phase(offset / 50, README)
+    assert phase % 320 == 0
+    windows = lay_windows(n, README, phase)
+    assert windows[0].start == 0
+    assert windows[-1].end == n
+    assert all(end - start <= 80_000 for start, end, _ in windows)
+    for start, _, skipped in windows[1:]:
+        assert (offset * 320 + start + skipped) % 72_000 == 0
+    parts = []
+    for start, end, _ in windows:
+        frames = encoder_frames(end - start + 2 * README.pad_samples)
+        parts.append((np.arange(max(0, frames)) + start // 320)[:, None].astype(np.float64))
+    blended = overlap_add(parts, n, README, phase)
+    # A window that is moved back need not lie on whole frames: as without a joint, it may be off by less than one.
+    np.testing.assert_allclose(blended[:, 0], np.arange(n // 320), atol=1.0)
