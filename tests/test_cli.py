@@ -337,3 +337,13 @@ def test_manifest_that_asks_for_more_than_the_file_has(folder: Path, tmp_path: P
     assert rows["b"]["status"] == "ok"
     assert (rows["b"]["offset"], rows["b"]["duration"], rows["b"]["num_frames"]) == (0.5, 2.0, 100)
     assert min(segment["start"] for segment in rows["b"]["segments"]) >= 0.5
+
+
+def test_example_prints_the_syllables_that_the_command_finds(tmp_path: Path) -> None:
+    audio = ROOT / "sdhubert_ray/assets/demo/synth_0.flac"
+    command = [sys.executable, str(ROOT / "examples/python_api.py"), str(audio)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    sdhubert("segment", audio, tmp_path / "out", "--checkpoint", "bundled")
+    segments = table(tmp_path / "out")["synth_0.flac"]["segments"]
+    printed = [tuple(float(word) for word in line.split()[:2]) for line in result.stdout.splitlines()[1:]]
+    assert printed == [(segment["start"], segment["end"]) for segment in segments]

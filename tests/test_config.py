@@ -2,8 +2,10 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from sdhubert_ray.config import JobConfig, load_config
 from sdhubert_ray.errors import UserError
@@ -452,3 +454,14 @@ def test_identity_is_the_same_however_a_value_was_written():
     ways = [load("syllables.syl_dur=1"), load("syllables.syl_dur=1.0"), load(flags={"syllables.syl_dur": 1})]
     ways.append(load(carried={"syllables": {"syl_dur": 1}}))
     assert len({str(identity(config)) for config in ways}) == 1
+
+
+def test_the_yaml_that_shows_every_option_holds_the_defaults():
+    path = Path(__file__).parent.parent / "configs" / "segment.yaml"
+    assert load_config(str(path), [], {}, {}) == load_config(None, [], {}, {})
+    shown = OmegaConf.to_container(OmegaConf.load(path))
+    assert set(shown) == {option.name for option in dataclasses.fields(JobConfig)}
+    for section, options in shown.items():
+        if isinstance(options, dict):
+            names = {option.name for option in dataclasses.fields(getattr(JobConfig(), section))}
+            assert set(options) == names, section
