@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdhubert_ray import MincutWrapper, SDHuBERTSegmenter
-from sdhubert_ray.audio import Span, read_audio
+from sdhubert_ray.audio import Span, normalise, read_audio
 from sdhubert_ray.errors import AudioError, UserError
+from sdhubert_ray.model import encode_pieces
+from sdhubert_ray.speech import find_speech
 
 FEATURE_KEYS = {"segments", "features", "mask", "norm", "length"}
 SYLLABLE_KEYS = {"segments", "features", "segment_features", "length"}
@@ -388,7 +390,7 @@ def joints_of(path, duration, count):
 
 
 def test_long_audio_is_one_result_of_its_pieces(tiny_checkpoint, segmenter, mincut, long_file):
-    """What is computed piece by piece equals each piece's samples alone, at its place in the file."""
+    """What is computed piece by piece equals each piece's samples alone, at its place in the file and its windows."""
     in_pieces = SDHuBERTSegmenter(tiny_checkpoint, piece_seconds=20, device="cpu")
     found = in_pieces(long_file)
     samples = samples_of(long_file)
@@ -398,12 +400,18 @@ def test_long_audio_is_one_result_of_its_pieces(tiny_checkpoint, segmenter, minc
     edges = [*joints, len(samples) // 320]
     for begin, end in pairwise(edges):
         part = samples[begin * 320 : end * 320 if end != edges[-1] else None]
-        expected = segmenter(part, 16_000)
-        assert expected["length"] == end - begin
-        np.testing.assert_allclose(found["features"][begin:end], expected["features"], atol=1e-4)
-        np.testing.assert_array_equal(found["mask"][begin:end], expected["mask"])
+        phase = -begin % 225 * 320  # the file's windows begin every 225 frames
+        options = segmenter.options
+        (piece,) = encode_pieces(
+            segmenter.model, [normalise(part, 0.0)], options.windows, options.encoder, 80.0, [phase]
+        )
+        expected = find_speech(piece.raw_norm, piece.amplitude, options.speech)
+        assert len(expected.mask) == end - begin
+        features = np.where(expected.mask[:, None], piece.features, 0)
+        np.testing.assert_allclose(found["features"][begin:end], features, atol=1e-4)
+        np.testing.assert_array_equal(found["mask"][begin:end], expected.mask)
         inside = [span for span in found["segments"].tolist() if begin <= span[0] < end]
-        assert inside == (expected["segments"] + begin).tolist()
+        assert inside == (expected.spans + begin).tolist()
 
     output = mincut(found)
     assert np.all(output["segments"][1:, 0] >= output["segments"][:-1, 1])
