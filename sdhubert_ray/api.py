@@ -311,6 +311,7 @@ def _resolve_device(device: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=device).tolist()
+    # What torch raises for an unknown name, for CUDA in a build without it, and for `meta`.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"device {device!r} cannot be used ({str(error).splitlines()[0]}); try cpu") from error
     return device
