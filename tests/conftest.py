@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import os
+import uuid
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,33 @@ def ray_cluster():
     ray.init("local", num_cpus=4, include_dashboard=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """An S3 server on loopback, see `s3.Server`."""
+    import s3
+
+    server = s3.Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3_bucket(s3_server, monkeypatch):
+    """The URI of a new bucket on it, with the environment that leads there, for this process and its children."""
+    import s3
+
+    for name, value in s3.environment(s3_server.url).items():
+        monkeypatch.setenv(name, value)
+    return s3.make_bucket(s3_server.url, f"bucket-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture
+def flaky_proxy(s3_server, tmp_path):
+    """A proxy before that server that breaks nothing yet; `s3.environment(flaky_proxy.url)` leads to it."""
+    import s3
+
+    proxy = s3.Proxy(s3_server.url, tmp_path / "faults.jsonl")
+    yield proxy
+    proxy.stop()

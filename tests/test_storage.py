@@ -1,5 +1,6 @@
 """Files by URI: whole or not at all, found once each, the same here and in an object store."""
 
+import errno
 import itertools
 import os
 import random
@@ -9,12 +10,14 @@ import sys
 import tempfile
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from s3 import draw_part, read_at_will
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
@@ -147,13 +150,78 @@ def test_permissions_are_what_the_user_asks_of_new_files(tmp_path, umask):
     assert oct((tmp_path / "put").stat().st_mode) == oct((tmp_path / "plain").stat().st_mode)
 
 
+# -- create
+
+
+def test_one_of_many_creates_a_file(tmp_path):
+    for number in range(20):
+        target = str(tmp_path / str(number))
+        with ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(lambda who, target=target: storage.create(target, bytes([who]) * 1000), range(8)))
+        assert sum(won) == 1
+        assert storage.read_bytes(target) == bytes([won.index(True)]) * 1000
+    assert len(names_in(tmp_path)) == 20
+
+
+def test_a_file_system_without_hard_links_creates_too(tmp_path, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    target = str(tmp_path / "x")
+    assert storage.create(target, b"one")
+    assert not storage.create(target, b"two")
+    assert storage.read_bytes(target) == b"one"
+    assert names_in(tmp_path) == ["x"]
+
+
+def test_what_cannot_be_created_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_bytes(OLD)
+    with pytest.raises(UserError, match="file/x cannot be written"):
+        storage.create(str(tmp_path / "file" / "x"), NEW)
+
+
+# -- parts
+
+
+WHOLE = random.Random(1).randbytes(1000)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_part_reads_as_the_slice_of_its_file(data):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x")
+        path.write_bytes(WHOLE)
+        start, size = draw_part(data, len(WHOLE))
+        with storage.open_binary(str(path), start=start, size=size) as file:
+            read_at_will(data, file, WHOLE[start : None if size is None else start + size])
+
+
+def test_a_file_that_is_shorter_than_was_known_is_refused(tmp_path):
+    (tmp_path / "x").write_bytes(b"12345")
+    with pytest.raises(OSError, match="has 5 bytes, 7 were expected"):
+        storage.open_binary(str(tmp_path / "x"), start=3, size=4)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file here that opens and cannot be read")
+def test_an_error_that_a_callback_cannot_raise_is_kept():
+    with storage.open_binary("/proc/self/mem") as file:
+        storage.raise_if_failed(file)
+        assert file.readinto(bytearray(8)) == 0
+        assert file.readinto(bytearray(8)) == 0
+        for call in (lambda: storage.raise_if_failed(file), lambda: file.read(1)):
+            with pytest.raises(OSError, match="Input/output error"):
+                call()
+
+
 # -- list
 
 
-@pytest.mark.parametrize("base", ["local", "remote"])
-def test_hidden_files_are_left_out_and_the_rest_is_in_order(tmp_path, bucket, base):
+@pytest.mark.parametrize("base", ["local", "remote", "s3"])
+def test_hidden_files_are_left_out_and_the_rest_is_in_order(tmp_path, request, base):
     names = ["b.wav", "a/z.wav", "a/b/c.wav", "a.wav", "B.wav", ".hidden", "a/.hidden", ".git/x.wav", "a/.x/y.wav"]
-    root = str(tmp_path) if base == "local" else bucket
+    root = str(tmp_path) if base == "local" else request.getfixturevalue("bucket" if base == "remote" else "s3_bucket")
     for name in names:
         storage.put(storage.join(root, name), b"")
     assert storage.list_files(root) == ["B.wav", "a.wav", "a/b/c.wav", "a/z.wav", "b.wav"]
@@ -161,7 +229,7 @@ def test_hidden_files_are_left_out_and_the_rest_is_in_order(tmp_path, bucket, ba
 
 
 names = st.lists(
-    st.sampled_from(["a", "b", "c d", "ä", "x.wav", ".h", "[1]", "e*", "#", "50%"]), min_size=1, max_size=3
+    st.sampled_from(["a", "b", "a-", "a.", "c d", "ä", "x.wav", ".h", "[1]", "e*", "#", "50%"]), min_size=1, max_size=3
 )
 
 
@@ -263,13 +331,14 @@ def test_a_missing_folder_is_one_sentence(tmp_path):
         ("*.flac", []),
     ],
 )
-@pytest.mark.parametrize("base", ["local", "remote", "file://", "relative"])
-def test_globs(tmp_path, bucket, monkeypatch, base, pattern, expected):
-    root = bucket if base == "remote" else str(tmp_path)
+@pytest.mark.parametrize("base", ["local", "remote", "s3", "file://", "relative"])
+def test_globs(tmp_path, request, monkeypatch, base, pattern, expected):
+    stores = {"remote": "bucket", "s3": "s3_bucket"}
+    root = request.getfixturevalue(stores[base]) if base in stores else str(tmp_path)
     files = ["b.wav", "a.wav", "sub/c.wav", "sub/deep/d.wav", "notes.txt"]
     write_tree(tmp_path, files)
-    for name in files:
-        storage.put(storage.join(bucket, name), name.encode())
+    for name in files if base in stores else []:
+        storage.put(storage.join(root, name), name.encode())
     monkeypatch.chdir(tmp_path)
     prefix = {"relative": "", "file://": f"file://{root}/"}.get(base, f"{root}/")
     found = storage.expand_glob(prefix + pattern)
@@ -326,16 +395,38 @@ def test_removing_a_link_leaves_what_it_leads_to(tmp_path):
     assert names_in(tmp_path / "big disk") == ["x.bin"]
 
 
-@pytest.mark.parametrize("form", ["path", "relative", "file://", "remote"])
-def test_every_form_of_uri_does_everything(tmp_path, bucket, monkeypatch, form):
+@pytest.mark.parametrize("form", ["path", "relative", "file://", "remote", "s3"])
+def test_every_form_of_uri_does_everything(tmp_path, request, monkeypatch, form):
     monkeypatch.chdir(tmp_path)
-    root = {"path": str(tmp_path), "relative": ".", "file://": f"file://{tmp_path}", "remote": bucket}[form]
+    roots = {"path": str(tmp_path), "relative": ".", "file://": f"file://{tmp_path}"}
+    root = roots[form] if form in roots else request.getfixturevalue({"remote": "bucket", "s3": "s3_bucket"}[form])
     uri = storage.join(root, "sub/x.bin")
     assert not storage.exists(uri)
     with pytest.raises(FileNotFoundError):
         storage.open_binary(uri)
+    with pytest.raises(FileNotFoundError):
+        storage.stat(uri)
     storage.put(uri, [b"01234", b"56789"])
     assert storage.exists(uri)
+    before = storage.stat(uri)
+    assert (before.name, before.size) == (uri, 10)
+    assert before.version
+    assert list(storage.scan(root)) == [storage.Entry("sub/x.bin", 10, before.version)]
+    with pytest.raises(IsADirectoryError):
+        storage.stat(storage.join(root, "sub"))
+    with pytest.raises(IsADirectoryError):
+        storage.open_binary(storage.join(root, "sub"))
+    with storage.open_binary(uri, start=3, size=4) as file:
+        assert file.read() == b"3456"
+    assert not storage.create(uri, b"another")
+    assert storage.create(storage.join(root, "new/y.bin"), b"y")
+    assert storage.read_bytes(storage.join(root, "new/y.bin")) == b"y"
+    assert storage.list_files(root) == ["new/y.bin", "sub/x.bin"]
+    storage.remove(storage.join(root, "new"))
+    time.sleep(0.01)
+    storage.put(uri, b"9876543210")
+    assert storage.stat(uri).version != before.version
+    storage.put(uri, b"0123456789")
     assert storage.exists(storage.join(root, "sub"))
     assert storage.is_folder(storage.join(root, "sub"))
     assert not storage.is_folder(uri)

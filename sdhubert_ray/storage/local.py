@@ -1,0 +1,150 @@
+"""Files of this machine."""
+
+import errno
+import glob
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.storage.entries import Entry
+from sdhubert_ray.storage.reading import LocalPart, RangeFile
+
+# What file systems without hard links say: FAT, and object stores that are mounted.
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+
+
+def path_of(uri: str) -> Path:
+    """The path that a local URI means."""
+    return Path(uri.removeprefix("file://"))
+
+
+def stat(uri: str) -> Entry:
+    """What the file system tells of one file. Raises OSError."""
+    path = path_of(uri)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder")
+    found = path.stat()
+    return Entry(uri, found.st_size, str(found.st_mtime_ns))
+
+
+def open_part(uri: str, start: int, size: int | None) -> BinaryIO:
+    """Open bytes [start, start + size) of a file, up to its end if `size` is None. Raises OSError."""
+    if "\0" in uri:
+        raise FileNotFoundError(uri)  # no file has such a name; Python would raise a ValueError
+    path = path_of(uri)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(f"{path} is no regular file")  # a pipe would be waited for
+    file = path.open("rb", buffering=0)
+    whole = os.fstat(file.fileno()).st_size
+    if size is not None and start + size > whole:
+        file.close()
+        raise OSError(f"{path} has {whole} bytes, {start + size} were expected: it was replaced or cut")
+    if start == 0 and size in (None, whole):
+        return RangeFile(file)
+    return RangeFile(LocalPart(file, start, max(whole - start, 0) if size is None else size))
+
+
+def put(target: Path, parts: Iterable[bytes]) -> None:
+    """Write a file from its parts, whole or not at all. Raises OSError."""
+    partial = _write_beside(target, parts)
+    try:
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def create(target: Path, data: bytes) -> bool:
+    """Write a file, whole or not at all, if there is none; tell whether this call has. Raises OSError."""
+    partial = _write_beside(target, [data])
+    try:
+        os.link(partial, target)  # the one step that fails where there is a file
+    except FileExistsError:
+        return partial.stat().st_nlink > 1  # NFS made the link, lost the answer and asked again
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        try:
+            target.touch(exist_ok=False)  # there is an empty file for a moment, and never half a one
+        except FileExistsError:
+            return False
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return True
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder and all in it. Raises OSError."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def scan(folder: str) -> Iterator[Entry]:
+    """The files below a folder, sorted by name. Raises UserError."""
+    root = path_of(folder)
+    return _walk(root, "", (root.resolve(),))
+
+
+def expand_glob(pattern: str) -> list[str]:
+    """The files that a glob matches, as absolute paths, sorted."""
+    found = glob.glob(pattern.removeprefix("file://"), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+    # A dangling link is a recording that is missing, not one that is left out.
+    paths = [Path(name).absolute() for name in found]
+    return sorted(str(path) for path in paths if not path.is_dir() and not _is_in_loop(path))
+
+
+def _write_beside(target: Path, parts: Iterable[bytes]) -> Path:
+    """Write a hidden file into the folder of another, which is made if need be."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("xb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return partial
+
+
+def _is_in_loop(path: Path) -> bool:
+    """Tell whether a path leads through one folder twice, by a link to a parent."""
+    real = [parent.resolve() for parent in path.parents]
+    return len(set(real)) < len(real)
+
+
+def _walk(folder: Path, prefix: str, ancestors: tuple[Path, ...]) -> Iterator[Entry]:
+    try:
+        with os.scandir(folder) as entries:
+            # A slash at the end puts a folder where the names in it belong. Names alone: a folder may have a million.
+            names = sorted(
+                f"{entry.name}/" if _is_folder(entry) else entry.name
+                for entry in entries
+                if not entry.name.startswith(".")
+            )
+    except OSError as error:
+        raise UserError(f"{folder} cannot be listed ({error})") from error
+    for name in names:
+        path = folder / name
+        if not name.endswith("/"):
+            yield _entry(prefix + name, path)
+            continue
+        real = path.resolve()
+        if real not in ancestors:  # a link to a parent folder would be walked for ever
+            yield from _walk(path, prefix + name, (*ancestors, real))
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    return Path(entry).is_dir() if entry.is_symlink() else entry.is_dir()
+
+
+def _entry(name: str, path: Path) -> Entry:
+    try:
+        found = path.stat()
+    except OSError:  # a dangling link: whoever opens it says so
+        return Entry(name, None, None)
+    return Entry(name, found.st_size, str(found.st_mtime_ns))

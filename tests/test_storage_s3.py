@@ -1,0 +1,472 @@
+"""An S3 server on loopback, directly and through a proxy that breaks requests: nothing is lost, cut or waited for."""
+
+import contextlib
+import http.server
+import importlib
+import io
+import os
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import fsspec
+import numpy as np
+import pytest
+import s3
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sdhubert_ray import storage
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.storage import retries
+
+MEGABYTE = 1024 * 1024
+
+
+def route(monkeypatch, url):
+    """Lead this process to the server or proxy at `url`."""
+    for name, value in s3.environment(url).items():
+        monkeypatch.setenv(name, value)
+
+
+def new_bucket(server, objects):
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    server.fill(bucket, objects)
+    return f"s3://{bucket}"
+
+
+def refusal(call, kind):
+    """The message of an error: one sentence on one line, without secrets."""
+    with pytest.raises(kind) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert s3.SECRET not in message
+    assert not isinstance(caught.value, storage.TransientError) or kind is storage.TransientError
+    return message
+
+
+# -- reading
+
+
+CONTENT = random.Random(2).randbytes(2 * MEGABYTE)
+
+
+@pytest.fixture(scope="module")
+def stored(s3_server):
+    """A file of 2 MB and one of 20 MB of the same over and over."""
+    patch = pytest.MonkeyPatch()
+    route(patch, s3_server.url)
+    bucket = new_bucket(s3_server, {})
+    storage.put(f"{bucket}/small", CONTENT)
+    storage.put(f"{bucket}/large", CONTENT * 10)
+    patch.undo()
+    return bucket
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.data())
+def test_a_part_of_an_object_reads_as_the_slice_of_it(s3_server, stored, data):
+    with pytest.MonkeyPatch.context() as patch:
+        route(patch, s3_server.url)
+        name, expected = data.draw(st.sampled_from([("small", CONTENT), ("large", CONTENT * 10)]))
+        start, size = s3.draw_part(data, len(expected))
+        sparse = data.draw(st.booleans())
+        with storage.open_binary(f"{stored}/{name}", start=start, size=size, sparse=sparse) as file:
+            s3.read_at_will(data, file, expected[start : None if size is None else start + size])
+
+
+def test_no_more_requests_than_needed(stored, flaky_proxy, monkeypatch):
+    route(monkeypatch, flaky_proxy.url)
+
+    def count(use, **part):
+        before = flaky_proxy.requests
+        with storage.open_binary(f"{stored}/large", **part) as file:
+            use(file)
+        return flaky_proxy.requests - before
+
+    def read(file):
+        return file.read()
+
+    assert count(read, start=5, size=8 * MEGABYTE) == 1
+    assert count(read, start=5) == 6  # its size; 1/4, 1, 4, 8 and the rest of 20 MB
+    assert count(lambda file: file.read(44), start=0, size=20 * MEGABYTE) == 1
+    assert count(lambda file: file.read(44), start=0, size=MEGABYTE, sparse=True) == 1
+    # Headers of a tar with members of 100 kB are read in passing, not with a request each.
+    assert count(lambda file: [file.seek(at) and file.read(512) for at in range(0, 8 * MEGABYTE, 100_000)]) < 8
+
+
+def test_memory_holds_one_block(stored, s3_bucket):
+    with storage.open_binary(f"{stored}/large") as file:
+        tracemalloc.start()
+        while file.read(100_000):
+            pass
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 20 * MEGABYTE  # a block of 8, and the buffer it came in
+
+
+def test_many_threads_read_at_once(stored, s3_bucket):
+    def read(start):
+        with storage.open_binary(f"{stored}/small", start=start, size=1000) as file:
+            return file.read()
+
+    starts = range(0, 200_000, 1000)
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(read, starts)) == [CONTENT[start : start + 1000] for start in starts]
+
+
+def test_a_forked_process_reads_too(stored, s3_bucket):
+    script = """
+import os, sys
+from sdhubert_ray import storage
+
+parent = storage.read_bytes(sys.argv[1])
+if (child := os.fork()) == 0:
+    os._exit(0 if storage.read_bytes(sys.argv[1]) == parent else 1)
+sys.exit(os.waitpid(child, 0)[1] != 0)
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script, f"{stored}/small"], check=True, timeout=60)
+
+
+def test_an_object_that_is_shorter_than_was_known_is_refused_at_once(s3_bucket):
+    storage.put(f"{s3_bucket}/x", b"12345")
+    begun = time.monotonic()
+    message = refusal(lambda: storage.open_binary(f"{s3_bucket}/x", start=3, size=4), OSError)
+    assert message == f"{s3_bucket}/x: has 5 bytes, 7 were expected: it was replaced or cut"
+    assert "InvalidRange" in refusal(lambda: storage.open_binary(f"{s3_bucket}/x", start=9, size=4), OSError)
+    assert time.monotonic() - begun < 5
+
+
+# -- listing
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    st.sets(
+        st.lists(
+            st.sampled_from(["a", "b", "a-", "a.", "é", "日", "c d", ".h", "50%", "+"]), min_size=1, max_size=4
+        ).map("/".join),
+        max_size=60,
+    )
+)
+def test_a_prefix_lists_what_is_below_it_sorted(s3_server, names):
+    with pytest.MonkeyPatch.context() as patch:
+        route(patch, s3_server.url)
+        bucket = new_bucket(s3_server, {f"{place}/{name}": name for place in ("in", "in-", "i") for name in names})
+        visible = sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
+        found = list(storage.scan(f"{bucket}/in"))
+        assert [entry.name for entry in found] == visible
+        assert [entry.size for entry in found] == [len(name.encode()) for name in visible]
+        assert all(entry.version for entry in found)
+
+
+def test_five_thousand_objects(s3_server, flaky_proxy, monkeypatch):
+    names = [f"flat/{number:04d}.wav" for number in range(3000)]
+    names += [f"speaker{number % 40:02d}/book/{number}.flac" for number in range(2000)]
+    bucket = new_bucket(s3_server, dict.fromkeys(names, "x"))
+    route(monkeypatch, flaky_proxy.url)
+    assert storage.list_files(bucket) == sorted(names)
+    assert flaky_proxy.requests == 1 + 3 + 40  # the folders; a listing each
+    # A page that fails is asked for again, not all of them.
+    flaky_proxy.rate, flaky_proxy.kinds = 0.3, ["slowdown", "reset", "cut"]
+    assert storage.list_files(bucket) == sorted(names)
+    assert len(flaky_proxy.faults()) >= 5
+
+
+def test_a_listing_begins_before_it_ends(s3_server, flaky_proxy, monkeypatch):
+    bucket = new_bucket(s3_server, {f"{number:04d}": "" for number in range(4000)})
+    route(monkeypatch, flaky_proxy.url)
+    scan = storage.scan(bucket)
+    assert next(scan).name == "0000"
+    assert flaky_proxy.requests <= 2
+    scan.close()
+
+
+def test_what_a_console_makes_of_a_folder_is_no_file(s3_server, s3_bucket):
+    bucket = new_bucket(s3_server, {"a/": "", "a/b/": "", "a/b/c.wav": "c", "d/": ""})
+    assert storage.list_files(bucket) == ["a/b/c.wav"]
+    assert storage.expand_glob(f"{bucket}/*/*/*") == [f"{bucket}/a/b/c.wav"]
+
+
+# -- faults
+
+
+def test_a_third_of_all_requests_fail_and_nothing_is_lost(s3_server, flaky_proxy, monkeypatch):
+    bucket = s3.make_bucket(s3_server.url, f"bucket-{uuid.uuid4().hex[:12]}")
+    route(monkeypatch, flaky_proxy.url)
+    flaky_proxy.rate = 0.3
+    content = {f"{bucket}/{number}": random.Random(number).randbytes(10_000) for number in range(100)}
+
+    def there_and_back(uri):
+        storage.put(uri, content[uri])
+        return storage.read_bytes(uri)
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(there_and_back, content)) == list(content.values())
+    faults = Counter(fault["kind"] for fault in flaky_proxy.faults())
+    assert faults.total() >= 50
+    assert set(faults) == set(s3.KINDS)
+
+
+def test_each_call_overcomes_faults(s3_server, flaky_proxy, monkeypatch):
+    bucket = new_bucket(s3_server, {"x": "12345", "folder/y": "y"})
+    route(monkeypatch, flaky_proxy.url)
+    # Every request fails once and is answered when it is made again.
+    flaky_proxy.rate, flaky_proxy.in_a_row, flaky_proxy.kinds = 1.0, 1, ["slowdown", "error", "reset", "cut"]
+    assert storage.stat(f"{bucket}/x").size == 5
+    assert storage.exists(bucket)
+    assert not storage.exists(f"{bucket}/nothing")
+    assert storage.is_folder(f"{bucket}/folder")
+    assert not storage.is_folder(f"{bucket}/x")
+    assert storage.list_files(bucket) == ["folder/y", "x"]
+    storage.put(f"{bucket}/x", b"other")
+    assert storage.read_bytes(f"{bucket}/x") == b"other"
+    assert storage.create(f"{bucket}/new", b"mine")
+    assert not storage.create(f"{bucket}/new", b"mine")
+    storage.remove(f"{bucket}/folder")
+    assert storage.list_files(bucket) == ["new", "x"]
+    broken = Counter(fault["method"] for fault in flaky_proxy.faults())
+    assert min(broken[method] for method in ("GET", "HEAD", "PUT", "POST")) >= 1
+    assert broken.total() >= 12
+
+
+def test_a_body_that_stalls_is_given_up_and_asked_for_again(stored, flaky_proxy, monkeypatch):
+    route(monkeypatch, flaky_proxy.url)
+    # The user's own setting, which counts; else it would take 15 s.
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"read_timeout": 0.5}})
+    flaky_proxy.rate, flaky_proxy.in_a_row, flaky_proxy.kinds = 1.0, 1, ["stall"]
+    begun = time.monotonic()
+    with storage.open_binary(f"{stored}/small", size=len(CONTENT)) as file:
+        assert file.read() == CONTENT
+    assert 0.5 <= time.monotonic() - begun < 5
+    assert [fault["kind"] for fault in flaky_proxy.faults()] == ["stall"]
+
+
+def test_one_of_many_creates_an_object(s3_bucket):
+    for number in range(5):
+        target = f"{s3_bucket}/{number}"
+        with ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(lambda who, target=target: storage.create(target, bytes([who]) * 1000), range(8)))
+        assert sum(won) == 1
+        assert storage.read_bytes(target) == bytes([won.index(True)]) * 1000
+
+
+def test_one_of_many_creates_an_object_though_answers_are_lost(s3_server, flaky_proxy, monkeypatch):
+    bucket = new_bucket(s3_server, {})
+    route(monkeypatch, flaky_proxy.url)
+    flaky_proxy.rate, flaky_proxy.kinds = 0.5, ["lost"]
+    for number in range(5):
+        target = f"{bucket}/{number}"
+        with ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(lambda who, target=target: storage.create(target, bytes([who]) * 1000), range(8)))
+        assert sum(won) == 1
+        assert storage.read_bytes(target) == bytes([won.index(True)]) * 1000
+    assert len(flaky_proxy.faults()) >= 10
+
+
+def test_thousands_are_removed(s3_server, s3_bucket):
+    bucket = new_bucket(s3_server, {f"a/{number}": "" for number in range(2500)} | {"a": "", "a/": "", "ab": ""})
+    storage.remove(f"{bucket}/a")
+    assert storage.list_files(bucket) == ["ab"]
+    assert not storage.exists(f"{bucket}/a")
+
+
+# -- recordings
+
+
+@pytest.fixture(scope="module")
+def recording(s3_server):
+    """Ten minutes of noise, 19 MB, on S3; and its samples."""
+    samples = np.random.default_rng(0).uniform(-0.1, 0.1, 600 * 16_000).astype(np.float32)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, 16_000, format="WAV")
+    with pytest.MonkeyPatch.context() as patch:
+        route(patch, s3_server.url)
+        uri = f"{new_bucket(s3_server, {})}/noise.wav"
+        storage.put(uri, buffer.getvalue())
+    return uri, soundfile.read(io.BytesIO(buffer.getvalue()), dtype="float32")[0]
+
+
+def test_a_recording_decodes_through_faults(recording, flaky_proxy, monkeypatch):
+    uri, samples = recording
+    route(monkeypatch, flaky_proxy.url)
+    flaky_proxy.rate, flaky_proxy.in_a_row = 1.0, 1
+    with storage.open_binary(uri) as file:
+        decoded, _ = soundfile.read(file, dtype="float32")
+        storage.raise_if_failed(file)
+    assert np.array_equal(decoded, samples)
+    assert len(flaky_proxy.faults()) >= 5
+
+
+def test_a_recording_whose_connection_is_cut_for_good_is_no_shorter_one(recording, flaky_proxy, monkeypatch, capfd):
+    uri, samples = recording
+    route(monkeypatch, flaky_proxy.url)
+    with storage.open_binary(uri) as file:
+        flaky_proxy.always.append("noise.wav")
+        flaky_proxy.kinds = ["cut"]
+        begun = time.monotonic()
+        decoded, _ = soundfile.read(file, dtype="float32")
+        assert len(decoded) < len(samples)  # so libsndfile takes it for truncated
+        with pytest.raises(storage.TransientError, match=r"noise\.wav: .*attempt 6"):
+            storage.raise_if_failed(file)
+        with pytest.raises(storage.TransientError):
+            file.read(1)
+    assert time.monotonic() - begun < 20
+    assert capfd.readouterr().err == ""  # no traceback out of a callback
+
+
+# -- what cannot be helped
+
+
+def test_what_is_missing_or_misnamed_is_one_sentence(s3_bucket):
+    nothing = s3_bucket + "-not"
+    assert refusal(lambda: storage.open_binary(f"{s3_bucket}/x"), FileNotFoundError) == f"{s3_bucket}/x: does not exist"
+    sized = refusal(lambda: storage.open_binary(f"{s3_bucket}/x", size=5), FileNotFoundError)
+    assert sized == f"{s3_bucket}/x: does not exist"
+    assert (
+        refusal(lambda: storage.read_bytes(f"{nothing}/x"), FileNotFoundError)
+        == f"{nothing}/x: there is no such bucket"
+    )
+    listed = refusal(lambda: storage.list_files(f"{nothing}/x"), UserError)
+    assert listed == f"{nothing}/x cannot be listed (there is no such bucket)"
+    assert "cannot be listed (there is no such bucket)" in refusal(
+        lambda: storage.expand_glob(f"{nothing}/*"), UserError
+    )
+    for write in (storage.put, storage.create):
+        message = refusal(partial(write, f"{nothing}/x", b""), UserError)
+        assert message.startswith(f"{nothing}/x cannot be written (there is no such bucket)")
+    assert not storage.exists(nothing)
+    assert not storage.is_folder(f"{nothing}/x")
+    assert storage.list_files(f"{s3_bucket}/none") == []
+    assert "Invalid bucket name" in refusal(lambda: storage.open_binary("s3://No Bucket!/x"), OSError)
+
+
+def test_what_is_denied_is_asked_for_once(stored, flaky_proxy, monkeypatch):
+    route(monkeypatch, flaky_proxy.url)
+    flaky_proxy.rate, flaky_proxy.in_a_row, flaky_proxy.kinds = 1.0, 100, ["denied"]
+    uri = f"{stored}/small"
+    assert "AccessDenied" in refusal(lambda: storage.open_binary(uri, size=5), PermissionError)
+    assert "403" in refusal(lambda: storage.stat(uri), PermissionError)
+    assert f"{uri} cannot be written (AccessDenied: Access Denied)" in refusal(lambda: storage.put(uri, b""), UserError)
+    assert "cannot be listed (AccessDenied" in refusal(lambda: storage.list_files(stored), UserError)
+    assert flaky_proxy.requests == 4
+
+
+def test_missing_credentials_are_one_sentence_and_may_be_given_later(s3_bucket, monkeypatch):
+    storage.put(f"{s3_bucket}/x", b"x")
+    given = {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    for name in given:
+        monkeypatch.delenv(name)
+    uri = f"{s3_bucket}/x"
+    calls = {
+        PermissionError: [storage.open_binary, storage.stat, storage.exists, storage.is_folder, storage.remove],
+        UserError: [storage.list_files, partial(storage.put, data=b""), partial(storage.create, data=b"")],
+    }
+    begun = time.monotonic()
+    for kind, group in calls.items():
+        for call in group:
+            message = refusal(partial(call, uri), kind)
+            assert message.startswith(uri)
+            assert "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in message
+    assert time.monotonic() - begun < 10
+    for name, value in given.items():  # as in a notebook
+        monkeypatch.setenv(name, value)
+    assert storage.read_bytes(uri) == b"x"
+
+
+def test_a_store_that_refuses_connections_is_given_up(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    route(monkeypatch, address)
+    calls = [
+        partial(storage.open_binary, "s3://bucket/x"),
+        partial(storage.list_files, "s3://bucket/x"),
+        partial(storage.put, "s3://bucket/x", b"x"),
+        partial(storage.create, "s3://bucket/x", b"x"),
+        partial(storage.read_bytes, f"{address}/x"),
+    ]
+    begun = time.monotonic()
+    with ThreadPoolExecutor(len(calls)) as pool:
+        messages = list(pool.map(lambda call: refusal(call, storage.TransientError), calls))
+    assert time.monotonic() - begun < 30
+    assert all("attempt 6" in message and "onnect" in message for message in messages), messages
+
+
+# -- web servers
+
+
+class RangelessHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def send_head(self):
+        if self.path.startswith("/denied"):
+            self.send_error(403)
+            return None
+        return super().send_head()
+
+
+def test_a_web_server_that_knows_no_ranges(tmp_path):
+    (tmp_path / "x.bin").write_bytes(CONTENT)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "y.wav").write_bytes(b"y")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(RangelessHandler, directory=tmp_path)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        root = f"http://127.0.0.1:{server.server_port}"
+        try:
+            assert storage.read_bytes(f"{root}/x.bin") == CONTENT
+            with storage.open_binary(f"{root}/x.bin", start=100, size=1000) as file:
+                assert file.read() == CONTENT[100:1100]
+            assert storage.stat(f"{root}/x.bin").size == len(CONTENT)
+            assert refusal(lambda: storage.open_binary(f"{root}/z"), FileNotFoundError) == f"{root}/z: does not exist"
+            denied = refusal(lambda: storage.read_bytes(f"{root}/denied?X-Amz-Signature={s3.SECRET}"), PermissionError)
+            assert denied.startswith(f"{root}/denied: 403")
+            assert storage.is_folder(f"{root}/")
+            assert not storage.is_folder(f"{root}/x.bin")
+            assert storage.list_files(f"{root}/") == ["sub/y.wav", "x.bin"]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+# -- errors
+
+
+@pytest.mark.parametrize("table", [retries._CLIENT_ERRORS, retries._TRANSIENT, retries._NO_CREDENTIALS])
+def test_the_errors_that_are_told_apart_exist(table):
+    known = 0
+    for module, names in table.items():
+        with contextlib.suppress(ImportError):
+            loaded = importlib.import_module(module)
+            assert all(issubclass(getattr(loaded, name), Exception) for name in names), (module, names)
+            known += 1
+    assert known
+
+
+# -- secrets
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("s3://bucket/a b/x.wav", "s3://bucket/a b/x.wav"),
+        ("https://host/x?X-Amz-Signature=SECRET&b=1", "https://host/x"),
+        ("sftp://user:SECRET@host/x", "sftp://host/x"),
+        ("403, message='Forbidden', url='https://h/x?sig=SECRET'", "403, message='Forbidden', url='https://h/x'"),
+        ("what? https://h/x", "what? https://h/x"),
+        ("abfs://container@account/x", "abfs://container@account/x"),
+    ],
+)
+def test_what_is_secret_in_a_uri_is_not_shown(text, expected):
+    assert retries.shown(text) == expected
