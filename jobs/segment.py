@@ -1,8 +1,9 @@
 """Segment a corpus into syllables: `sdhubert segment`, as an entry point for `ray job submit`.
 
-python jobs/segment.py INPUT OUTPUT --checkpoint CHECKPOINT.pt
-ray job submit --address http://HEAD:8265 --working-dir jobs -- \
-        python segment.py INPUT OUTPUT --checkpoint CHECKPOINT.pt --address auto
+From the root of the repository; a job finds its cluster by itself:
+
+export RAY_AUTH_MODE=token
+ray job submit --address http://HEAD:8265 --working-dir . -- python jobs/segment.py INPUT OUTPUT --checkpoint CHECKPOINT
 """
 
 import sys
