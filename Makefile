@@ -9,7 +9,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 DEMO := out/demo
-FAST := not ray and not slow and not gpu
+FAST := not ray and not slow and not gpu and not chaos
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check lint format bench clean distclean
@@ -23,7 +23,7 @@ demo: $(INSTALLED) ## segment the bundled speech, print its syllables, draw them
 		--frame-features float32 --overwrite
 	$(VENV)/bin/sdhubert show $(DEMO) --png $(DEMO)/demo.png
 
-test: $(INSTALLED) ## all tests but those marked slow or gpu
+test: $(INSTALLED) ## all tests but those marked slow, chaos or gpu
 	$(VENV)/bin/python -m pytest
 
 check: lint ## all linters, then the tests that need no Ray (under a few minutes)

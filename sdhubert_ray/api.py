@@ -14,11 +14,11 @@ from sdhubert_ray.audio import FRAME_RATE, Samples, Span, resample
 from sdhubert_ray.checkpoint import load_model
 from sdhubert_ray.errors import AudioError, UserError
 from sdhubert_ray.manifest import cut_pieces, list_files
-from sdhubert_ray.model import DTYPES, EncodedPiece, encode_pieces
+from sdhubert_ray.model import DTYPES, EncodedPiece, batch_seconds_on, encode_pieces
 from sdhubert_ray.output import count_joined, frame_offset, worst_status
 from sdhubert_ray.presets import get_preset, with_values
 from sdhubert_ray.speech import Speech, find_speech
-from sdhubert_ray.stages import Piece, load_piece, prepare_piece
+from sdhubert_ray.stages import AudioSource, Piece, load_piece, prepare_piece
 from sdhubert_ray.syllables import cut_syllables, to_seconds
 from sdhubert_ray.tables import FAILED_STATUSES
 from sdhubert_ray.weights import RELEASED, fetch_checkpoint
@@ -188,7 +188,7 @@ class SDHuBERTSegmenter:
         rows = cut_pieces(list_files([("", uri)]), audio.piece_seconds).to_pylist()
         return [
             load_piece(
-                uri,
+                AudioSource(uri),
                 Span.of_piece(row["start"], row["end"], row["piece"], row["num_pieces"]),
                 audio.channel,
                 audio,
@@ -202,7 +202,8 @@ class SDHuBERTSegmenter:
         samples = [piece.samples for piece in pieces if piece.samples is not None]
         phases = [piece.phase for piece in pieces if piece.samples is not None]
         layers, windows = self.options.encoder, self.options.windows
-        encoded = iter(encode_pieces(self.model, samples, windows, layers, self.batch_seconds, phases))
+        batch_seconds = batch_seconds_on(self.device, self.batch_seconds)
+        encoded = iter(encode_pieces(self.model, samples, windows, layers, batch_seconds, phases))
         results = []
         for recording in recordings:
             found = [next(encoded) if piece.samples is not None else None for piece in recording]

@@ -258,9 +258,8 @@ class _Endless:
         return _ENDLESS_BYTES if self._at_end else self._file.tell()
 
     def readinto(self, buffer: memoryview) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+        # The file's own: one from a store keeps its error for later, as a decoder cannot pass it on.
+        return 0 if self._at_end else int(self._file.readinto(buffer))  # type: ignore[attr-defined]
 
     def read(self, size: int = -1) -> bytes:
         return b"" if self._at_end else self._file.read(size)

@@ -108,7 +108,11 @@ def load_model(checkpoint: Checkpoint, options: EncoderOptions, dtype: str, devi
         del model.speech_model.masked_spec_embed  # a training device, which files may leave out
     # The normalised weight is computed once, not in every call.
     parametrize.remove_parametrizations(model.speech_model.encoder.pos_conv_embed.conv, "weight")
-    return model.requires_grad_(False).eval().to(device=device, dtype=DTYPES[dtype])
+    model.requires_grad_(False).eval().to(device=device, dtype=DTYPES[dtype])
+    if device == "cpu":
+        # oneDNN computes some grouped convolutions in bfloat16 wrongly where the CPU has AMX (torch 2.13).
+        model.speech_model.encoder.pos_conv_embed.float()
+    return model
 
 
 def _fill(model: SDHuBERT, state: Mapping[str, Tensor], name: str) -> None:

@@ -21,6 +21,44 @@ from sdhubert_ray.windows import WindowOptions
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("float32", "bfloat16", "float16")
+RESEGMENT_SECTIONS = ("speech", "syllables")
+"""Their options work on features that are there already."""
+
+
+@dataclass(frozen=True)
+class TaskResources:
+    """What one worker of a CPU stage takes from the cluster.
+
+    Attributes:
+        cpus: CPUs reserved.
+        memory_gib: memory reserved, GiB; without it the cluster cannot keep itself from running out.
+        workers: how many run at once at most; none takes what is free.
+    """
+
+    cpus: float = 1.0
+    memory_gib: float = 0.5
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class EncoderResources:
+    """What one encoder takes from the cluster, and how many there are.
+
+    Attributes:
+        cpus: CPUs reserved.
+        gpus: GPUs reserved where the device is cuda; 0.5 lets two encoders share one.
+        memory_gib: memory reserved, GiB.
+        min_workers: encoders at least; none takes as many as there can be.
+        max_workers: encoders at most, for clusters that grow; none takes one per GPU, or what CPUs and memory allow.
+        initial_workers: encoders to begin with; none takes `min_workers`.
+    """
+
+    cpus: float = 1.0
+    gpus: float = 1.0
+    memory_gib: float = 3.0
+    min_workers: int | None = None
+    max_workers: int | None = None
+    initial_workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -28,24 +66,39 @@ class Resources:
     """How the work is laid out; none of it changes results.
 
     Attributes:
-        encoders: encoder workers; none takes one per GPU, or what CPUs and memory allow.
-        batch_seconds: padded audio per forward call, seconds.
+        batch_seconds: padded audio per forward call on a GPU, seconds.
         unit_seconds: audio per unit of work, seconds; a unit is decoded, encoded, cut and committed together.
         unit_rows: rows per unit at most.
-        encoder_memory_gib: memory that one encoder worker may use, GiB.
+        decode: workers that fetch and decode.
+        encode: workers that hold the model.
+        cut: workers that cut and commit.
     """
 
-    encoders: int | None = None
     batch_seconds: float = 80.0
     unit_seconds: float = 600.0
     unit_rows: int = 256
-    encoder_memory_gib: float = 3.0
+    decode: TaskResources = field(default_factory=TaskResources)
+    encode: EncoderResources = field(default_factory=EncoderResources)
+    cut: TaskResources = field(default_factory=TaskResources)
 
     def __post_init__(self) -> None:
-        for option in fields(self):
-            value = getattr(self, option.name)
+        values = {key: getattr(self, key) for key in ("batch_seconds", "unit_seconds", "unit_rows")}
+        for name, stage in (("decode", self.decode), ("encode", self.encode), ("cut", self.cut)):
+            values |= {f"{name}.{key}": value for key, value in asdict(stage).items()}
+        for key, value in values.items():
             if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"resources.{option.name} is {value}; it has to be a positive number")
+                raise ValueError(f"resources.{key} is {value}; it has to be a positive number")
+        low, start, high = (
+            self.encode.min_workers,
+            self.encode.initial_workers,
+            self.encode.max_workers,
+        )
+        ordered = [value for value in (low, start, high) if value is not None]
+        if ordered != sorted(ordered):
+            raise ValueError(
+                f"resources.encode has min_workers {low}, initial_workers {start} and max_workers {high}; "
+                "they have to be in this order"
+            )
 
 
 @dataclass(frozen=True)
@@ -103,6 +156,7 @@ def load_config(
     overrides: Sequence[str],
     flags: Mapping[str, object],
     carried: Mapping[str, Mapping[str, object]],
+    saved: Mapping[str, object] | None = None,
 ) -> JobConfig:
     """Compose a configuration, the later winning: preset, checkpoint, YAML file, key=value, command-line flags.
 
@@ -111,6 +165,8 @@ def load_config(
         overrides: `section.option=value` each.
         flags: dotted key -> value, from flags that were given.
         carried: the segmentation options that the checkpoint carries.
+        saved: the configuration of a run whose features are there; it takes the place of the preset, and a preset
+            that is given counts for `RESEGMENT_SECTIONS` only.
 
     Raises:
         UserError: an unknown key (naming the near one), a value of the wrong type or out of range.
@@ -120,14 +176,14 @@ def load_config(
     given += [_read_override(text) for text in overrides]
     given += [_from_dotted(key, value) for key, value in flags.items()]
     try:
-        for section in schema:
-            if OmegaConf.is_dict(schema[section]):
-                for part in given:
-                    if section in part and not OmegaConf.is_dict(part[section]):
-                        raise UserError(f"config key {section!s} is a section, it cannot be {part[section]!r}")
+        for part in given:
+            _check_sections(schema, part, "")
         user = OmegaConf.merge(schema, *given)
-        preset = asdict(get_preset(str(user.preset)))
-        config = OmegaConf.to_object(OmegaConf.merge(schema, preset, dict(carried), *given))
+        defaults: list[Mapping[str, object]] = [asdict(get_preset(str(user.preset))), carried]
+        if saved is not None:
+            chosen = RESEGMENT_SECTIONS if any("preset" in part for part in given) else ()
+            defaults = [saved, *({name: part[name] for name in chosen if name in part} for part in defaults)]
+        config = OmegaConf.to_object(OmegaConf.merge(schema, *map(dict, defaults), *given))
     except ConfigKeyError as error:
         raise UserError(_unknown_key(str(error.full_key))) from error
     except OmegaConfBaseException as error:
@@ -142,10 +198,24 @@ def load_config(
 
 def _schema() -> DictConfig:
     schema: DictConfig = OmegaConf.structured(JobConfig)
-    # Frozen dataclasses make read-only nodes, on every level; here they are only a schema to merge into.
-    for node in (schema, *(schema[key] for key in schema if OmegaConf.is_config(schema[key]))):
-        OmegaConf.set_readonly(node, False)
+    _unlock(schema)
     return schema
+
+
+def _check_sections(schema: DictConfig, given: DictConfig, prefix: str) -> None:
+    for section in map(str, schema):
+        if OmegaConf.is_dict(schema[section]) and section in given:
+            if not OmegaConf.is_dict(given[section]):
+                raise UserError(f"config key {prefix}{section} is a section, it cannot be {given[section]!r}")
+            _check_sections(schema[section], given[section], f"{prefix}{section}.")
+
+
+def _unlock(node: DictConfig) -> None:
+    """Frozen dataclasses make read-only nodes, on every level; here they are only a schema to merge into."""
+    OmegaConf.set_readonly(node, False)
+    for key in node:
+        if OmegaConf.is_dict(node[key]):
+            _unlock(node[key])
 
 
 def _read_yaml(path: str) -> DictConfig:

@@ -1,177 +1,157 @@
-"""Run a segmentation job: connect, resume, run, reconcile, summarise."""
+"""Run a segmentation job: check and plan it, then do it in this process or on Ray."""
 
-import contextlib
-import logging
-import os
 import platform
-import socket
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
+from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from sdhubert_ray import formats, storage
 from sdhubert_ray.checkpoint import Checkpoint, load_model
 from sdhubert_ray.config import JobConfig
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.manifest import Listing, cut_pieces, split_units
+from sdhubert_ray.manifest import Listing
 from sdhubert_ray.output import (
-    clear_output,
-    committed_uris,
+    Commit,
+    LeaseLostError,
+    Plan,
+    StagedPlan,
     fingerprint,
     list_commits,
+    list_plans,
     open_output,
-    read_commit,
-    worst_status,
-    write_run,
+    pending_units,
+    read_plan,
 )
-from sdhubert_ray.stages import CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments
-from sdhubert_ray.tables import FAILED_STATUSES, STAGES
+from sdhubert_ray.output.attempts import FileNotebook
+from sdhubert_ray.planning import Found, UnitOptions, stage_input, stage_retry
+from sdhubert_ray.session import IncompleteRunError, Job, Origin, Progress, Session, Summary, merge_here
+from sdhubert_ray.stages import CutSyllables, DecodeAudio, EncodeSpeech, ReadFeatures, ReadUnits, WriteSegments
+from sdhubert_ray.tables import FAILED_STATUSES
 
 IN_PROCESS_SECONDS = 600.0
 """Less audio than this is segmented without Ray, unless told otherwise."""
 ENGINES = ("auto", "local", "ray")
 
+Stage = Callable[[Sequence[Plan], Sequence[Commit], Path], tuple[StagedPlan, Found, str]]
+"""Stages in a local folder what an output (its plans, its commits) lacks: the plan, what was found, its kind."""
+
 _PACKAGES = ("sdhubert_ray", "torch", "transformers", "numpy", "pyarrow", "soundfile", "soxr", "ray")
-_LISTED_FAILURES = 1000
-_CONNECT_SECONDS = 5.0
-
-Progress = Callable[[int, float], None]
-"""Told of each commit: rows and seconds of audio in it."""
-
-
-class IncompleteRunError(Exception):
-    """A run that could not finish; the same command resumes it (exit code 1)."""
-
-
-@dataclass
-class Summary:
-    """What a run found and did.
-
-    Attributes:
-        output: the folder.
-        engine: `local` or `ray`.
-        num_files: recordings in the output.
-        statuses: recordings by status.
-        failures: (id, status, error) of recordings that failed, the first thousand.
-        audio_seconds: audio in the output, seconds.
-        speech_seconds: the part of it within syllables.
-        num_syllables: in the output.
-        rows_done_before: rows that an earlier run had committed.
-        rows_done: rows that this run committed.
-        run_audio_seconds: audio that this run went through.
-        wall_seconds: how long this run took.
-        stage_seconds: work per stage in this run, summed over workers.
-        ignored: files of the input folder that are no audio.
-    """
-
-    output: str
-    engine: str
-    num_files: int = 0
-    statuses: dict[str, int] = field(default_factory=dict)
-    failures: list[tuple[str, str, str]] = field(default_factory=list)
-    audio_seconds: float = 0.0
-    speech_seconds: float = 0.0
-    num_syllables: int = 0
-    rows_done_before: int = 0
-    rows_done: int = 0
-    run_audio_seconds: float = 0.0
-    wall_seconds: float = 0.0
-    stage_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    ignored: int = 0
-
-    @property
-    def num_failed(self) -> int:
-        """Recordings that are unreadable, missing or failed."""
-        return sum(count for status, count in self.statuses.items() if status in FAILED_STATUSES)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job that has been checked and not begun: nothing is written yet.
-
-    Attributes:
-        config: with the device resolved.
-        checkpoint: the weights.
-        output: absolute.
-        listing: the input.
-        manifest: its rows, pieces cut.
-        remaining: the rows that no earlier run has committed.
-        record: what run.json will hold.
-        engine: `local` or `ray`.
-        address: of a cluster, or None.
-        anew: what earlier runs left is removed when work begins.
-    """
-
-    config: JobConfig
-    checkpoint: Checkpoint
-    output: str
-    listing: Listing
-    manifest: pa.Table
-    remaining: pa.Table
-    record: dict[str, object]
-    engine: str
-    address: str | None
-    anew: bool
 
 
 def prepare_job(
     config: JobConfig,
     checkpoint: Checkpoint,
     source: str,
-    listing: Listing,
+    listing: Listing | None,
     output: str,
     *,
     engine: str = "auto",
     address: str | None = None,
     overwrite: bool = False,
+    retry: Sequence[str] = (),
 ) -> Job:
-    """Check everything that can be checked before work begins.
+    """Check everything that can be checked before work begins, and plan the work.
 
     Args:
         config: of the job.
         checkpoint: the weights.
         source: what the input is called in the run record.
-        listing: the recordings in it.
+        listing: the recordings in it, which are read once, here; None with `retry`.
         output: a folder, new or of an earlier run of the same configuration.
         engine: `auto`, `local` (this process) or `ray`.
         address: of a Ray cluster; implies `ray`.
         overwrite: remove what an earlier run left.
+        retry: statuses whose rows are to be done again: `failed`, `missing`, `unreadable`.
 
     Raises:
         UserError: anything that the caller has to mend.
     """
-    if engine not in ENGINES:
-        raise UserError(f"engine is {engine!r}; it has to be one of {', '.join(ENGINES)}")
-    if engine == "local" and address:
-        raise UserError("the local engine uses no cluster; leave out --address, or take --engine ray")
+    _check_choices(engine, address, overwrite, retry)
     load_model(checkpoint, config.encoder, "float32", "cpu")  # a wrong checkpoint is refused here, not in a worker
-    manifest = cut_pieces(listing.table, config.audio.piece_seconds)
     output = storage.absolute(output)
-    identity = fingerprint(config.identity(checkpoint.sha256))
-    before = open_output(output, identity, overwrite)
-    if {"files", "textgrid"} & set(config.output.formats):
-        formats.name_files(listing.table.column("id").to_pylist())  # refused now rather than after the work
-    done = committed_uris(output) if before else {}
-    _check_same_sources(manifest, done, output)
-    remaining = manifest.filter(pc.invert(pc.is_in(manifest.column("key"), pa.array(list(done), pa.string()))))
-    known = pc.sum(pc.fill_null(remaining.column("duration"), 0.0)).as_py() or 0.0
-    if engine == "auto":
-        engine = "ray" if address or known >= IN_PROCESS_SECONDS else "local"
-    record: dict[str, object] = {
-        "runs": before["runs"] + 1 if before else 1,
-        "input": source,
-        "config": asdict(config),
-        "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256},
-        "fingerprint": identity,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
-    }
-    return Job(config, checkpoint, output, listing, manifest, remaining, record, engine, address, before is None)
+    layout = UnitOptions(config.audio.piece_seconds, config.resources.unit_seconds, config.resources.unit_rows)
+
+    def stage(plans: Sequence[Plan], commits: Sequence[Commit], folder: Path) -> tuple[StagedPlan, Found, str]:
+        if listing is not None:
+            return *stage_input(listing, output, plans, layout, folder), "input"
+        if not plans:
+            raise UserError(f"output {output} has no run whose rows could be tried again; leave out --retry")
+        return stage_retry(output, plans, commits, retry, layout, folder), Found(), "retry"
+
+    origin = Origin(
+        source, {"name": checkpoint.name, "sha256": checkpoint.sha256, "options": checkpoint.options}, checkpoint
+    )
+    identity = config.identity(checkpoint.sha256)
+    return plan_job(config, origin, identity, output, stage, engine=engine, address=address, overwrite=overwrite)
+
+
+def plan_job(
+    config: JobConfig,
+    origin: Origin,
+    identity: Mapping[str, object],
+    output: str,
+    stage: Stage,
+    *,
+    engine: str,
+    address: str | None,
+    overwrite: bool,
+) -> Job:
+    """Look at an output and plan what it lacks. Nothing is written into it yet.
+
+    Args:
+        config: of the job.
+        origin: what the rows are made from.
+        identity: what decides the results.
+        output: a folder, absolute.
+        stage: finds what the output lacks.
+        engine: `auto`, `local` or `ray`.
+        address: of a Ray cluster; implies `ray`.
+        overwrite: remove what an earlier run left.
+
+    Raises:
+        UserError: the output was made with another configuration or from something else, or no choice is possible.
+    """
+    _check_choices(engine, address, overwrite, ())
+    wanted = fingerprint(identity)
+    before = open_output(output, wanted, overwrite)
+    if before is not None and before.get("features") != origin.features:
+        made = f"from the features in {before['features']}" if before.get("features") else "from audio"
+        raise UserError(f"output {output} was made {made}; choose another output, or --overwrite it")
+    plans = list_plans(output) if before else []
+    commits = list_commits(output) if before else []
+    folder = tempfile.TemporaryDirectory(prefix="sdhubert-")
+    try:
+        staged, found, kind = stage(plans, commits, Path(folder.name))
+        run_id = uuid.uuid4().hex[:12]
+        record: dict[str, object] = {
+            "run_id": run_id,
+            "runs": before["runs"] + 1 if before else 1,
+            "settled": before.get("settled", 0) if before else 0,
+            "input": origin.name,
+            "features": origin.features,
+            "config": asdict(config),
+            "checkpoint": origin.weights,
+            "fingerprint": wanted,
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        }
+        pending = pending_units(plans, commits)
+        job = Job(
+            run_id, config, origin, output, plans, pending, staged, kind, found, folder, record, engine, address,
+            before is None,
+        )  # fmt: skip
+        if {"files", "textgrid"} & set(config.output.formats):
+            formats.name_files(_all_ids(job))  # refused now rather than after the work
+        if engine == "auto":
+            engine = "ray" if address or job.seconds_left >= IN_PROCESS_SECONDS else "local"
+    except BaseException:
+        folder.cleanup()
+        raise
+    return replace(job, engine=engine)
 
 
 def run_job(job: Job, progress: Progress) -> Summary:
@@ -179,129 +159,114 @@ def run_job(job: Job, progress: Progress) -> Summary:
 
     Raises:
         IncompleteRunError: a worker or the cluster was lost for good; what is committed stays.
-        UserError: the output cannot be written, or there is no such device or cluster.
+        UserError: the output cannot be written or is written by another run, or there is no such device or cluster.
     """
-    began = time.perf_counter()
-    summary = Summary(job.output, job.engine, ignored=job.listing.ignored)
-    summary.rows_done_before = job.manifest.num_rows - job.remaining.num_rows
+    summary = Summary(job.output, job.engine, rows_done_before=job.num_rows - job.rows_left)
     try:
-        if job.remaining.num_rows:
-            _run_remaining(job, summary, progress)
-        formats.export(job.output, job.config.output.formats)
-        _summarise(summary)
-        summary.wall_seconds = time.perf_counter() - began
-        _record(job, "finished", summary)
-    except UserError as error:
-        if not summary.rows_done:
+        if job.engine == "ray" and job.rows_left:
+            _run_on_ray(job, summary, progress)
+        else:
+            _run_here(job, summary, progress)
+    except (UserError, LeaseLostError, storage.TransientError) as error:
+        if not summary.rows_done and not isinstance(error, LeaseLostError):
             raise
         raise IncompleteRunError(str(error)) from error  # such as a disk that is full: what is committed stays
+    finally:
+        job.folder.cleanup()
     return summary
 
 
-def _run_remaining(job: Job, summary: Summary, progress: Progress) -> None:
-    reports = _run_ray(job) if job.engine == "ray" else _run_local(job)
-    for report in reports:
-        summary.rows_done += report.num_rows
-        for stage in STAGES:
-            summary.stage_seconds[stage] += pc.sum(report.column(f"{stage}_seconds")).as_py()
-        seconds = pc.sum(report.column("duration")).as_py()
-        summary.run_audio_seconds += seconds
-        progress(report.num_rows, seconds)
-    missing = set(job.manifest.column("key").to_pylist()) - set(committed_uris(job.output))
-    if missing:
-        raise IncompleteRunError(f"{len(missing)} rows are not in {job.output}, {min(missing)} for one")
+def _run_here(job: Job, summary: Summary, progress: Progress) -> None:
+    config, output = job.config, job.output
+    attempts = FileNotebook(output)
+    stages: list[Callable[[pa.Table], pa.Table]] = []
+    if job.rows_left:  # else the model need not be loaded
+        stages = [
+            *_features_here(job, attempts),
+            CutSyllables(config.segmentation, config.output, attempts),
+            WriteSegments(output, config.output.compression),
+        ]
+    with Session(job, summary, progress) as session:
+        try:
+            for plan, unit in session.units:
+                table = pa.table({"plan": [plan], "unit": [unit]})
+                for stage in stages:
+                    table = stage(table)
+                session.add(table)
+        finally:
+            attempts.close()  # by whatever it ends, this process was not killed by a row
+        session.settle(merge_here)
 
 
-def _check_same_sources(manifest: pa.Table, done: Mapping[str, str], output: str) -> None:
-    """Another recording of the same id must not pass for one that is done."""
-    for row in manifest.select(["key", "id", "uri"]).to_pylist() if done else ():
-        before = done.get(row["key"], row["uri"])
-        if before != row["uri"]:
-            raise UserError(
-                f"output {output} has recording {row['id']!r} from {before}, the input now has {row['uri']}; "
-                "choose another output, or --overwrite it"
-            )
-
-
-def _run_local(job: Job) -> Iterator[pa.Table]:
-    config = replace(job.config, device=_local_device(job.config.device))
-    decode = DecodeAudio(config.audio, config.windows)
+def _features_here(job: Job, attempts: FileNotebook) -> list[Callable[[pa.Table], pa.Table]]:
+    """The stages from a unit's name to its features, in this process."""
+    config, checkpoint = job.config, job.origin.checkpoint
+    if checkpoint is None:
+        return [ReadFeatures(str(job.origin.features), job.output, config.dtype)]
     encode = EncodeSpeech(
-        lambda: job.checkpoint,
+        lambda: checkpoint,
         config.windows,
         config.encoder,
         config.dtype,
-        config.device,
+        local_device(config.device),
         config.resources.batch_seconds,
+        attempts,
     )
-    cut = CutSyllables(config.segmentation, config.output)
-    _begin(job)
-    write = WriteSegments(job.output, _run_number(job), config.output)
-    for unit in _units(job):
-        yield write(cut(encode(decode(unit))))
+    return [ReadUnits(job.output), DecodeAudio(config.audio, config.windows, attempts), encode]
 
 
-def _run_ray(job: Job) -> Iterator[pa.Table]:
+def _run_on_ray(job: Job, summary: Summary, progress: Progress) -> None:
     import ray
     from ray.exceptions import RayError
 
-    from sdhubert_ray.pipeline import build_pipeline
+    from sdhubert_ray.connect import cluster_device, connected
+    from sdhubert_ray.pipeline import build_pipeline, build_resegment_pipeline
+    from sdhubert_ray.watch import RunMetrics
 
-    with _connected(job.address):
-        on_cluster = replace(job.config, device=_cluster_device(job.config.device))
-        _begin(job)
-        pipeline = build_pipeline(list(_units(job)), job.checkpoint, on_cluster, job.output, _run_number(job))
-        try:
-            yield from pipeline.iter_batches(batch_size=None, batch_format="pyarrow")
-        except RayError as error:
-            cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-            if isinstance(cause, UserError):
-                raise cause from error
-            raise IncompleteRunError(f"Ray gave up: {str(cause or error).strip().splitlines()[-1]}") from error
+    with connected(job.address):
+        metrics = RunMetrics(job.run_id)
+        with Session(job, summary, progress) as session:
+            try:
+                if job.origin.checkpoint is None:
+                    features = str(job.origin.features)
+                    pipeline = build_resegment_pipeline(session.units, features, job.config, job.output)
+                else:
+                    config = replace(job.config, device=cluster_device(job.config.device))
+                    pipeline = build_pipeline(session.units, job.origin.checkpoint, config, job.output)
+                for report in pipeline.iter_batches(batch_size=None, batch_format="pyarrow"):
+                    metrics.add(report)
+                    session.add(report)
+                session.settle(_merge_on_ray)
+            except RayError as error:
+                cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+                if isinstance(cause, UserError):
+                    raise cause from error
+                raise IncompleteRunError(f"Ray gave up: {str(cause or error).strip().splitlines()[-1]}") from error
 
 
-@contextlib.contextmanager
-def _connected(address: str | None) -> Iterator[None]:
-    """Join the cluster at `address`, or the one this process is in already, or start one on this machine."""
+def _merge_on_ray(output: str, groups: Sequence[Sequence[Commit]], compression: str) -> None:
     import ray
-    import ray.data
 
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
-    if ray.is_initialized():
-        yield
-        return
-    if address:
-        _check_reachable(address)
-    try:
-        if address:
-            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
-        else:
-            # Two at least: the encoder holds one CPU for good, the other stages share the rest.
-            cpus = max(2, os.cpu_count() or 2)
-            ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        where = f"the Ray cluster at {address}" if address else "Ray on this machine"
-        raise UserError(f"{where} cannot be reached ({str(error).strip().splitlines()[0]})") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    from sdhubert_ray.output import merge_commits
+
+    merge = ray.remote(merge_commits)
+    ray.get([merge.remote(output, list(group), compression) for group in groups])
 
 
-def _check_reachable(address: str) -> None:
-    """Ray itself tries a dead address for minutes."""
-    host, separator, port = address.rpartition("://")[2].partition(":")
-    if not separator or not port.isdigit():
-        return  # `auto`, or something else that Ray resolves
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-    except OSError as error:
-        raise UserError(f"the Ray cluster at {address} cannot be reached ({error.strerror or error})") from error
+def _check_choices(engine: str, address: str | None, overwrite: bool, retry: Sequence[str]) -> None:
+    if engine not in ENGINES:
+        raise UserError(f"engine is {engine!r}; it has to be one of {', '.join(ENGINES)}")
+    if engine == "local" and address:
+        raise UserError("the local engine uses no cluster; leave out --address, or take --engine ray")
+    unknown = sorted(set(retry) - FAILED_STATUSES)
+    if unknown:
+        raise UserError(f"--retry is {unknown[0]!r}; it has to be one of {', '.join(sorted(FAILED_STATUSES))}")
+    if retry and overwrite:
+        raise UserError("--retry does rows of an output again, --overwrite removes them; leave out one")
 
 
-def _local_device(device: str) -> str:
+def local_device(device: str) -> str:
+    """The device of this process that is meant. Raises UserError where it was named and is not there."""
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
@@ -309,57 +274,7 @@ def _local_device(device: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
-def _cluster_device(device: str) -> str:
-    import ray
-
-    has_gpu = ray.cluster_resources().get("GPU", 0) >= 1  # type: ignore[no-untyped-call]
-    if device == "cuda" and not has_gpu:
-        raise UserError("device is cuda, but no node of the cluster has a GPU; take --device cpu")
-    return ("cuda" if has_gpu else "cpu") if device == "auto" else device
-
-
-def _units(job: Job) -> Iterator[pa.Table]:
-    return split_units(job.remaining, job.config.resources.unit_seconds, job.config.resources.unit_rows)
-
-
-def _run_number(job: Job) -> int:
-    number = job.record["runs"]
-    if not isinstance(number, int):
-        raise TypeError(f"run number is {number!r}")
-    return number
-
-
-def _begin(job: Job) -> None:
-    """Everything is there: only now the output changes."""
-    if job.anew:
-        clear_output(job.output)
-    _record(job, "running", None)
-
-
-def _record(job: Job, state: str, summary: Summary | None) -> None:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    result = {"summary": asdict(summary)} if summary else {}
-    write_run(job.output, {**job.record, "engine": job.engine, "state": state, "updated": now, **result})
-
-
-def _summarise(summary: Summary) -> None:
-    """Count the whole output, by what is committed in it."""
-    statuses: dict[str, str] = {}
-    errors: dict[str, str] = {}
-    for name in list_commits(summary.output):
-        table = read_commit(summary.output, name, ["id", "status", "error", "duration", "segments"])
-        summary.audio_seconds += pc.sum(table.column("duration")).as_py() or 0.0
-        flat = pc.list_flatten(table.column("segments"))
-        summary.num_syllables += len(flat)
-        if len(flat):
-            lengths = pc.subtract(pc.struct_field(flat, "end"), pc.struct_field(flat, "start"))
-            summary.speech_seconds += pc.sum(lengths).as_py()
-        rows = zip(*(table.column(column).to_pylist() for column in ("id", "status", "error")), strict=True)
-        for file_id, status, error in rows:
-            statuses[file_id] = worst_status((statuses.get(file_id, status), status))
-            if error and status == statuses[file_id]:
-                errors[file_id] = error
-    summary.num_files = len(statuses)
-    summary.statuses = dict(Counter(statuses.values()))
-    failed = [(name, status, errors.get(name, "")) for name, status in statuses.items() if status in FAILED_STATUSES]
-    summary.failures = sorted(failed)[:_LISTED_FAILURES]
+def _all_ids(job: Job) -> list[str]:
+    tables = [pa.parquet.read_table(path, columns=["id"]) for path in job.staged.parts]
+    tables += [table for plan in job.plans for table in read_plan(job.output, plan, ["id"])]
+    return list(dict.fromkeys(name for table in tables for name in table.column("id").to_pylist()))

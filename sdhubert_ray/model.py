@@ -1,5 +1,6 @@
 """The SD-HuBERT encoder: hidden states of a window that do not depend on what it is batched with."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -25,9 +26,10 @@ from sdhubert_ray.windows import (
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Precisions of inference by name; the half types cross the pipeline as float16."""
 
-# The extractor's first states take 6.5 MB per second of audio, three times over: on CPU, where a larger batch gains
-# nothing, this many samples (20 s) go through it at once.
-_CPU_EXTRACTOR_SAMPLES = 20 * SAMPLE_RATE
+OutOfMemoryError = torch.OutOfMemoryError
+"""Raised by a GPU that cannot hold even one window."""
+
+logger = logging.getLogger(__name__)
 
 
 class SDHuBERT(nn.Module):
@@ -89,7 +91,9 @@ class SDHuBERT(nn.Module):
             hidden_states[0], [1], ...: (B, 1 + T, D), the CLS state at position 0.
         """
         encoder = self.speech_model.encoder
-        states = encoder.dropout(encoder.layer_norm(frames + encoder.pos_conv_embed(frames)))
+        convolution = encoder.pos_conv_embed
+        positions = convolution(frames.to(convolution.conv.weight.dtype)).to(frames.dtype)
+        states = encoder.dropout(encoder.layer_norm(frames + positions))
         cls = self.cls_token.to(states.dtype).expand(len(states), 1, -1)
         states = torch.cat([cls, states], dim=1)
         mask = _valid(num_frames + 1, states.shape[1])[:, None, None]
@@ -112,10 +116,7 @@ class SDHuBERT(nn.Module):
         num_frames = self.count_frames(num_samples)
         kept: dict[int, Tensor] = {}
         last = max(layers)
-        rows = max(1, _CPU_EXTRACTOR_SAMPLES // samples.shape[1]) if samples.device.type == "cpu" else len(samples)
-        parts = zip(torch.split(samples, rows), torch.split(num_samples, rows), strict=True)
-        frames = torch.cat([self.project(*part) for part in parts])
-        for index, states in enumerate(self.contextualise(frames, num_frames)):
+        for index, states in enumerate(self.contextualise(self.project(samples, num_samples), num_frames)):
             kept[index] = states if index in layers else states[:0]
             if index == last:
                 break
@@ -124,6 +125,14 @@ class SDHuBERT(nn.Module):
     def _kernels(self) -> list[tuple[int, int]]:
         config = self.speech_model.config
         return list(zip(config.conv_kernel, config.conv_stride, strict=True))
+
+
+def batch_seconds_on(device: str, batch_seconds: float) -> float:
+    """The batch to use on a device: as asked for on a GPU, single windows on a CPU.
+
+    A CPU gains nothing by larger batches, and alone a window is computed in one shape, to the same last bit, for ever.
+    """
+    return 0.0 if device == "cpu" else batch_seconds
 
 
 class EncodedPiece(NamedTuple):
@@ -181,11 +190,15 @@ def encode_windows(
         model: in eval mode, on its device and in its precision.
         windows: (n,) float32 z-scored samples each, at least 400.
         options: the layers to read.
-        batch_seconds: seconds of padded audio per forward call, at least one window.
+        batch_seconds: seconds of padded audio per forward call, at least one window. Where a GPU's memory does not
+            hold that many, half of it is tried.
 
     Returns:
         for each window, in order, (T, D) states of `layer` and of `normcut_layer`: float32, or float16 where the
         model computes in a half type.
+
+    Raises:
+        OutOfMemoryError: the GPU cannot hold one window.
     """
     parameter = next(model.parameters())
     buckets: dict[int, list[int]] = {}
@@ -194,10 +207,20 @@ def encode_windows(
     states: dict[int, tuple[Features, Features]] = {}
     for length, members in sorted(buckets.items()):
         size = max(1, int(batch_seconds * SAMPLE_RATE) // length)
-        for begin in range(0, len(members), size):
-            batch = members[begin : begin + size]
-            encoded = _encode_batch(model, [windows[index] for index in batch], length, size, options, parameter)
+        left = members
+        while left:
+            batch = left[:size]
+            try:
+                encoded = _encode_batch(model, [windows[index] for index in batch], length, size, options, parameter)
+            except OutOfMemoryError:
+                if size == 1:
+                    raise
+                size //= 2
+                torch.cuda.empty_cache()
+                logger.warning("the GPU's memory is too small; going on with %d windows of %d samples", size, length)
+                continue
             states.update(zip(batch, encoded, strict=True))
+            left = left[size:]
     return [states[index] for index in range(len(windows))]
 
 

@@ -4,8 +4,9 @@ The same stages run in Ray's workers and in one process. Each leaves its seconds
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,10 +14,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sdhubert_ray import storage
+from sdhubert_ray import shards, storage
 from sdhubert_ray.audio import MIN_SAMPLES, AudioOptions, Samples, Span, is_silent, normalise, read_audio
 from sdhubert_ray.errors import AudioError, UserError
-from sdhubert_ray.output import OutputOptions, commit_rows
+from sdhubert_ray.features import read_features
+from sdhubert_ray.output import OutputOptions, read_unit, write_commit
+from sdhubert_ray.output.attempts import Attempts, run_unit
 from sdhubert_ray.presets import EncoderOptions, SegmentationOptions
 from sdhubert_ray.speech import find_speech
 from sdhubert_ray.syllables import cut_syllables, to_seconds
@@ -27,6 +30,7 @@ from sdhubert_ray.tables import (
     SEGMENTS,
     SPANS,
     STAGES,
+    STATUSES,
     ragged,
     ragged_intervals,
     ragged_vectors,
@@ -37,6 +41,10 @@ from sdhubert_ray.windows import WindowOptions, count_frames, grid_phase
 
 if TYPE_CHECKING:
     from sdhubert_ray.checkpoint import Checkpoint
+
+
+GIVEN_UP = "has killed its worker three times (out of memory, or a crash in a decoder) and was given up"
+TOO_LARGE = "does not fit into the memory of the GPU, alone and window by window; try a smaller audio.piece_seconds"
 
 
 @dataclass(frozen=True)
@@ -62,13 +70,41 @@ class Piece:
     phase: int = 0
 
 
-def load_piece(uri: str, span: Span, channel: int | None, audio: AudioOptions, windows: WindowOptions) -> Piece:
+@dataclass(frozen=True)
+class AudioSource:
+    """Where the bytes of a recording are.
+
+    Attributes:
+        uri: of a file, or of a shard.
+        member: its name in a tar, or its row in a Parquet file; None for a file.
+        byte_offset: where it begins in the tar, if that is known.
+        byte_size: its length in the tar, if that is known.
+        source_size: bytes of the file or shard, if that is known.
+    """
+
+    uri: str
+    member: str | None = None
+    byte_offset: int | None = None
+    byte_size: int | None = None
+    source_size: int | None = None
+
+    def __str__(self) -> str:
+        return self.uri if self.member is None else f"{self.uri} ({self.member})"
+
+
+def load_piece(
+    source: AudioSource, span: Span, channel: int | None, audio: AudioOptions, windows: WindowOptions
+) -> Piece:
     """Fetch and decode a piece. What cannot be had becomes a status, never an exception."""
     try:
-        with storage.open_binary(uri) as file:
-            decoded = read_audio(file, span, channel)
-    except FileNotFoundError:
-        return Piece("missing", "does not exist", span.start, 0.0, 0, None)
+        with shards.open_audio(*astuple(source)) as file:
+            try:
+                decoded = read_audio(file, span, channel)
+            finally:
+                storage.raise_if_failed(file)  # a decoder takes a connection that is lost for the end of the file
+    except FileNotFoundError as error:
+        reason = "does not exist" if source.member is None else f"does not exist ({error})"
+        return Piece("missing", reason, span.start, 0.0, 0, None)
     except AudioError as error:
         return Piece("unreadable", str(error), span.start, 0.0, 0, None)
     except (OSError, UserError) as error:
@@ -98,27 +134,62 @@ def prepare_piece(
     return Piece("truncated" if shortfall else status, shortfall, offset, duration, frames, usable)
 
 
-class DecodeAudio:
-    """Fetch, decode and z-score each row's audio, on CPU.
+class ReadUnits:
+    """Read the rows of a unit from the plan that it belongs to.
 
-    In:  a manifest (`MANIFEST_FIELDS` and columns to carry).
-    Out: the same, with offset, duration, status, error, num_frames, samples (n,) float32 at
-         16 kHz or null, and window_phase.
+    In:  one row: plan, unit (int).
+    Out: a manifest (`MANIFEST_FIELDS` and columns to carry), and unit_name.
     """
 
-    def __init__(self, audio: AudioOptions, windows: WindowOptions) -> None:
-        self.audio = audio
-        self.windows = windows
+    def __init__(self, output: str) -> None:
+        self.output = output
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return read_unit(self.output, batch.column("plan")[0].as_py(), batch.column("unit")[0].as_py())
+
+
+class ReadFeatures:
+    """Read the frame features of a unit's rows from the output that has them.
+
+    In:  one row: plan, unit (int).
+    Out: what `EncodeSpeech` gives; reading counts as decoding.
+    """
+
+    def __init__(self, source: str, output: str, dtype: str) -> None:
+        self.source = source
+        self.output = output
+        self.dtype = np.float32 if dtype == "float32" else np.float16
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         began = time.perf_counter()
-        pieces = [self._load(row) for row in batch.select([field.name for field in MANIFEST_FIELDS]).to_pylist()]
-        carried = batch.drop_columns([field.name for field in MANIFEST_FIELDS])
+        rows = read_unit(self.output, batch.column("plan")[0].as_py(), batch.column("unit")[0].as_py())
+        table = read_features(self.source, rows, self.dtype)
+        return _timed(_timed(table, "decode", began), "encode", time.perf_counter())
+
+
+class DecodeAudio:
+    """Fetch, decode and z-score each row's audio, on CPU.
+
+    In:  a manifest (`MANIFEST_FIELDS`, unit_name, and columns to carry).
+    Out: its key, id, uri, member, piece, unit_name and carried columns, with offset, duration, status, error,
+         num_frames, samples (n,) float32 at 16 kHz or null, and window_phase.
+    """
+
+    def __init__(self, audio: AudioOptions, windows: WindowOptions, attempts: Attempts | None = None) -> None:
+        self.audio = audio
+        self.windows = windows
+        self.attempts = attempts
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return run_unit("decode", batch, self._decode, self.attempts)
+
+    def _decode(self, batch: pa.Table, hopeless: bool) -> pa.Table:
+        began = time.perf_counter()
+        names = [field.name for field in MANIFEST_FIELDS]
+        pieces = [self._load(row, hopeless) for row in batch.select(names).to_pylist()]
+        kept = ("key", "id", "uri", "member", "piece")
         columns = {
-            "key": batch.column("key"),
-            "id": batch.column("id"),
-            "uri": batch.column("uri"),
-            "piece": batch.column("piece"),
+            **{name: batch.column(name) for name in kept},
             "offset": pa.array([piece.offset for piece in pieces], pa.float64()),
             "duration": pa.array([piece.duration for piece in pieces], pa.float64()),
             "status": pa.array([piece.status for piece in pieces], pa.string()),
@@ -127,14 +198,19 @@ class DecodeAudio:
             "window_phase": pa.array([piece.phase for piece in pieces], pa.int32()),
             "samples": ragged([piece.samples for piece in pieces], pa.float32()),
         }
+        carried = batch.drop_columns(names)
         table = pa.table({**columns, **dict(zip(carried.column_names, carried.columns, strict=True))})
         return _timed(table, "decode", began)
 
-    def _load(self, row: dict[str, Any]) -> Piece:
+    def _load(self, row: dict[str, Any], hopeless: bool) -> Piece:
         span = Span.of_piece(row["start"], row["end"], row["piece"], row["num_pieces"])
         channel = row["channel"] if row["channel"] is not None else self.audio.channel
-        piece = load_piece(row["uri"], span, channel, self.audio, self.windows)
-        return replace(piece, error=f"{row['uri']} {piece.error}") if piece.error else piece
+        source = AudioSource(row["uri"], row["member"], row["byte_offset"], row["byte_size"], row["source_size"])
+        if hopeless:
+            piece = Piece("failed", GIVEN_UP, span.start, 0.0, 0, None)
+        else:
+            piece = load_piece(source, span, channel, self.audio, self.windows)
+        return replace(piece, error=f"{source} {piece.error}") if piece.error else piece
 
 
 class EncodeSpeech:
@@ -152,17 +228,34 @@ class EncodeSpeech:
         dtype: str,
         device: str,
         batch_seconds: float,
+        attempts: Attempts | None = None,
     ) -> None:
         # Only here: torch takes seconds to import, and the other stages' workers do without it.
         from sdhubert_ray.checkpoint import load_model
+        from sdhubert_ray.model import batch_seconds_on
 
         self.model = load_model(checkpoint(), layers, dtype, device)
         self.windows = windows
         self.layers = layers
         self.dtype = np.float32 if dtype == "float32" else np.float16
-        self.batch_seconds = batch_seconds
+        self.batch_seconds = batch_seconds_on(device, batch_seconds)
+        self.attempts = attempts
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        return run_unit("encode", batch, self._encode, self.attempts)
+
+    def _encode(self, batch: pa.Table, hopeless: bool) -> pa.Table:
+        from sdhubert_ray.model import OutOfMemoryError
+
+        try:
+            return self._encode_rows(_without_samples(batch, GIVEN_UP) if hopeless else batch)
+        except OutOfMemoryError:
+            if batch.num_rows == 1:
+                return self._encode_rows(_without_samples(batch, TOO_LARGE))
+        rows = [self._encode(batch.slice(row, 1), False) for row in range(batch.num_rows)]
+        return pa.concat_tables(rows).combine_chunks()
+
+    def _encode_rows(self, batch: pa.Table) -> pa.Table:
         from sdhubert_ray.model import encode_pieces
 
         began = time.perf_counter()
@@ -193,11 +286,17 @@ class CutSyllables:
     Out: the segments table (and the stages' report columns).
     """
 
-    def __init__(self, options: SegmentationOptions, output: OutputOptions) -> None:
+    def __init__(self, options: SegmentationOptions, output: OutputOptions, attempts: Attempts | None = None) -> None:
         self.options = options
         self.output = output
+        self.attempts = attempts
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        return run_unit("cut", batch, self._cut_rows, self.attempts)
+
+    def _cut_rows(self, batch: pa.Table, hopeless: bool) -> pa.Table:
+        if hopeless:
+            batch = _given_up_features(batch)
         began = time.perf_counter()
         features = read_vectors(batch.column("frame_features"))
         width = batch.schema.field("frame_features").type.value_type.list_size
@@ -228,7 +327,7 @@ class CutSyllables:
             columns["raw_norm"] = batch.column("raw_norm")
             columns["amplitude"] = batch.column("amplitude")
         carried = [name for name in batch.column_names if name not in {*columns, *PIPELINE_COLUMNS}]
-        reports = [f"{stage}_seconds" for stage in ("decode", "encode")]
+        reports = ["unit_name", *(f"{stage}_seconds" for stage in ("decode", "encode"))]
         table = pa.table({**columns, **{name: batch.column(name) for name in (*carried, *reports)}})
         return _timed(table, "cut", began)
 
@@ -249,20 +348,32 @@ class CutSyllables:
 class WriteSegments:
     """Commit each unit of rows as one Parquet file.
 
-    In:  the segments table.
-    Out: a report: key, id, status, error, duration, num_segments, and the stages' seconds.
+    In:  the segments table of a unit.
+    Out: a report, one row: unit_name, rows, duration (seconds of audio), segments, size (bytes), the count of each
+         status, and the stages' seconds.
     """
 
-    def __init__(self, output: str, run: int, options: OutputOptions) -> None:
+    def __init__(self, output: str, compression: str) -> None:
         self.output = output
-        self.run = run
-        self.options = options
+        self.compression = compression
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         seconds = [f"{stage}_seconds" for stage in STAGES]
-        commit_rows(self.output, self.run, batch.drop_columns(seconds), self.options.compression)
-        report = batch.select(["key", "id", "status", "error", "duration", *seconds])
-        return report.append_column("num_segments", pc.list_value_length(batch.column("segments")))
+        name = batch.column("unit_name")[0].as_py()
+        rows = batch.drop_columns([*seconds, "unit_name"])
+        size = write_commit(self.output, name, rows, self.compression)
+        statuses = Counter(batch.column("status").to_pylist())
+        return pa.table(
+            {
+                "unit_name": [name],
+                "rows": [batch.num_rows],
+                "duration": [pc.sum(batch.column("duration")).as_py()],
+                "segments": [pc.sum(pc.list_value_length(batch.column("segments"))).as_py() or 0],
+                "size": [size],
+                **{status: [statuses[status]] for status in STATUSES},
+                **{column: [pc.sum(batch.column(column)).as_py()] for column in seconds},
+            }
+        )
 
 
 class _CutRow(NamedTuple):
@@ -276,3 +387,27 @@ class _CutRow(NamedTuple):
 def _timed(table: pa.Table, stage: str, began: float) -> pa.Table:
     share = (time.perf_counter() - began) / max(table.num_rows, 1)
     return table.append_column(f"{stage}_seconds", pa.array(np.full(table.num_rows, share)))
+
+
+def _without_samples(batch: pa.Table, reason: str) -> pa.Table:
+    """Rows that cannot be encoded: `failed`, whatever they were."""
+    batch = _failed(batch, reason)
+    nothing = pa.nulls(batch.num_rows, batch.schema.field("samples").type)
+    return _replaced(batch, "samples", nothing)
+
+
+def _given_up_features(batch: pa.Table) -> pa.Table:
+    batch = _failed(batch, GIVEN_UP)
+    for name in ("frame_features", "raw_norm", "amplitude"):
+        batch = _replaced(batch, name, pa.nulls(batch.num_rows, batch.schema.field(name).type))
+    return batch
+
+
+def _failed(batch: pa.Table, reason: str) -> pa.Table:
+    errors = [f"{uri} {reason}" for uri in batch.column("uri").to_pylist()]
+    batch = _replaced(batch, "status", pa.array(["failed"] * batch.num_rows, pa.string()))
+    return _replaced(batch, "error", pa.array(errors, pa.string()))
+
+
+def _replaced(batch: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    return batch.set_column(batch.column_names.index(name), name, column)

@@ -20,14 +20,19 @@ MANIFEST_FIELDS: tuple[pa.Field, ...] = (
     pa.field("key", pa.string()),
     pa.field("id", pa.string()),
     pa.field("uri", pa.string()),
+    pa.field("member", pa.string()),  # of a tar shard, or row of a Parquet shard
+    pa.field("byte_offset", pa.int64()),  # of the member in its tar, bytes
+    pa.field("byte_size", pa.int64()),
     pa.field("piece", pa.int32()),
     pa.field("num_pieces", pa.int32()),
     pa.field("start", pa.float64()),
     pa.field("end", pa.float64()),
-    pa.field("duration", pa.float64()),
+    pa.field("duration", pa.float64()),  # of the piece, seconds
     pa.field("channel", pa.int32()),
+    pa.field("source_size", pa.int64()),  # of the file or shard, bytes
+    pa.field("source_version", pa.string()),  # its etag, or its time of change
 )
-"""A manifest as the pipeline takes it; any further columns are carried through."""
+"""A manifest as the pipeline takes it, pieces cut; any further columns are carried through."""
 
 SEGMENTS = pa.list_(pa.struct([pa.field("start", pa.float64()), pa.field("end", pa.float64())]))
 SPANS = pa.list_(pa.struct([pa.field("start", pa.int32()), pa.field("end", pa.int32())]))
@@ -36,6 +41,7 @@ RESULT_FIELDS: tuple[pa.Field, ...] = (
     pa.field("key", pa.string()),
     pa.field("id", pa.string()),
     pa.field("uri", pa.string()),
+    pa.field("member", pa.string()),
     pa.field("piece", pa.int32()),
     pa.field("offset", pa.float64()),
     pa.field("duration", pa.float64()),
@@ -52,7 +58,7 @@ FRAME_COLUMNS = ("frame_features", "norm", "mask", "spans", "raw_norm", "amplitu
 STAGES = ("decode", "encode", "cut")
 """The stages that work is timed by, in order."""
 PIPELINE_COLUMNS = frozenset(
-    ("samples", "window_phase", "num_segments", *FRAME_COLUMNS, *(f"{stage}_seconds" for stage in STAGES))
+    ("samples", "window_phase", "unit_name", *FRAME_COLUMNS, *(f"{stage}_seconds" for stage in STAGES))
 )
 """Columns that live between the stages only, or that have their own place in the table: no manifest may have them."""
 

@@ -34,6 +34,12 @@ def leaves(options, prefix=""):
             yield f"{prefix}{option.name}", value
 
 
+def flatten(values, prefix=""):
+    """Dotted keys of nested mappings."""
+    for key, value in values.items():
+        yield from flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+
+
 def get(config, key):
     for part in key.split("."):
         config = getattr(config, part)
@@ -72,18 +78,33 @@ LAYOUT_OPTIONS = {
     "max_failed": 7,
     "output.formats": ("parquet", "textgrid"),
     "output.compression": "gzip",
-    "resources.encoders": 3,
+    "output.rows_per_file": 100,
     "resources.batch_seconds": 40.0,
     "resources.unit_seconds": 60.0,
     "resources.unit_rows": 16,
-    "resources.encoder_memory_gib": 1.5,
+    "resources.decode.cpus": 2.0,
+    "resources.decode.memory_gib": 2.5,
+    "resources.decode.workers": 5,
+    "resources.encode.cpus": 4.0,
+    "resources.encode.gpus": 0.5,
+    "resources.encode.memory_gib": 1.5,
+    "resources.encode.min_workers": 1,
+    "resources.encode.max_workers": 3,
+    "resources.encode.initial_workers": 2,
+    "resources.cut.cpus": 2.0,
+    "resources.cut.memory_gib": 2.5,
+    "resources.cut.workers": 5,
 }
 OPTIONAL = [
     "audio.channel",
     "windows.window_seconds",
     "speech.silence_threshold",
     "syllables.merge_threshold",
-    "resources.encoders",
+    "resources.decode.workers",
+    "resources.encode.min_workers",
+    "resources.encode.max_workers",
+    "resources.encode.initial_workers",
+    "resources.cut.workers",
 ]
 
 
@@ -109,7 +130,11 @@ def test_every_option_can_be_set_in_every_way_and_changes_nothing_else(tmp_path,
     assert get(JobConfig(), key) != value
     section, _, name = key.rpartition(".")
     path = tmp_path / "job.yaml"
-    path.write_text(f"{section}:\n  {name}: {as_text(value)}\n" if section else f"{name}: {as_text(value)}\n")
+    indent, text = "", ""
+    for part in key.split("."):
+        text += f"{indent}{part}:\n"
+        indent += "  "
+    path.write_text(f"{text.rstrip()} {as_text(value)}\n")
     ways = [load(f"{key}={as_text(value)}"), load(path=str(path)), load(flags={key: value})]
     if key.partition(".")[0] in ("audio", "windows", "encoder", "speech", "syllables"):
         ways.append(load(carried={section: {name: value}}))
@@ -191,7 +216,8 @@ def test_the_later_wins_preset_checkpoint_file_override_flag(tmp_path):
 def test_null_is_none_for_optional_values(tmp_path, key):
     section, _, name = key.rpartition(".")
     path = tmp_path / "job.yaml"
-    path.write_text(f"{section}: {{{name}: null}}\n")
+    parts = key.split(".")
+    path.write_text(": {".join(parts) + ": null" + "}" * (len(parts) - 1) + "\n")
     base = {section: {name: RESULT_OPTIONS[key]}} if key in RESULT_OPTIONS else {}
     if key == "windows.window_seconds":  # whole pieces take no padding
         path.write_text(f"{section}: {{{name}: null, pad_samples: 0}}\n")
@@ -263,7 +289,8 @@ def test_a_dotted_key_in_a_file_is_refused_in_words_that_help(tmp_path):
         ("syllables.keep_last_frame=perhaps", "perhaps"),
         ("syllables=0.2", "0.2"),
         ("output.formats=textgrid", "formats"),
-        ("resources.encoders=[1]", "encoders"),
+        ("resources.encode.max_workers=[1]", "max_workers"),
+        ("resources.encode=3", "3"),
         ("syllables.syl_dur.value=1", "value"),
     ],
 )
@@ -299,11 +326,14 @@ def test_a_wrong_type_is_refused_by_key(override, value):
         "output.frame_features=float64",
         "output.segment_features=yes",
         "output.compression=zip",
-        "resources.encoders=0",
+        "output.rows_per_file=0",
+        "resources.decode.workers=0",
+        "resources.encode.gpus=0",
+        "resources.cut.cpus=-1",
         "resources.batch_seconds=0",
         "resources.unit_seconds=-1",
         "resources.unit_rows=0",
-        "resources.encoder_memory_gib=0",
+        "resources.encode.memory_gib=0",
         "device=tpu",
         "dtype=float64",
         "max_failed=-1",
@@ -337,7 +367,6 @@ def test_infinity_is_refused_by_its_key_or_taken_as_a_limit_that_is_never_reache
             "syllables.merge_threshold",
             "resources.batch_seconds",
             "resources.unit_seconds",
-            "resources.encoder_memory_gib",
         )
 
 
@@ -403,7 +432,7 @@ def all_options(options):
 def test_every_options_object_is_frozen():
     for config in (JobConfig(), load("output.formats=[parquet,textgrid]", flags={"preset": "paper"})):
         objects = list(all_options(config))
-        assert len(objects) == 8
+        assert len(objects) == 11
         for options in objects:
             for option in dataclasses.fields(options):
                 with pytest.raises(dataclasses.FrozenInstanceError):
@@ -460,8 +489,4 @@ def test_the_yaml_that_shows_every_option_holds_the_defaults():
     path = Path(__file__).parent.parent / "configs" / "segment.yaml"
     assert load_config(str(path), [], {}, {}) == load_config(None, [], {}, {})
     shown = OmegaConf.to_container(OmegaConf.load(path))
-    assert set(shown) == {option.name for option in dataclasses.fields(JobConfig)}
-    for section, options in shown.items():
-        if isinstance(options, dict):
-            names = {option.name for option in dataclasses.fields(getattr(JobConfig(), section))}
-            assert set(options) == names, section
+    assert set(flatten(shown)) == {key for key, _ in leaves(JobConfig())}

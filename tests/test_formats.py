@@ -10,11 +10,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from outputs import write_output
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.formats import export, name_files, to_textgrid
-from sdhubert_ray.output import FileResult, commit_rows, committed_uris, open_output, read_segments, write_run
+from sdhubert_ray.output import FileResult, committed_keys, open_output, read_segments
 from sdhubert_ray.tables import RESULT_FIELDS, SEGMENTS, ragged, ragged_intervals, ragged_vectors
 
 GOLDEN = Path(__file__).parent / "golden" / "segmentation" / "readme"
@@ -32,7 +33,8 @@ def make_row(key, **values):
     file_id, _, piece = key.rpartition("#")
     empty = {"frame_features": None, "mask": None, "segments": np.zeros((0, 2)), "segment_features": np.zeros((0, 48))}
     basics = {"offset": 0.0, "duration": 0.0, "status": "ok", "error": None, "num_frames": 0}
-    return {"key": key, "id": file_id, "uri": f"/{file_id}", "piece": int(piece), **basics, **empty, **values}
+    place = {"id": file_id, "uri": f"/{file_id}", "member": None, "piece": int(piece)}
+    return {"key": key, **place, **basics, **empty, **values}
 
 
 def make_table(rows, dtype=np.float32, with_frames=True):
@@ -51,16 +53,13 @@ def make_table(rows, dtype=np.float32, with_frames=True):
 
 
 def make_output(folder, *commits, **options):
-    output = str(folder)
-    write_run(output, {"fingerprint": {}, "runs": 1})
-    for rows in commits:
-        commit_rows(output, 1, make_table(rows, **options), "zstd")
-    return output
+    return write_output(str(folder), [(1, make_table(rows, **options)) for rows in commits], {})
 
 
 def exported(output):
     """What was written beside the tables: relative path -> bytes."""
-    names = [name for name in storage.list_files(output) if not name.startswith("segments/") and name != "run.json"]
+    ours = ("segments/", "manifest/", "run.json")
+    names = [name for name in storage.list_files(output) if not name.startswith(ours)]
     return {name: storage.read_bytes(storage.join(output, name)) for name in names}
 
 
@@ -154,7 +153,7 @@ def test_pieces_are_joined_as_if_the_recording_had_been_one(tmp_path, same_commi
                 segment_features=values["segment_features"][chosen],
             )
         )
-    commits = [[whole, *parts]] if same_commit else [[whole], [parts[1]], [parts[0]]]
+    commits = [[whole, *parts]] if same_commit else [[whole], [parts[0]], [parts[1]]]
     output = make_output(tmp_path, *commits)
     export(output, ["files", "textgrid"])
     files = exported(output)
@@ -221,7 +220,7 @@ def test_a_folder_of_the_input_may_be_called_segments(tmp_path):
     for _ in range(2):
         export(output, ["textgrid"])
     assert (tmp_path / "segments" / "a.TextGrid").exists()
-    assert set(committed_uris(output)) == {"segments/a.wav#0"}
+    assert committed_keys(output) == {"segments/a.wav#0"}
     assert [result.id for result in read_segments(output)] == ["segments/a.wav"]
     assert open_output(output, {}, False) is not None  # and do not keep the run from being resumed
 

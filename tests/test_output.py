@@ -8,14 +8,14 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from outputs import write_output
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import (
     OutputOptions,
     clear_output,
-    commit_rows,
-    committed_uris,
+    committed_keys,
     fingerprint,
     join_pieces,
     list_commits,
@@ -24,10 +24,19 @@ from sdhubert_ray.output import (
     read_files,
     read_run,
     read_segments,
+    unit_name,
     worst_status,
+    write_commit,
     write_run,
 )
-from sdhubert_ray.tables import FAILED_STATUSES, RESULT_FIELDS, SEGMENTS, STATUSES, ragged_intervals, ragged_vectors
+from sdhubert_ray.tables import (
+    FAILED_STATUSES,
+    RESULT_FIELDS,
+    SEGMENTS,
+    STATUSES,
+    ragged_intervals,
+    ragged_vectors,
+)
 
 WIDTH = 3
 NO_SEGMENTS = np.zeros((0, 2))
@@ -41,6 +50,7 @@ def make_row(key, segments=NO_SEGMENTS, **values):
         "key": key,
         "id": file_id,
         "uri": f"/audio/{file_id}",
+        "member": None,
         "piece": int(piece),
         **defaults,
         "segments": np.asarray(segments, np.float64).reshape(-1, 2),
@@ -65,12 +75,15 @@ def make_table(rows, dtype=np.float32, with_features=True):
 
 
 def make_run(folder, *commits, fingerprint_values=None):
-    """An output folder of (run number, rows) commits."""
-    output = str(folder)
-    write_run(output, {"fingerprint": fingerprint_values or {"seed": "1"}, "runs": 1})
-    for run, rows in commits:
-        commit_rows(output, run, make_table(rows), "zstd")
-    return output
+    """An output folder of (plan number, rows) commits; a plan after the first does rows again."""
+    tables = [(plan, make_table(rows)) for plan, rows in commits]
+    return write_output(str(folder), tables, fingerprint_values or {"seed": "1"})
+
+
+def commit(output, plan, rows, compression="zstd"):
+    """Commit rows as unit 0 of a plan; its file's name."""
+    write_commit(str(output), unit_name(plan, 0), make_table(rows), compression)
+    return f"{unit_name(plan, 0)}.parquet"
 
 
 def refusal(call, *args):
@@ -125,7 +138,7 @@ def test_an_output_of_the_same_configuration_is_resumed(tmp_path):
     output = make_run(tmp_path / "out", (1, [make_row("a#0")]), fingerprint_values={"a": "1", "b": "2"})
     record = open_output(output, {"b": "2", "a": "1"}, False)
     assert record == {"fingerprint": {"a": "1", "b": "2"}, "runs": 1}
-    assert set(committed_uris(output)) == {"a#0"}
+    assert committed_keys(output) == {"a#0"}
 
 
 def test_an_output_of_another_configuration_is_refused_naming_the_keys(tmp_path):
@@ -136,14 +149,14 @@ def test_an_output_of_another_configuration_is_refused_naming_the_keys(tmp_path)
     for part in (output, "speech.normcut_threshold", "0.1", "0.2", "gone", "7", "fresh", "8", "--overwrite"):
         assert part in message
     assert "dtype" not in message
-    assert set(committed_uris(output)) == {"a#0"}
+    assert committed_keys(output) == {"a#0"}
 
 
 def test_overwriting_removes_what_the_earlier_run_left_and_nothing_else(tmp_path):
     output = make_run(tmp_path / "out", (1, [make_row("a#0")]), (2, [make_row("b#0")]))
     (tmp_path / "out" / "notes.txt").write_text("mine")
     assert open_output(output, {"seed": "2"}, True) is None
-    assert set(committed_uris(output)) == {"a#0", "b#0"}  # to look is not to touch
+    assert committed_keys(output) == {"a#0", "b#0"}  # to look is not to touch
     clear_output(output)
     assert read_run(output) is None
     assert list_commits(output) == []
@@ -160,7 +173,7 @@ def test_overwriting_mends_an_output_that_is_damaged(tmp_path):
             (tmp_path / "out" / "run.json").write_text(content)
         assert "run.json" in refusal(open_output, output, {}, False)
         assert open_output(output, {}, True) is None
-    assert set(committed_uris(output)) == {"a#0"}
+    assert committed_keys(output) == {"a#0"}
 
 
 def test_foreign_places_are_refused_and_left_alone(tmp_path):
@@ -202,59 +215,49 @@ def test_a_folder_in_place_of_the_run_record_is_refused(tmp_path):
 # -- commits
 
 
-def test_the_name_of_a_commit_comes_from_its_run_and_its_keys(tmp_path):
+def test_a_unit_that_is_done_again_replaces_its_own_file(tmp_path):
     rows = [make_row("a#0"), make_row("b#0")]
-    first = commit_rows(str(tmp_path), 3, make_table(rows), "zstd")
-    again = commit_rows(str(tmp_path), 3, make_table([{**row, "status": "silent"} for row in rows]), "zstd")
-    assert first == again
-    assert list_commits(str(tmp_path)) == [first]
-    assert read_commit(str(tmp_path), first, ["status"]).column("status").to_pylist() == ["silent", "silent"]
-    others = {
-        commit_rows(str(tmp_path), run, make_table([make_row(key) for key in keys]), "zstd")
-        for run, keys in [(3, ["a#0"]), (3, ["b#0", "a#0"]), (4, ["a#0", "b#0"]), (3, ["a#0b#0"])]
-    }
-    assert len(others | {first}) == 5
-    assert list_commits(str(tmp_path)) == sorted(others | {first}, key=lambda name: (int(name.partition("-")[0]), name))
+    name = commit(tmp_path, 3, rows)
+    assert commit(tmp_path, 3, [{**row, "status": "silent"} for row in rows]) == name
+    assert [found.name for found in list_commits(str(tmp_path))] == [name]
+    assert read_commit(str(tmp_path), name, ["status"]).column("status").to_pylist() == ["silent", "silent"]
 
 
 @pytest.mark.parametrize("compression", ["zstd", "snappy", "lz4", "gzip", "none"])
 def test_a_committed_table_is_read_back(tmp_path, compression):
     table = make_table([make_row("a#0", [[0.0, 0.5]]), make_row("b#0")], np.float16)
-    name = commit_rows(str(tmp_path), 1, table, OutputOptions(compression=compression).compression)
+    write_commit(str(tmp_path), unit_name(1, 0), table, OutputOptions(compression=compression).compression)
+    name = f"{unit_name(1, 0)}.parquet"
     assert read_commit(str(tmp_path), name, [*table.column_names, "no such column"]).equals(table)
-    assert set(committed_uris(str(tmp_path))) == {"a#0", "b#0"}
+    assert committed_keys(str(tmp_path)) == {"a#0", "b#0"}
 
 
 def test_an_output_in_an_object_store_works_alike(tmp_path):
     output = make_run("memory://bucket/of/an/output", (1, [make_row("a#0", [[0.0, 0.5]])]))
-    assert set(committed_uris(output)) == {"a#0"}
+    assert committed_keys(output) == {"a#0"}
     assert [result.id for result in read_segments(output)] == ["a"]
     assert open_output(output, {"seed": "1"}, False) == read_run(output)
     clear_output(output)
-    assert committed_uris(output) == {}
+    assert committed_keys(output) == set()
     assert read_run(output) is None
-
-
-def test_the_uris_of_what_is_committed_are_those_of_the_latest_run(tmp_path):
-    output = make_run(tmp_path, (1, [make_row("a#0"), make_row("b#0")]), (2, [make_row("a#0", uri="/moved/a")]))
-    assert committed_uris(output) == {"a#0": "/moved/a", "b#0": "/audio/b"}
 
 
 def test_a_half_written_file_is_no_commit(tmp_path):
     output = make_run(tmp_path, (1, [make_row("a#0")]))
     (tmp_path / "segments" / ".00001-abc.parquet.xyz").write_bytes(b"half")
-    assert set(committed_uris(output)) == {"a#0"}
+    assert committed_keys(output) == {"a#0"}
 
 
 def test_a_folder_without_commits_has_no_keys(tmp_path):
     assert list_commits(str(tmp_path)) == []
-    assert set(committed_uris(str(tmp_path / "nowhere"))) == set()
+    assert committed_keys(str(tmp_path / "nowhere")) == set()
 
 
 def test_a_damaged_commit_is_named(tmp_path):
     """Whatever bit is turned: the file is refused by its name, or read; no other error comes through."""
     table = make_table([make_row(f"{number}#0", [[0.0, number / 7]]) for number in range(40)])
-    name = commit_rows(str(tmp_path), 1, table, "zstd")
+    write_commit(str(tmp_path), unit_name(1, 0), table, "zstd")
+    name = f"{unit_name(1, 0)}.parquet"
     path = tmp_path / "segments" / name
     whole = path.read_bytes()
     refusals = set()
@@ -269,20 +272,20 @@ def test_a_damaged_commit_is_named(tmp_path):
 
 
 def test_a_cut_off_commit_is_named(tmp_path):
-    name = commit_rows(str(tmp_path), 1, make_table([make_row("a#0", [[0.0, 0.5]])]), "zstd")
+    name = commit(tmp_path, 1, [make_row("a#0", [[0.0, 0.5]])], "zstd")
     path = tmp_path / "segments" / name
     whole = path.read_bytes()
     for size in (0, 1, 4, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
-        assert str(path) in refusal(committed_uris, str(tmp_path))
+        assert str(path) in refusal(committed_keys, str(tmp_path))
 
 
 def test_a_commit_that_cannot_be_reached_is_not_called_damaged(tmp_path, monkeypatch):
     """The advice for a damaged file is to remove it: no advice for one that the network has not brought."""
-    name = commit_rows(str(tmp_path), 1, make_table([make_row("a#0")]), "zstd")
+    name = commit(tmp_path, 1, [make_row("a#0")], "zstd")
 
     def refuse(_uri):
-        raise TimeoutError("the store does not answer")
+        raise storage.TransientError("the store does not answer")
 
     monkeypatch.setattr(storage, "open_binary", refuse)
     with pytest.raises((UserError, OSError)) as caught:
@@ -294,7 +297,7 @@ def test_a_commit_that_cannot_be_reached_is_not_called_damaged(tmp_path, monkeyp
 def test_turned_bits_in_the_data_are_noticed(tmp_path):
     """Parquet has checksums of its pages. Without them, or unless they are looked at, half of these read as results."""
     segments = np.random.default_rng(0).uniform(0, 100, (4000, 2))
-    name = commit_rows(str(tmp_path), 1, make_table([make_row("a#0", segments)]), "none")
+    name = commit(tmp_path, 1, [make_row("a#0", segments)], "none")
     path = tmp_path / "segments" / name
     whole = path.read_bytes()
     middle = len(whole) // 2
@@ -308,8 +311,8 @@ def test_turned_bits_in_the_data_are_noticed(tmp_path):
 
 
 def test_there_has_to_be_a_run(tmp_path):
-    assert "holds no run.json" in refusal(lambda: list(read_segments(str(tmp_path))))
-    assert "holds no run.json" in refusal(lambda: list(read_files(str(tmp_path / "nowhere"), ["id"])))
+    assert "holds no run" in refusal(lambda: list(read_segments(str(tmp_path))))
+    assert "holds no run" in refusal(lambda: list(read_files(str(tmp_path / "nowhere"), ["id"])))
 
 
 def test_there_is_one_row_per_key_and_the_latest_run_wins(tmp_path):
@@ -334,22 +337,24 @@ def test_there_is_one_row_per_key_and_the_latest_run_wins(tmp_path):
 @settings(deadline=None, max_examples=15)
 @given(st.data())
 def test_pieces_are_joined_in_order_wherever_they_were_committed(tmp_path_factory, data):
-    """Pieces are dealt at random to commits; some are committed again by a later run, which then counts."""
+    """Pieces stand in one commit or in several; some are committed again by a later plan, which then counts."""
     counts = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=3))
     keys = [f"file {number}.wav#{piece}" for number, count in enumerate(counts) for piece in range(count)]
-    dealt, parts = data.draw(st.permutations(keys)), data.draw(st.integers(1, 4))
+    parts = data.draw(st.integers(1, 4))
     again = data.draw(st.lists(st.sampled_from(keys), unique=True))
     latest = {**dict.fromkeys(keys, 1), **dict.fromkeys(again, 2)}
-    commits = [*((1, dealt[part::parts]) for part in range(parts)), (2, again)]
-    output = str(tmp_path_factory.mktemp("run"))
-    write_run(output, {"fingerprint": {}, "runs": 1})
+    # Within a plan rows stand in the order of their recordings; what is done again is in any order.
+    size = -(-len(keys) // parts)
+    commits = [*((1, keys[begin : begin + size]) for begin in range(0, len(keys), size)), (2, again)]
+    made = []
     for run, some in commits:
-        if some:
-            rows = []
-            for key in some:
-                begin = float(key.rpartition("#")[2])
-                rows.append(make_row(key, [[begin, begin + 0.1 * run], [begin + 0.5, begin + 0.6]]))
-            commit_rows(output, run, make_table(rows), "zstd")
+        rows = []
+        for key in some:
+            begin = float(key.rpartition("#")[2])
+            rows.append(make_row(key, [[begin, begin + 0.1 * run], [begin + 0.5, begin + 0.6]]))
+        if rows:
+            made.append((run, rows))
+    output = make_run(tmp_path_factory.mktemp("run"), *made)
     results = {result.id: result for result in read_segments(output)}
     assert len(results) == len(counts)
     for number, count in enumerate(counts):

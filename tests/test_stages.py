@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from sdhubert_ray.audio import Span
 from sdhubert_ray.config import load_config
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.manifest import cut_pieces, list_input, read_manifest
-from sdhubert_ray.output import committed_uris
-from sdhubert_ray.stages import STAGES, CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments, load_piece
-from sdhubert_ray.tables import FAILED_STATUSES, RESULT_FIELDS, read_intervals, read_ragged, read_vectors
+from sdhubert_ray.manifest import cut_pieces, list_input
+from sdhubert_ray.output import committed_keys, unit_name
+from sdhubert_ray.stages import STAGES, AudioSource, CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments, load_piece
+from sdhubert_ray.tables import FAILED_STATUSES, RESULT_FIELDS, STATUSES, read_intervals, read_ragged, read_vectors
 from sdhubert_ray.weights import fetch_checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -69,7 +69,18 @@ def segment(make_stages):
 def make_manifest(paths, **columns):
     """One row per path, the id being its place and its name."""
     ids = [f"{number}/{Path(path).name}" for number, path in enumerate(paths)]
-    return cut_pieces(pa.table({"id": ids, "uri": [str(path) for path in paths], **columns}), 600.0)
+    return in_unit(pa.table({"id": ids, "uri": [str(path) for path in paths], **columns}))
+
+
+def in_unit(recordings, piece_seconds=600.0):
+    """The rows of recordings as they come from a plan: unit 0 of plan 1."""
+    pieces = cut_pieces(recordings, piece_seconds)
+    return pieces.append_column("unit_name", pa.array([unit_name(1, 0)] * pieces.num_rows, pa.string()))
+
+
+def read_rows(path):
+    """The recordings of a manifest."""
+    return pa.concat_tables(list(list_input(str(path)).batches))
 
 
 def read_golden(name, preset="readme"):
@@ -90,7 +101,7 @@ def segments_of(table):
 @pytest.fixture(scope="module")
 def golden_table(segment):
     """All golden recordings at once, with everything that can be kept."""
-    return segment(cut_pieces(list_input(str(AUDIO)).table, 600.0), "output.frame_features=float32")
+    return segment(in_unit(read_rows(AUDIO)), "output.frame_features=float32")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -282,7 +293,7 @@ def test_pieces_cover_a_file_once(segment, tmp_path):
     """50 s in pieces of 20: each piece begins where the one before ended, on a frame, and none is lost."""
     speech = np.concatenate([read_audio_file(AUDIO / f"{name}.flac") for name in NAMES] * 2)
     soundfile.write(tmp_path / "long.wav", speech, 16_000)
-    manifest = cut_pieces(list_input(str(tmp_path / "long.wav")).table, 20.0)
+    manifest = in_unit(read_rows(tmp_path / "long.wav"), 20.0)
     table = segment(manifest)
     assert table.num_rows == 3
     offsets, durations = table.column("offset").to_pylist(), table.column("duration").to_pylist()
@@ -326,7 +337,7 @@ def audio_and_windows():
 
 @pytest.mark.parametrize("channel", [2, -1])
 def test_a_channel_that_is_not_there_is_not_another_one(stereo, channel):
-    piece = load_piece(str(stereo), Span(), channel, *audio_and_windows())
+    piece = load_piece(AudioSource(str(stereo)), Span(), channel, *audio_and_windows())
     assert piece.status == "unreadable"
     assert "channel" in piece.error
 
@@ -366,7 +377,7 @@ CARRIED = {
 def test_carried_columns_come_out_as_they_went_in(segment, tmp_path):
     rows = pa.table({"id": ["a", "b"], "uri": [str(SHORTEST), "missing.wav"], **CARRIED})
     pq.write_table(rows, tmp_path / "manifest.parquet")
-    manifest = cut_pieces(read_manifest(str(tmp_path / "manifest.parquet")), 600.0)
+    manifest = in_unit(read_rows(tmp_path / "manifest.parquet"))
     table = segment(manifest, "output.frame_features=float16")
     for name, values in CARRIED.items():
         assert table.column(name).to_pylist() == values
@@ -374,20 +385,20 @@ def test_carried_columns_come_out_as_they_went_in(segment, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["samples", *SECONDS, "num_segments", "text", "label", "features", "index", "__index_level_0__", "a.b", ""]
+    "name", ["samples", *SECONDS, "unit_name", "text", "label", "features", "index", "__index_level_0__", "a.b", ""]
 )
 def test_a_column_of_any_name_is_carried_or_refused_at_once(segment, make_stages, tmp_path, name):
     rows = pa.table({"id": ["a"], "uri": [str(SHORTEST)], name: ["mine"]})
     pq.write_table(rows, tmp_path / "manifest.parquet")
     try:
-        manifest = read_manifest(str(tmp_path / "manifest.parquet"))
+        manifest = in_unit(read_rows(tmp_path / "manifest.parquet"))
     except UserError as error:
         assert repr(name) in str(error)  # noqa: PT017 - either is right
         return
-    table = segment(cut_pieces(manifest, 600.0))
+    table = segment(manifest)
     assert table.column(name).to_pylist() == ["mine"]
-    report = WriteSegments(str(tmp_path / "out"), 1, load_config(None, [], {}, {}).output)(table)
-    assert report.column("key").to_pylist() == ["a#0"]
+    report = WriteSegments(str(tmp_path / "out"), "zstd")(table)
+    assert report.column("rows").to_pylist() == [1]
     assert pq.read_table(next((tmp_path / "out" / "segments").iterdir())).column(name).to_pylist() == ["mine"]
 
 
@@ -412,7 +423,7 @@ def test_frame_features_are_kept_if_asked_for(golden_table, segment, frame_featu
 
 def test_frame_columns_are_not_kept_otherwise(alone):
     found = set(alone["speech"].column_names)
-    assert found == {field.name for field in RESULT_FIELDS} | {"segment_features", "units", *SECONDS}
+    assert found == {field.name for field in RESULT_FIELDS} | {"segment_features", "units", "unit_name", *SECONDS}
 
 
 @pytest.mark.parametrize("kept", ["auto", "float32", "float16", "none"])
@@ -455,15 +466,16 @@ def test_half_precision_features_cross_and_stay_half(make_stages, segment):
 def test_what_is_written_is_the_table_and_what_comes_back_is_a_report(segment, files, tmp_path):
     kinds = ("speech", "missing", "silent")
     table = segment(make_manifest([files[kind][0] for kind in kinds], speaker=["a", "b", "c"]))
-    options = load_config(None, [], {}, {}).output
-    report = WriteSegments(str(tmp_path), 3, options)(table)
-    assert report.column("key").to_pylist() == table.column("key").to_pylist()
-    assert report.column("status").to_pylist() == ["ok", "missing", "silent"]
-    assert report.column("num_segments").to_pylist() == [len(read_golden("synth_3")["segments"]), 0, 0]
-    assert all(seconds >= 0 for name in SECONDS for seconds in report.column(name).to_pylist())
-    (name,) = [path.name for path in (tmp_path / "segments").iterdir()]
-    assert name.startswith("00003-")
-    assert pq.read_table(tmp_path / "segments" / name).equals(table.drop_columns(SECONDS))
-    assert set(committed_uris(str(tmp_path))) == set(table.column("key").to_pylist())
-    WriteSegments(str(tmp_path), 3, options)(table)  # a task that is run again
-    assert [path.name for path in (tmp_path / "segments").iterdir()] == [name]
+    write = WriteSegments(str(tmp_path), "zstd")
+    (report,) = write(table).to_pylist()
+    path = tmp_path / "segments" / f"{unit_name(1, 0)}.parquet"
+    assert (report["unit_name"], report["rows"], report["size"]) == (unit_name(1, 0), 3, path.stat().st_size)
+    assert {status: report[status] for status in STATUSES if report[status]} == {"ok": 1, "missing": 1, "silent": 1}
+    assert report["segments"] == len(read_golden("synth_3")["segments"])
+    assert report["duration"] == pytest.approx(sum(table.column("duration").to_pylist()))
+    for name in SECONDS:
+        assert report[name] == pytest.approx(sum(table.column(name).to_pylist()))
+    assert pq.read_table(path).equals(table.drop_columns([*SECONDS, "unit_name"]))
+    assert committed_keys(str(tmp_path)) == set(table.column("key").to_pylist())
+    write(table)  # a task that is run again
+    assert list((tmp_path / "segments").iterdir()) == [path]

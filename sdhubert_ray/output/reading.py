@@ -1,62 +1,21 @@
-"""The layout of an output folder: what identifies a run, how rows are committed, how they are read back.
+"""Results read back: recording by recording, the pieces of long ones joined, the latest attempt of each."""
 
-OUTPUT/run.json                     config, fingerprint, versions, counts, times
-OUTPUT/segments/RUN-DIGEST.parquet  rows committed by run number RUN, named by their keys
-"""
-
-import functools
-import hashlib
-import io
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-from sdhubert_ray import storage
 from sdhubert_ray.audio import FRAME_RATE
 from sdhubert_ray.errors import UserError
+from sdhubert_ray.output.commits import Commit, list_commits, read_commit, read_commits
+from sdhubert_ray.output.plans import list_plans
 from sdhubert_ray.tables import Array, read_intervals, read_ragged, read_vectors
 
-RUN_RECORD = "run.json"
-SEGMENTS_FOLDER = "segments"
-
-_COMMIT_NAME = re.compile(r"[0-9]{5}-[0-9a-f]{16}\.parquet")
 # From harmless to lost: a file has the worst status of its pieces, but speech anywhere makes silence `ok`.
 _SEVERITY = ("too_short", "silent", "ok", "truncated", "unreadable", "missing", "failed")
-
-
-@dataclass(frozen=True)
-class OutputOptions:
-    """What is written.
-
-    Attributes:
-        formats: `parquet` is always written; `files` and `textgrid` add text files per recording.
-        frame_features: `float32` or `float16` keeps the features of all frames, `none` does not.
-        segment_features: `auto` keeps them as they were computed; or `float32`, `float16`, `none`.
-        compression: the Parquet codec.
-    """
-
-    formats: tuple[str, ...] = ("parquet",)
-    frame_features: str = "none"
-    segment_features: str = "auto"
-    compression: str = "zstd"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "formats", tuple(self.formats))  # from YAML it comes as a list
-        _require("output.formats", set(self.formats), ("parquet", "files", "textgrid"))
-        _require("output.frame_features", {self.frame_features}, ("none", "float16", "float32"))
-        _require("output.segment_features", {self.segment_features}, ("auto", "none", "float16", "float32"))
-        _require("output.compression", {self.compression}, ("zstd", "snappy", "lz4", "gzip", "none"))
-        if "files" in self.formats and self.frame_features == "none":
-            raise ValueError("output.formats has `files`, which needs output.frame_features float32 or float16")
-        if "files" in self.formats and self.segment_features == "none":
-            raise ValueError("output.formats has `files`, which needs output.segment_features other than none")
 
 
 @dataclass(frozen=True)
@@ -88,153 +47,52 @@ class FileResult:
     offset: float = 0.0
 
 
-def fingerprint(values: Mapping[str, object]) -> dict[str, str]:
-    """What decides the results of a run, flat: dotted key -> JSON value."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update({f"{key}.{inner}": text for inner, text in fingerprint(value).items()})
-        else:
-            flat[key] = json.dumps(value)
-    return flat
-
-
-def read_run(output: str) -> dict[str, Any] | None:
-    """The run record of an output, or None where there is none.
-
-    Raises:
-        UserError: it is damaged, or the folder holds something else.
-    """
-    try:
-        data = storage.read_bytes(storage.join(output, RUN_RECORD))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise UserError(f"{storage.join(output, RUN_RECORD)} cannot be read ({error})") from error
-    try:
-        record = json.loads(data)
-        if not isinstance(record["fingerprint"], dict) or not isinstance(record["runs"], int):
-            raise KeyError("fingerprint")
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{storage.join(output, RUN_RECORD)} is no run record; choose another output") from error
-    return dict(record)
-
-
-def write_run(output: str, record: Mapping[str, object]) -> None:
-    """Write the run record, whole. Raises UserError where the output cannot be written."""
-    storage.put(storage.join(output, RUN_RECORD), json.dumps(record, indent=1).encode() + b"\n")
-
-
-def open_output(output: str, wanted: Mapping[str, str], overwrite: bool) -> dict[str, Any] | None:
-    """Look at an output before a run into it; nothing is changed.
-
-    Returns:
-        the record of the run to resume, or None for a new one (which `clear_output` has to make room for).
-
-    Raises:
-        UserError: it was made with another configuration (the message names the keys), or is no output folder.
-    """
-    if storage.exists(output) and not storage.is_folder(output):
-        raise UserError(f"output {output} is a file; name a folder")
-    segments = storage.join(output, SEGMENTS_FOLDER)
-    names = storage.list_files(segments) if storage.exists(segments) else []
-    foreign = [name for name in names if name.endswith(".parquet") and not _COMMIT_NAME.fullmatch(name)]
-    if foreign:
-        raise UserError(f"{segments} holds {foreign[0]}, which no run has written; choose another output")
-    if overwrite:
-        return None
-    record = read_run(output)
-    if record is None:
-        if names:
-            raise UserError(
-                f"output {output} has segments but no {RUN_RECORD}; choose another output, or --overwrite it"
-            )
-        return None
-    before = record["fingerprint"]
-    differing = sorted(key for key in {*before, *wanted} if before.get(key) != wanted.get(key))
-    if differing:
-        listed = ", ".join(
-            f"{key} ({before.get(key, 'unset')} there, {wanted.get(key, 'unset')} now)" for key in differing
-        )
-        raise UserError(
-            f"output {output} was made with another configuration: {listed}; choose another output, or --overwrite it"
-        )
-    return record
-
-
-def clear_output(output: str) -> None:
-    """Remove the rows and the record of earlier runs. Files in further formats stay until they are written again."""
-    storage.remove(storage.join(output, SEGMENTS_FOLDER))
-    storage.remove(storage.join(output, RUN_RECORD))
-
-
-def commit_rows(output: str, run: int, table: pa.Table, compression: str) -> str:
-    """Write rows as one Parquet file, at once or not at all, and return its name.
-
-    The name comes from the keys: a task that is run again replaces its own file.
-    """
-    digest = hashlib.sha256("\0".join(table.column("key").to_pylist()).encode()).hexdigest()[:16]
-    name = f"{run:05d}-{digest}.parquet"
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression=compression, write_page_checksum=True)
-    storage.put(storage.join(output, f"{SEGMENTS_FOLDER}/{name}"), buffer.getvalue())
-    return name
-
-
-def list_commits(output: str) -> list[str]:
-    """The names of the committed files, the oldest run first."""
-    folder = storage.join(output, SEGMENTS_FOLDER)
-    return [name for name in storage.list_files(folder) if name.endswith(".parquet")] if storage.exists(folder) else []
-
-
-def read_commit(output: str, name: str, columns: Sequence[str]) -> pa.Table:
-    """Read columns of a committed file; those that it does not have are left out.
-
-    Raises:
-        UserError: it is not a whole Parquet file.
-    """
-    uri = storage.join(output, f"{SEGMENTS_FOLDER}/{name}")
-    with storage.open_binary(uri) as file:
-        try:
-            parquet = pq.ParquetFile(file, page_checksum_verification=True)
-            present = [column for column in columns if column in parquet.schema_arrow.names]
-            return parquet.read(columns=present)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{uri} is damaged ({reason}); remove it and run again to make its rows anew") from error
-
-
-def committed_uris(output: str) -> dict[str, str]:
-    """The keys that are done, and where the audio of each was read."""
-    done: dict[str, str] = {}
-    for name in list_commits(output):
-        table = read_commit(output, name, ["key", "uri"])
-        done.update(zip(table.column("key").to_pylist(), table.column("uri").to_pylist(), strict=True))
-    return done
-
-
-def read_files(output: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+def read_files(output: str, columns: Sequence[str], only: str | None = None) -> Iterator[pa.Table]:
     """Read an output recording by recording: a table of its pieces, in order, the latest attempt of each.
+
+    One file of the output is held at a time (of recordings that were tried again, the places of their rows).
 
     Args:
         output: folder of a run.
-        columns: columns to read, those that are there.
+        columns: columns to read, those that are there; `id` and `piece` are always read.
+        only: the id of the one recording to read.
 
     Raises:
         UserError: there is no run, or a file of it is damaged.
     """
-    if read_run(output) is None:
-        raise UserError(f"{output} holds no {RUN_RECORD}; name the output folder of `sdhubert segment`")
-    places: dict[str, dict[int, tuple[str, int]]] = {}
-    for name in list_commits(output):
-        index = read_commit(output, name, ["id", "piece"])
-        for row, (file_id, piece) in enumerate(zip(*(column.to_pylist() for column in index.columns), strict=True)):
-            places.setdefault(file_id, {})[piece] = (name, row)
-
-    # Rows of one recording mostly stand in one file, or in two neighbours.
-    load = functools.lru_cache(maxsize=2)(lambda name: read_commit(output, name, columns))
-    for pieces in places.values():
-        yield pa.concat_tables([load(name).slice(row, 1) for _, (name, row) in sorted(pieces.items())])
+    commits = list_commits(output)
+    plans = list_plans(output)
+    if not plans:
+        raise UserError(f"{output} holds no run; name the output folder of `sdhubert segment`")
+    columns = list(dict.fromkeys(("id", "piece", *columns)))
+    if only is not None:
+        places = _find_rows(output, commits, {only})
+        if only in places:
+            yield _gather(output, places[only], columns)
+        return
+    again = {plan.number for plan in plans if plan.kind == "retry"}
+    retried = {
+        file_id
+        for _, table in read_commits(output, [commit for commit in commits if commit.plan in again], ["id"])
+        for file_id in table.column("id").to_pylist()
+    }
+    places = _find_rows(output, commits, retried) if retried else {}
+    waiting: pa.Table | None = None  # the last recording of a file may go on in the next one
+    for commit in commits:
+        for rows in _recordings(read_commit(output, commit.name, columns)):
+            file_id = rows.column("id")[0].as_py()
+            if waiting is not None and waiting.column("id")[0].as_py() == file_id:
+                waiting = pa.concat_tables([waiting, rows])
+                continue
+            if waiting is not None:
+                yield waiting
+            waiting = rows
+            if file_id in retried:
+                waiting = None
+                if file_id in places:
+                    yield _gather(output, places.pop(file_id), columns)
+    if waiting is not None:
+        yield waiting
 
 
 def read_segments(output: str) -> Iterator[FileResult]:
@@ -291,7 +149,28 @@ def frame_offset(offset_seconds: float) -> int:
     return round(offset_seconds * FRAME_RATE)
 
 
-def _require(key: str, values: set[str], known: tuple[str, ...]) -> None:
-    unknown = sorted(values - set(known))
-    if unknown:
-        raise ValueError(f"{key} is {unknown[0]!r}; it has to be one of {', '.join(known)}")
+def _recordings(table: pa.Table) -> Iterator[pa.Table]:
+    """Neighbouring rows of one id, together."""
+    ids = table.column("id").to_pylist()
+    begin = 0
+    for row in range(1, len(ids) + 1):
+        if row == len(ids) or ids[row] != ids[begin]:
+            yield table.slice(begin, row - begin)
+            begin = row
+
+
+def _find_rows(output: str, commits: Sequence[Commit], ids: Collection[str]) -> dict[str, dict[int, tuple[str, int]]]:
+    """By id and piece, the file and row of the latest attempt."""
+    wanted = pa.array(sorted(ids), pa.string())
+    places: dict[str, dict[int, tuple[str, int]]] = {}
+    for commit, table in read_commits(output, commits, ["id", "piece"]):
+        for row in pc.indices_nonzero(pc.is_in(table.column("id"), wanted)).to_pylist():
+            file_id, piece = table.column("id")[row].as_py(), table.column("piece")[row].as_py()
+            places.setdefault(file_id, {})[piece] = (commit.name, row)
+    return places
+
+
+def _gather(output: str, places: dict[int, tuple[str, int]], columns: Sequence[str]) -> pa.Table:
+    rows = [(name, row) for _, (name, row) in sorted(places.items())]
+    tables = {name: read_commit(output, name, columns) for name in {name for name, _ in rows}}
+    return pa.concat_tables([tables[name].slice(row, 1) for name, row in rows])

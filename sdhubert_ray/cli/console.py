@@ -1,0 +1,36 @@
+"""What the commands print, and how they end."""
+
+import logging
+import sys
+
+from rich.console import Console
+
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.events import JsonLines
+
+EXIT_UNFINISHED, EXIT_USAGE, EXIT_FAILED_ROWS = 1, 2, 3
+
+console = Console(markup=False, highlight=False)
+
+
+def log_as(log_format: str) -> None:
+    """Log to stderr: warnings as text, or all events as JSON lines."""
+    if log_format not in ("text", "json"):
+        raise UserError(f"--log-format is {log_format!r}; it has to be text or json")
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines() if log_format == "json" else logging.Formatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger("sdhubert_ray").setLevel(logging.INFO if log_format == "json" else logging.WARNING)
+
+
+def logs_are_json() -> bool:
+    """Tell whether stderr takes JSON lines."""
+    return any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger().handlers)
+
+
+def complain(message: str) -> None:
+    """Say on stderr what is wrong."""
+    if logs_are_json():
+        logging.getLogger("sdhubert_ray").error(message)
+    else:
+        print(f"sdhubert: {message}", file=sys.stderr)

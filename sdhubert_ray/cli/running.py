@@ -1,0 +1,104 @@
+"""Doing a job with its progress on the terminal, and printing what came of it."""
+
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from sdhubert_ray.cli.console import EXIT_UNFINISHED, complain, console
+
+if TYPE_CHECKING:
+    from sdhubert_ray.session import Job, Summary
+
+_SHOWN_FAILURES = 20
+
+
+def print_found(job: "Job") -> None:
+    """Say what a job has before it and behind it."""
+    found, done = job.found, job.num_rows - job.rows_left
+    ignored = f", {found.ignored} other files ignored" if found.ignored else ""
+    if job.kind == "retry":
+        print(f"{job.staged.num_rows} rows to be tried again; engine {job.engine}")
+    else:
+        print(f"{found.recordings} recordings{ignored}, {job.num_rows} rows in all; engine {job.engine}")
+    if done:
+        print(f"{done} of {job.num_rows} rows are done already and skipped")
+    if found.changed:
+        names = ", ".join(found.changed_ids)
+        print(
+            f"warning: the source of {found.changed} recordings has changed since they were planned ({names}); their "
+            "rows stay as they are: choose another output, or --overwrite this one, to have them anew",
+            file=sys.stderr,
+        )
+
+
+def do_job(job: "Job") -> "Summary":
+    """Run a job, print its summary, and exit with 1 where it cannot finish."""
+    from sdhubert_ray.execute import run_job
+    from sdhubert_ray.session import IncompleteRunError
+
+    columns = (
+        TextColumn("segmenting"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("rows, {task.fields[hours]:.2f} h"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    # Ray Data draws its own bars, of all stages.
+    hidden = job.engine == "ray" or not sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
+        task = bar.add_task("segmenting", total=job.num_rows, completed=job.num_rows - job.rows_left, hours=0.0)
+        hours = 0.0
+
+        def advance(count: int, seconds: float) -> None:
+            nonlocal hours
+            hours += seconds / 3600
+            bar.update(task, advance=count, hours=hours)
+
+        try:
+            summary = run_job(job, advance)
+        except IncompleteRunError as error:
+            complain(f"{error}; the same command resumes")
+            raise typer.Exit(EXIT_UNFINISHED) from error
+        except KeyboardInterrupt as error:
+            complain("interrupted; the same command resumes")
+            raise typer.Exit(EXIT_UNFINISHED) from error
+    _print_summary(summary)
+    return summary
+
+
+def _print_summary(summary: "Summary") -> None:
+    totals = summary.totals
+    table = Table(show_header=False, box=None)
+    statuses = ", ".join(f"{count} {status}" for status, count in totals.statuses.items())
+    table.add_row("recordings", f"{totals.num_files} ({statuses})")
+    table.add_row("audio", f"{totals.audio_seconds / 3600:.3f} hours")
+    rate = totals.num_syllables / totals.speech_seconds if totals.speech_seconds else 0.0
+    table.add_row("syllables", f"{totals.num_syllables} ({rate:.2f} per second of speech)")
+    if summary.rows_done:
+        factor = summary.wall_seconds / summary.run_audio_seconds if summary.run_audio_seconds else 0.0
+        table.add_row(
+            "this run",
+            f"{summary.rows_done} rows in {summary.wall_seconds:.1f} s, real-time factor {factor:.4f}",
+        )
+        stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stage_seconds.items())
+        table.add_row("work per stage", stages)
+    else:
+        table.add_row("this run", "nothing was left to do")
+    table.add_row("output", summary.output)
+    console.print(table, soft_wrap=True)
+    for name, status, error in totals.failures[:_SHOWN_FAILURES]:
+        print(f"{status}: {name}: {error}", file=sys.stderr)
+    if totals.num_failed > _SHOWN_FAILURES:
+        print(f"... and {totals.num_failed - _SHOWN_FAILURES} more, in run.json", file=sys.stderr)

@@ -1,0 +1,121 @@
+"""`sdhubert segment`: audio in, a dataset of syllables out."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sdhubert_ray.cli.console import EXIT_FAILED_ROWS, log_as
+from sdhubert_ray.cli.plan import print_plan
+from sdhubert_ray.cli.running import do_job, print_found
+
+if TYPE_CHECKING:
+    pass
+
+LogFormat = Annotated[str, typer.Option(help="text (default), or json: a line per event, with the run's id.")]
+Address = Annotated[
+    str | None, typer.Option(envvar="RAY_ADDRESS", help="Of a Ray cluster; without one Ray starts here.")
+]
+Where = Annotated[
+    list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only these rows of a manifest; may be repeated.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="A sample of so many recordings.")]
+Split = Annotated[
+    list[str] | None,
+    typer.Option(help="Only this folder of LibriSpeech's layout, such as test-clean; may be repeated."),
+]
+
+
+def segment(
+    context: typer.Context,
+    source: Annotated[
+        str,
+        typer.Argument(metavar="INPUT", help="A file, folder, glob, tar or Parquet shards, or a manifest; any URI."),
+    ],
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="A folder or URI: new, or one to resume.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as syllables.syl_dur=0.2")
+    ] = None,
+    config: Annotated[str | None, typer.Option(help="A YAML file of the same keys.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="A path or URI, sdhubert_base (default), or bundled (random weights).")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="readme (default) or paper.")] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="parquet (always written), files, textgrid; may be repeated."),
+    ] = None,
+    frame_features: Annotated[
+        str | None, typer.Option(help="Keep the features of all frames: float32 or float16.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto (default), cpu or cuda.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 (default), bfloat16 or float16.")] = None,
+    max_failed: Annotated[
+        int | None,
+        typer.Option(help="More unreadable, missing or failed recordings exit with 3 (default 0)."),
+    ] = None,
+    where: Where = None,
+    limit: Limit = None,
+    split: Split = None,
+    engine: Annotated[
+        str, typer.Option(help="local (this process), ray, or auto: ray from 10 minutes of audio.")
+    ] = "auto",
+    address: Address = None,
+    retry: Annotated[
+        list[str] | None,
+        typer.Option(help="Do rows of OUTPUT again that are failed, missing or unreadable; may be repeated."),
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Try a sample and tell what the run would take; write nothing.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where another run has been.")] = False,
+    log_format: LogFormat = "text",
+) -> None:
+    """Segment speech into syllables: audio in, a dataset of syllables out.
+
+    Run again with the same configuration, it does what is left.
+    """
+    log_as(log_format)
+    source_of_address = context.get_parameter_source("address")
+    if engine == "local" and source_of_address is not None and source_of_address.name == "ENVIRONMENT":
+        address = None  # set for other work; only an --address of this command contradicts
+    flags = {
+        "checkpoint": checkpoint,
+        "preset": preset,
+        "device": device,
+        "dtype": dtype,
+        "max_failed": max_failed,
+        "output.frame_features": frame_features or ("float32" if formats and "files" in formats else None),
+        "output.formats": formats or None,
+    }
+    given = {key: value for key, value in flags.items() if value is not None}
+    # What can be mended is told before torch is loaded, which takes seconds.
+    from sdhubert_ray.config import load_config
+    from sdhubert_ray.manifest import Selection, list_input
+
+    config_now = load_config(config, overrides or [], given, {})
+    selection = Selection(where=tuple(where or ()), limit=limit, splits=tuple(split or ()))
+    listing = None if retry else list_input(source, selection)
+
+    from sdhubert_ray.execute import prepare_job
+    from sdhubert_ray.weights import fetch_checkpoint
+
+    weights = fetch_checkpoint(config_now.checkpoint)
+    job = prepare_job(
+        load_config(config, overrides or [], given, weights.options),
+        weights,
+        source,
+        listing,
+        output,
+        engine=engine,
+        address=address,
+        overwrite=overwrite,
+        retry=retry or (),
+    )
+    print_found(job)
+    if plan:
+        with job.folder:
+            print_plan(job)
+        return
+    summary = do_job(job)
+    if summary.totals.num_failed > job.config.max_failed:
+        raise typer.Exit(EXIT_FAILED_ROWS)

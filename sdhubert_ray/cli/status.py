@@ -1,0 +1,64 @@
+"""`sdhubert status`: how far a run is, from its output alone."""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from sdhubert_ray.cli.console import console
+from sdhubert_ray.errors import UserError
+
+_SHOWN_REASONS = 10
+
+
+def status(
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="An output folder or URI.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Tell what an output holds: counts, failures by reason, the rate of the run on it, and what is left."""
+    from sdhubert_ray.output import list_commits, list_plans, pending_units, read_lease, read_run
+    from sdhubert_ray.output.lease import is_held
+    from sdhubert_ray.output.summary import count_results
+
+    record = read_run(output)
+    plans = list_plans(output) if record else []
+    if record is None:
+        raise UserError(f"{output} holds no run; name the output folder of `sdhubert segment`")
+    commits = list_commits(output)
+    pending = pending_units(plans, commits)
+    totals = count_results(output, plans, commits)
+    by_number = {plan.number: plan for plan in plans}
+    rows_left = sum(by_number[plan].unit_rows[unit] for plan, unit in pending)
+    seconds_left = sum(by_number[plan].unit_seconds[unit] for plan, unit in pending)
+    lease = read_lease(output)
+    running = lease is not None and is_held(output)
+    state = "running" if running else "interrupted" if pending or record["state"] == "running" else "finished"
+    progress = lease["progress"] if running and lease is not None else {}
+    rate = progress["rows"] / progress["seconds"] if progress.get("seconds") else 0.0
+    if as_json:
+        told = {
+            "state": state,
+            "run_id": record.get("run_id"),
+            "holder": lease if running else None,
+            "rows_left": rows_left,
+            "audio_seconds_left": round(seconds_left, 3),
+            "rows_per_second": round(rate, 3),
+            **totals.record(),
+        }
+        print(json.dumps(told))
+        return
+    table = Table(show_header=False, box=None)
+    holder = f" (process {lease['pid']} on {lease['host']}, heartbeat of {lease['time']})" if running and lease else ""
+    table.add_row("state", f"{state}{holder}")
+    statuses = ", ".join(f"{count} {name}" for name, count in totals.statuses.items())
+    table.add_row("done", f"{totals.num_rows} rows of {totals.num_files} recordings ({statuses or 'none yet'})")
+    table.add_row("audio", f"{totals.audio_seconds / 3600:.3f} hours, {totals.num_syllables} syllables")
+    table.add_row("left", f"{rows_left} rows in {len(pending)} units, {seconds_left / 3600:.3f} hours as far as known")
+    if rate:
+        factor = progress["audio_seconds"] / progress["seconds"]
+        table.add_row("rate", f"{rate:.1f} rows/s, {factor:.1f} times real time; {rows_left / rate / 60:.0f} min to go")
+    table.add_row("table", f"{totals.size / 1e6:.1f} MB in {len(commits)} files")
+    console.print(table, soft_wrap=True)
+    for (name, reason), count in totals.reasons.most_common(_SHOWN_REASONS):
+        print(f"{count} x {name}: {reason}")

@@ -1,0 +1,187 @@
+"""One run at a time on an output: a lease with a heartbeat.
+
+No clocks are compared: a holder is alive if its heartbeat moves while one looks, and dead if it does not for a minute.
+A holder on this host is known at once, by its process.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sdhubert_ray import storage
+from sdhubert_ray.errors import UserError
+
+LEASE = "lease.json"
+BEAT_SECONDS = 5.0
+DEAD_SECONDS = 60.0
+"""A heartbeat that has not moved for this long is that of a dead run."""
+_SETTLE_SECONDS = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class LeaseLostError(Exception):
+    """Another run has taken the output over, or the heartbeat could not be written for too long."""
+
+
+class Lease:
+    """The right to write into an output, kept alive by a thread until `release`."""
+
+    def __init__(self, output: str, run_id: str) -> None:
+        """Take the lease of an output.
+
+        Args:
+            output: the folder.
+            run_id: unique to this run.
+
+        Raises:
+            UserError: another run holds it (it says which), or the output cannot be written.
+        """
+        self._uri = storage.join(output, LEASE)
+        self._content: dict[str, Any] = {"run_id": run_id, **_here(), "beat": 0, "progress": {}}
+        self._stop = threading.Event()
+        self._lost: str | None = None
+        self._take(output)
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._thread.start()
+
+    def update(self, progress: Mapping[str, object]) -> None:
+        """Leave word of the progress with the next heartbeat."""
+        self._content["progress"] = dict(progress)
+
+    def check(self) -> None:
+        """Raise LeaseLostError if the lease is not ours any more."""
+        if self._lost:
+            raise LeaseLostError(self._lost)
+
+    def release(self) -> None:
+        """Give the lease back."""
+        self._stop.set()
+        self._thread.join()
+        if self._lost is None:
+            storage.remove(self._uri)
+
+    def _take(self, output: str) -> None:
+        if self._create():
+            return
+        holder = _read(self._uri)
+        if holder is not None and _is_alive(self._uri, holder):
+            raise UserError(
+                f"output {output} is being written by another run (process {holder['pid']} on {holder['host']}); "
+                "wait until it has ended, or choose another output"
+            )
+        # Dead: of those that see it, the one whose content stays is the new holder.
+        self._put()
+        time.sleep(_SETTLE_SECONDS)
+        now = _read(self._uri)
+        if now is None or now["run_id"] != self._content["run_id"]:
+            raise UserError(f"output {output} has just been taken over by another run; choose another output")
+
+    def _create(self) -> bool:
+        return storage.create(self._uri, self._encoded())
+
+    def _put(self) -> None:
+        storage.put(self._uri, self._encoded())
+
+    def _encoded(self) -> bytes:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return json.dumps({**self._content, "time": now}).encode()
+
+    def _keep(self) -> None:
+        written = time.monotonic()
+        while not self._stop.wait(BEAT_SECONDS):
+            try:
+                now = _read(self._uri)
+                if now is None or now["run_id"] != self._content["run_id"]:
+                    self._lost = f"another run has taken over {self._uri}"
+                    return
+                self._content["beat"] += 1
+                self._put()
+                written = time.monotonic()
+            except (OSError, UserError) as error:
+                logger.warning("the heartbeat %s could not be written (%s)", self._uri, error)
+                if time.monotonic() - written > DEAD_SECONDS:
+                    self._lost = f"the heartbeat {self._uri} could not be written for {DEAD_SECONDS:.0f} s ({error})"
+                    return
+
+
+def read_lease(output: str) -> dict[str, Any] | None:
+    """Who holds an output: run_id, host, pid, time of the last heartbeat, progress; None if nobody does."""
+    return _read(storage.join(output, LEASE))
+
+
+def is_held(output: str) -> bool:
+    """Tell whether a run is alive on an output. A holder on another host is watched for some seconds."""
+    uri = storage.join(output, LEASE)
+    holder = _read(uri)
+    return holder is not None and _is_alive(uri, holder, 2 * BEAT_SECONDS + _SETTLE_SECONDS)
+
+
+def _read(uri: str) -> dict[str, Any] | None:
+    try:
+        holder = json.loads(storage.read_bytes(uri))
+        return {**holder, "pid": int(holder["pid"]), "run_id": str(holder["run_id"]), "host": str(holder["host"])}
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{uri} is no lease of a run; remove it, or choose another output") from error
+
+
+def _is_alive(uri: str, holder: Mapping[str, Any], patience: float = DEAD_SECONDS) -> bool:
+    here = _here()
+    if holder.get("boot") == here["boot"]:
+        return holder.get("started") == _process_started(holder["pid"])
+    logger.warning("%s is held by a run on %s; looking for its heartbeat, for a minute", uri, holder["host"])
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
+        time.sleep(_SETTLE_SECONDS)
+        now = _read(uri)
+        if now is None:
+            return False
+        if (now["run_id"], now.get("beat")) != (holder["run_id"], holder.get("beat")):
+            return True
+    return False
+
+
+def _here() -> dict[str, object]:
+    """This process, so that another one on the same host can tell whether it is alive."""
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "boot": _boot(), "pid": pid, "started": _process_started(pid)}
+
+
+def _boot() -> str:
+    """Identity of this machine's processes: its boot and, in a container, the numbering of processes in it."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):  # where there is no such file, the name has to do
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))  # noqa: PTH115 - it is no path
+    return " ".join(parts)
+
+
+def _process_started(pid: int) -> str | None:
+    """When a process started, in ticks since boot (its number may have been given to another); None: there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        pass
+    else:
+        # The name in parentheses may hold anything; state is the first field after it, start time the 20th.
+        fields = stat.rpartition(")")[2].split()
+        return None if fields[0] == "Z" else fields[19]
+    if Path("/proc/self/stat").exists():
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        return "alive"
+    return "alive"

@@ -1,0 +1,135 @@
+"""Whose an output is: the options of what is written, the fingerprint, and the run record."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sdhubert_ray import storage
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.output.commits import SEGMENTS_FOLDER, is_commit_name
+from sdhubert_ray.output.plans import PLANS_FOLDER
+
+RUN_RECORD = "run.json"
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is written.
+
+    Attributes:
+        formats: `parquet` is always written; `files` and `textgrid` add text files per recording.
+        frame_features: `float32` or `float16` keeps the features of all frames, `none` does not.
+        segment_features: `auto` keeps them as they were computed; or `float32`, `float16`, `none`.
+        compression: the Parquet codec.
+        rows_per_file: when a run has finished, its small files are put together up to this many rows (and 256 MiB).
+    """
+
+    formats: tuple[str, ...] = ("parquet",)
+    frame_features: str = "none"
+    segment_features: str = "auto"
+    compression: str = "zstd"
+    rows_per_file: int = 4096
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "formats", tuple(self.formats))  # from YAML it comes as a list
+        _require("output.formats", set(self.formats), ("parquet", "files", "textgrid"))
+        _require("output.frame_features", {self.frame_features}, ("none", "float16", "float32"))
+        _require("output.segment_features", {self.segment_features}, ("auto", "none", "float16", "float32"))
+        _require("output.compression", {self.compression}, ("zstd", "snappy", "lz4", "gzip", "none"))
+        if "files" in self.formats and self.frame_features == "none":
+            raise ValueError("output.formats has `files`, which needs output.frame_features float32 or float16")
+        if "files" in self.formats and self.segment_features == "none":
+            raise ValueError("output.formats has `files`, which needs output.segment_features other than none")
+        if self.rows_per_file < 1:
+            raise ValueError(f"output.rows_per_file is {self.rows_per_file}; a file needs 1 row or more")
+
+
+def fingerprint(values: Mapping[str, object]) -> dict[str, str]:
+    """What decides the results of a run, flat: dotted key -> JSON value."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{key}.{inner}": text for inner, text in fingerprint(value).items()})
+        else:
+            flat[key] = json.dumps(value)
+    return flat
+
+
+def read_run(output: str) -> dict[str, Any] | None:
+    """The run record of an output, or None where there is none.
+
+    Raises:
+        UserError: it is damaged, or the folder holds something else.
+    """
+    try:
+        data = storage.read_bytes(storage.join(output, RUN_RECORD))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(f"{storage.join(output, RUN_RECORD)} cannot be read ({error})") from error
+    try:
+        record = json.loads(data)
+        if not isinstance(record["fingerprint"], dict) or not isinstance(record["runs"], int):
+            raise KeyError("fingerprint")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{storage.join(output, RUN_RECORD)} is no run record; choose another output") from error
+    return dict(record)
+
+
+def write_run(output: str, record: Mapping[str, object]) -> None:
+    """Write the run record, whole. Raises UserError where the output cannot be written."""
+    storage.put(storage.join(output, RUN_RECORD), json.dumps(record, indent=1).encode() + b"\n")
+
+
+def open_output(output: str, wanted: Mapping[str, str], overwrite: bool) -> dict[str, Any] | None:
+    """Look at an output before a run into it; nothing is changed.
+
+    Returns:
+        the record of the run to resume, or None for a new one (which `clear_output` has to make room for).
+
+    Raises:
+        UserError: it was made with another configuration (the message names the keys), or is no output folder.
+    """
+    try:
+        if storage.exists(output) and not storage.is_folder(output):
+            raise UserError(f"output {output} is a file; name a folder")
+        segments = storage.join(output, SEGMENTS_FOLDER)
+        names = storage.list_files(segments) if storage.exists(segments) else []
+    except OSError as error:
+        raise UserError(f"output {output} cannot be reached ({error}); choose another, or mend the access") from error
+    foreign = [name for name in names if name.endswith(".parquet") and not is_commit_name(name)]
+    if foreign:
+        raise UserError(f"{segments} holds {foreign[0]}, which no run has written; choose another output")
+    if overwrite:
+        return None
+    record = read_run(output)
+    if record is None:
+        if names:
+            raise UserError(
+                f"output {output} has segments but no {RUN_RECORD}; choose another output, or --overwrite it"
+            )
+        return None
+    before = record["fingerprint"]
+    differing = sorted(key for key in {*before, *wanted} if before.get(key) != wanted.get(key))
+    if differing:
+        listed = ", ".join(
+            f"{key} ({before.get(key, 'unset')} there, {wanted.get(key, 'unset')} now)" for key in differing
+        )
+        raise UserError(
+            f"output {output} was made with another configuration: {listed}; choose another output, or --overwrite it"
+        )
+    return record
+
+
+def clear_output(output: str) -> None:
+    """Remove the rows, plans and record of earlier runs. Files in further formats stay until they are written again."""
+    # The record goes last: an output without one and with segments is refused, not taken for a new one.
+    for name in (SEGMENTS_FOLDER, PLANS_FOLDER, RUN_RECORD):
+        storage.remove(storage.join(output, name))
+
+
+def _require(key: str, values: set[str], known: tuple[str, ...]) -> None:
+    unknown = sorted(values - set(known))
+    if unknown:
+        raise ValueError(f"{key} is {unknown[0]!r}; it has to be one of {', '.join(known)}")

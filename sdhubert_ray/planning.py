@@ -1,0 +1,189 @@
+"""What is to be done: an input, less what an output has, in units; or the rows of it that failed."""
+
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.manifest import Listing, cut_pieces, split_units
+from sdhubert_ray.output import Commit, Plan, StagedPlan, read_plan, stage_plan
+from sdhubert_ray.output.commits import read_commits
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class UnitOptions:
+    """How rows are laid out in units of work.
+
+    Attributes:
+        piece_seconds: longer audio is cut into pieces.
+        unit_seconds: audio per unit.
+        unit_rows: rows per unit at most.
+    """
+
+    piece_seconds: float
+    unit_seconds: float
+    unit_rows: int
+
+
+@dataclass
+class Found:
+    """What an input holds, and how that compares with what an output has.
+
+    Attributes:
+        recordings: in the input.
+        known: of these, planned before.
+        changed: of these, whose source has another size or version now.
+        changed_ids: the first of them.
+        ignored: files that are no audio.
+    """
+
+    recordings: int = 0
+    known: int = 0
+    changed: int = 0
+    changed_ids: list[str] = field(default_factory=list)
+    ignored: int = 0
+
+
+def stage_input(
+    listing: Listing, output: str, plans: Sequence[Plan], options: UnitOptions, folder: Path
+) -> tuple[StagedPlan, Found]:
+    """Stage the recordings of an input that no plan of the output has. Batch by batch: none of it is held whole.
+
+    Raises:
+        UserError: a recording whose id the output has from another place, or pieces of another length.
+    """
+    if listing.piece_seconds not in (None, options.piece_seconds):
+        raise UserError(
+            f"the manifest is cut into pieces of {listing.piece_seconds:g} s, but audio.piece_seconds is "
+            f"{options.piece_seconds:g}; make the manifest again, or set the option to its value"
+        )
+    found = Found()
+    known = _Known(output, plans)
+
+    def rows() -> Iterator[pa.Table]:
+        for batch in listing.batches:
+            fresh = known.without(batch, found)
+            if fresh.num_rows:
+                yield fresh if listing.piece_seconds else cut_pieces(fresh, options.piece_seconds)
+
+    staged = stage_plan(split_units(rows(), options.unit_seconds, options.unit_rows), folder)
+    found.ignored = listing.ignored
+    return staged, found
+
+
+def stage_retry(
+    output: str,
+    plans: Sequence[Plan],
+    commits: Sequence[Commit],
+    statuses: Collection[str],
+    options: UnitOptions,
+    folder: Path,
+) -> StagedPlan:
+    """Stage the rows whose latest attempt has one of these statuses. Held at once are their keys."""
+    failed: set[str] = set()
+    for _, table in read_commits(output, commits, ["key", "status"]):
+        for key, status in zip(table.column("key").to_pylist(), table.column("status").to_pylist(), strict=True):
+            if status in statuses:
+                failed.add(key)
+            else:
+                failed.discard(key)
+
+    def rows() -> Iterator[pa.Table]:
+        left = set(failed)
+        for plan in reversed(plans):
+            for table in read_plan(output, plan):
+                chosen = table.filter(pc.is_in(table.column("key"), pa.array(sorted(left), pa.string())))
+                left.difference_update(chosen.column("key").to_pylist())
+                if chosen.num_rows:
+                    yield from _as_new(chosen, options.piece_seconds)
+
+    return stage_plan(split_units(rows(), options.unit_seconds, options.unit_rows), folder)
+
+
+def _as_new(rows: pa.Table, piece_seconds: float) -> Iterator[pa.Table]:
+    """Rows to be read again: what was known of their sources may have changed."""
+    for name in ("source_size", "source_version"):
+        index = rows.column_names.index(name)
+        rows = rows.set_column(index, rows.schema.field(name), pa.nulls(rows.num_rows, rows.schema.field(name).type))
+    whole = pc.equal(rows.column("num_pieces"), 1)
+    pieces = rows.filter(pc.invert(whole))
+    if pieces.num_rows:
+        yield pieces
+    files = rows.filter(whole)
+    if files.num_rows:  # what could not be read then may be long enough for several pieces now
+        yield cut_pieces(files.drop_columns(["key", "piece", "num_pieces", "duration"]), piece_seconds)
+
+
+class _Known:
+    """The recordings that the plans of an output have, as digests of 16 bytes."""
+
+    def __init__(self, output: str, plans: Sequence[Plan]) -> None:
+        self._output = output
+        self._plans = plans
+        ids, places, versions = [], [], []
+        names = ["id", "uri", "member", "piece", "source_size", "source_version"]
+        for plan in plans:
+            for table in read_plan(output, plan, names):
+                first = table.filter(pc.equal(table.column("piece"), 0))
+                ids.append(digests(first, ("id",)))
+                places.append(digests(first, ("id", "uri", "member")))
+                versions.append(digests(first, ("id", "source_size", "source_version")))
+        kind = pa.binary(16)
+        self._ids = pa.chunked_array(ids, kind)
+        self._places = pa.chunked_array(places, kind)
+        self._versions = pa.chunked_array(versions, kind)
+
+    def without(self, batch: pa.Table, found: Found) -> pa.Table:
+        """The rows of a batch that are new; the others are compared and counted."""
+        pieces = "piece" in batch.column_names
+        first = batch.filter(pc.equal(batch.column("piece"), 0)) if pieces else batch
+        found.recordings += first.num_rows
+        if not self._plans:
+            return batch
+        seen = pc.is_in(digests(first, ("id",)), self._ids)
+        again = first.filter(seen)
+        found.known += again.num_rows
+        self._check_places(again)
+        self._compare_versions(again, found)
+        return batch.filter(pc.invert(pc.is_in(digests(batch, ("id",)), self._ids)))
+
+    def _check_places(self, again: pa.Table) -> None:
+        """Another recording of the same id must not pass for one that is done."""
+        moved = again.filter(pc.invert(pc.is_in(digests(again, ("id", "uri", "member")), self._places)))
+        if not moved.num_rows:
+            return
+        file_id, uri = moved.column("id")[0].as_py(), moved.column("uri")[0].as_py()
+        before = next(
+            table.filter(pc.equal(table.column("id"), file_id)).column("uri")[0].as_py()
+            for plan in self._plans
+            for table in read_plan(self._output, plan, ["id", "uri"])
+            if pc.any(pc.equal(table.column("id"), file_id)).as_py()
+        )
+        raise UserError(
+            f"output {self._output} has recording {file_id!r} from {before}, the input now has {uri}; "
+            "choose another output, or --overwrite it"
+        )
+
+    def _compare_versions(self, again: pa.Table, found: Found) -> None:
+        if "source_version" not in again.column_names:
+            return
+        again = again.filter(pc.is_valid(again.column("source_version")))
+        same = pc.is_in(digests(again, ("id", "source_size", "source_version")), self._versions)
+        untold = pc.is_in(digests(again, ("id", "", "")), self._versions)  # planned without a version
+        changed = again.filter(pc.invert(pc.or_(same, untold))).column("id").to_pylist()
+        found.changed += len(changed)
+        found.changed_ids += changed[: max(0, _SHOWN - len(found.changed_ids))]
+
+
+def digests(table: pa.Table, names: Sequence[str]) -> pa.Array:
+    """Digests of rows' values, (n,) of 16 bytes; a column that is not there counts as null."""
+    nothing = [None] * table.num_rows
+    columns = [table.column(name).to_pylist() if name in table.column_names else nothing for name in names]
+    rows = zip(*columns, strict=True)
+    return pa.array([hashlib.blake2b(repr(row).encode(), digest_size=16).digest() for row in rows], pa.binary(16))

@@ -1,0 +1,254 @@
+"""A run's hold on its output: the lease, the plan, what comes in, and the settling when all is done. No Ray."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+
+from sdhubert_ray import events, formats
+from sdhubert_ray.checkpoint import Checkpoint
+from sdhubert_ray.config import JobConfig
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.output import (
+    Commit,
+    Lease,
+    Plan,
+    StagedPlan,
+    clear_output,
+    drop_superseded,
+    find_groups,
+    list_commits,
+    list_plans,
+    merge_commits,
+    pending_units,
+    publish_plan,
+    read_plan,
+    write_run,
+)
+from sdhubert_ray.output.commits import remove_covered
+from sdhubert_ray.output.summary import Totals, count_results
+from sdhubert_ray.planning import Found
+from sdhubert_ray.tables import FAILED_STATUSES, STAGES
+
+Progress = Callable[[int, float], None]
+"""Told of each commit: rows and seconds of audio in it."""
+Merge = Callable[[str, Sequence[Sequence[Commit]], str], None]
+"""Puts groups of an output's files together, with a compression."""
+
+
+class IncompleteRunError(Exception):
+    """A run that could not finish; the same command resumes it (exit code 1)."""
+
+
+@dataclass
+class Summary:
+    """What a run found and did.
+
+    Attributes:
+        output: the folder.
+        engine: `local` or `ray`.
+        totals: what the output holds.
+        rows_done_before: rows that earlier runs had committed.
+        rows_done: rows that this run committed.
+        run_audio_seconds: audio that this run went through.
+        run_bytes: bytes that this run committed.
+        wall_seconds: how long this run took.
+        stage_seconds: work per stage in this run, summed over workers.
+    """
+
+    output: str
+    engine: str
+    totals: Totals = field(default_factory=Totals)
+    rows_done_before: int = 0
+    rows_done: int = 0
+    run_audio_seconds: float = 0.0
+    run_bytes: int = 0
+    wall_seconds: float = 0.0
+    stage_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the rows of an output are made from.
+
+    Attributes:
+        name: of the input, for the run record.
+        weights: the checkpoint's name and digest, for the run record.
+        checkpoint: that encodes; None where features are there already.
+        features: the output whose features are taken, or None.
+    """
+
+    name: str
+    weights: object
+    checkpoint: Checkpoint | None
+    features: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that has been checked and not begun: nothing is written yet.
+
+    Attributes:
+        run_id: unique to this run.
+        config: of the job.
+        origin: what the rows are made from.
+        output: absolute.
+        plans: what earlier runs were to do.
+        pending: of that, the (plan, unit) that are not done.
+        staged: what this run adds; its files are in `folder`.
+        kind: of the plan that `staged` becomes.
+        found: what the input holds.
+        folder: of this machine; gone with the job.
+        record: what run.json will hold.
+        engine: `local` or `ray`.
+        address: of a cluster, or None.
+        anew: what earlier runs left is removed when work begins.
+    """
+
+    run_id: str
+    config: JobConfig
+    origin: Origin
+    output: str
+    plans: Sequence[Plan]
+    pending: Sequence[tuple[int, int]]
+    staged: StagedPlan
+    kind: str
+    found: Found
+    folder: "tempfile.TemporaryDirectory[str]"
+    record: dict[str, object]
+    engine: str
+    address: str | None
+    anew: bool
+
+    @property
+    def rows_left(self) -> int:
+        """Rows that this run has to do."""
+        rows = {plan.number: plan.unit_rows for plan in self.plans}
+        return sum(rows[plan][unit] for plan, unit in self.pending) + self.staged.num_rows
+
+    @property
+    def seconds_left(self) -> float:
+        """Audio that this run has to do as far as it is known, seconds."""
+        seconds = {plan.number: plan.unit_seconds for plan in self.plans}
+        return sum(seconds[plan][unit] for plan, unit in self.pending) + self.staged.seconds
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all plans."""
+        return sum(plan.num_rows for plan in self.plans) + self.staged.num_rows
+
+
+class Session:
+    """One run on an output: nobody else writes there while it lasts."""
+
+    def __init__(self, job: Job, summary: Summary, progress: Progress) -> None:
+        self._job = job
+        self._summary = summary
+        self._progress = progress
+        self._began = time.monotonic()
+        self.units: list[tuple[int, int]] = []
+        """The (plan, unit) to be done."""
+
+    def __enter__(self) -> Self:
+        """Take the lease and begin: only now the output changes.
+
+        Raises:
+            UserError: another run holds the output, or it cannot be written.
+        """
+        job = self._job
+        self._lease = Lease(job.output, job.run_id)
+        try:
+            if job.anew:
+                clear_output(job.output)
+            elif [plan.number for plan in list_plans(job.output)] != [plan.number for plan in job.plans]:
+                raise UserError(f"output {job.output} was changed by another run just now; run the command again")
+            self._record("running")
+            self.units = list(job.pending)
+            if job.staged.num_rows:
+                number = max((plan.number for plan in job.plans), default=0) + 1
+                publish_plan(job.output, job.staged, number, job.kind)
+                self.units += [(number, unit) for unit in range(len(job.staged.unit_rows))]
+        except BaseException:
+            self._lease.release()
+            raise
+        events.tell(job.run_id, "started", {"output": job.output, "engine": job.engine, "rows": job.rows_left})
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the lease back, however the run has ended."""
+        self._summary.wall_seconds = time.monotonic() - self._began
+        if error is not None:
+            reason = f"{type(error).__name__}: {error}"
+            events.tell(self._job.run_id, "stopped", {"reason": reason, "rows": self._summary.rows_done})
+        self._lease.release()
+
+    def add(self, report: pa.Table) -> None:
+        """Take in the report of a unit that is committed, of `stages.WriteSegments`.
+
+        Raises:
+            LeaseLostError: another run has taken the output over.
+        """
+        self._lease.check()
+        summary = self._summary
+        row = report.to_pylist()[0]
+        summary.rows_done += row["rows"]
+        summary.run_audio_seconds += row["duration"]
+        summary.run_bytes += row["size"]
+        for stage in STAGES:
+            summary.stage_seconds[stage] += row[f"{stage}_seconds"]
+        done = {
+            "rows": summary.rows_done,
+            "audio_seconds": round(summary.run_audio_seconds, 1),
+            "seconds": round(time.monotonic() - self._began, 1),
+        }
+        self._lease.update(done)
+        failed = {status: row[status] for status in sorted(FAILED_STATUSES) if row[status]}
+        events.tell(self._job.run_id, "committed", {"unit": row["unit_name"], **done, **failed})
+        self._progress(row["rows"], row["duration"])
+
+    def settle(self, merge: Merge) -> None:
+        """All units have been done: check that, put small files together, write other formats, count.
+
+        Raises:
+            IncompleteRunError: a unit is not there.
+        """
+        job, options = self._job, self._job.config.output
+        plans = list_plans(job.output)
+        missing = pending_units(plans, list_commits(job.output))
+        if missing:
+            raise IncompleteRunError(f"{len(missing)} units of work are not in {job.output}, {missing[0]} for one")
+        for plan in plans:
+            if plan.kind == "retry" and plan.number > int(str(job.record["settled"])):
+                keys = (table.column("key").to_pylist() for table in read_plan(job.output, plan, ["key"]))
+                again = frozenset(key for some in keys for key in some)
+                drop_superseded(job.output, again, plan.number, options.compression)
+                job.record["settled"] = plan.number
+        remove_covered(job.output)
+        rows = {plan.number: plan.unit_rows for plan in plans}
+        merge(job.output, find_groups(list_commits(job.output), rows, options.rows_per_file), options.compression)
+        formats.export(job.output, options.formats)
+        self._summary.totals = count_results(job.output, plans, list_commits(job.output))
+        self._summary.wall_seconds = time.monotonic() - self._began
+        self._record("finished")
+        events.tell(job.run_id, "finished", {"rows": self._summary.rows_done, **self._summary.totals.statuses})
+
+    def _record(self, state: str) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        summary = {**asdict(self._summary), "totals": self._summary.totals.record()}
+        result = {"summary": summary} if state == "finished" else {}
+        write_run(
+            self._job.output, {**self._job.record, "engine": self._job.engine, "state": state, "updated": now, **result}
+        )
+
+
+def merge_here(output: str, groups: Iterable[Sequence[Commit]], compression: str) -> None:
+    """Put files together in this process."""
+    for group in groups:
+        merge_commits(output, group, compression)

@@ -1,0 +1,36 @@
+"""Output folders made by hand, for tests of what reads them."""
+
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+
+from sdhubert_ray.output import publish_plan, stage_plan, unit_name, write_commit, write_run
+from sdhubert_ray.tables import MANIFEST_FIELDS
+
+
+def plan_units(tables, folder):
+    """The staged plan of units of results, whose rows tell key, id, uri, piece and duration."""
+    units = []
+    for table in tables:
+        rows = table.num_rows
+        columns = {field.name: pa.nulls(rows, field.type) for field in MANIFEST_FIELDS}
+        for name in ("key", "id", "uri", "piece", "duration"):
+            columns[name] = table.column(name)
+        ids = [file_id for every in tables for file_id in every.column("id").to_pylist()]
+        columns["num_pieces"] = pa.array([ids.count(name) for name in table.column("id").to_pylist()], pa.int32())
+        units.append(pa.table(columns, schema=pa.schema(MANIFEST_FIELDS)))
+    folder.mkdir(parents=True, exist_ok=True)
+    return stage_plan(iter(units), folder)
+
+
+def write_output(output, commits, fingerprint):
+    """An output of (plan number, segments table) commits; a plan after the first does rows again. Returns its URI."""
+    write_run(output, {"fingerprint": fingerprint, "runs": 1})
+    for number in sorted({number for number, _ in commits}):
+        units = [table for plan, table in commits if plan == number]
+        with tempfile.TemporaryDirectory() as staging:
+            publish_plan(output, plan_units(units, Path(staging)), number, "input" if number == 1 else "retry")
+        for unit, table in enumerate(units):
+            write_commit(output, unit_name(number, unit), table, "zstd")
+    return output

@@ -1,0 +1,148 @@
+"""Rows that kill their worker: found, tried alone, given up; everything else is done."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sdhubert_ray.output import list_commits, read_commit, unit_name
+from sdhubert_ray.output.attempts import MAX_DEATHS, FileNotebook, Notebook, run_unit
+
+SDHUBERT = str(Path(sys.executable).parent / "sdhubert")
+# A decoder with a bug, for processes that import it: it kills its own process in the midst of one recording.
+BUGGY_DECODER = """
+import os, signal
+import soundfile
+
+class SoundFile(soundfile.SoundFile):
+    def __init__(self, file, *args, **options):
+        start = file.tell()
+        self.deadly = b"POISON" in file.read(2000)
+        file.seek(start)
+        super().__init__(file, *args, **options)
+
+    def read(self, *args, **options):
+        if self.deadly:
+            with open(os.environ["DEATHS"], "a") as log:
+                log.write("x")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(*args, **options)
+
+soundfile.SoundFile = SoundFile
+"""
+
+
+class WorkerDeathError(BaseException):
+    """Stands for the end of a process."""
+
+
+def table(keys):
+    return pa.table({"key": keys, "unit_name": [unit_name(1, 0)] * len(keys)})
+
+
+@settings(deadline=None)
+@given(st.integers(1, 8).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1), max_size=3))))
+def test_whatever_rows_are_deadly_the_others_are_done_and_deaths_are_bounded(case):
+    count, deadly = case
+    notebook = Notebook()
+    batch = table([f"{row}#0" for row in range(count)])
+    deaths = 0
+
+    def work(rows, hopeless):
+        if not hopeless and any(int(key[:-2]) in deadly for key in rows["key"].to_pylist()):
+            raise WorkerDeathError
+        return rows.append_column("given_up", pa.array([hopeless] * rows.num_rows))
+
+    while True:  # as a scheduler does, without end
+        try:
+            result = run_unit("decode", batch, work, notebook)
+            break
+        except WorkerDeathError:
+            deaths += 1
+            assert deaths < 100
+    assert result["key"].to_pylist() == batch["key"].to_pylist()
+    assert {row for row, given_up in enumerate(result["given_up"].to_pylist()) if given_up} == deadly
+    assert deaths == (1 + MAX_DEATHS * len(deadly) if deadly else 0)
+    assert notebook.open == {}
+
+
+def test_without_deaths_a_unit_is_worked_on_once_and_whole():
+    calls = []
+    notebook = Notebook()
+    for _ in range(2):
+        run_unit("cut", table(["a#0", "b#0"]), lambda rows, hopeless: calls.append(rows.num_rows) or rows, notebook)
+    assert calls == [2, 2]
+
+
+def test_notes_in_a_file_survive_the_process(tmp_path):
+    assert FileNotebook(str(tmp_path)).begin("decode", "u") is None
+    again = FileNotebook(str(tmp_path))
+    assert again.begin("decode", "u") == {}
+    again.alone("decode", "u", "a#0")
+    assert FileNotebook(str(tmp_path)).begin("decode", "u") == {"a#0": 1}
+    again.close()
+    assert FileNotebook(str(tmp_path)).begin("decode", "u") is None
+
+
+@pytest.fixture
+def poisoned(golden, tmp_path):
+    """A thousand recordings, and the name of the one that kills."""
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    for number in range(1000):
+        shutil.copy(golden / "audio" / "synth_3.flac", folder / f"{number:04d}.flac")
+    deadly = folder / "0437.flac"
+    data = deadly.read_bytes()
+    # In a comment of the file, behind its stream info: the audio is as good as the others'.
+    comment = b"POISON" + bytes(94)
+    deadly.write_bytes(data[:42] + bytes([2]) + len(comment).to_bytes(3, "big") + comment + data[42:])
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(BUGGY_DECODER)
+    return folder
+
+
+def run(poisoned, tmp_path, tiny_checkpoint, engine, *overrides):
+    command = [SDHUBERT, "segment", str(poisoned), str(tmp_path / "out"), "--checkpoint", str(tiny_checkpoint)]
+    site = {"PYTHONPATH": str(tmp_path / "site"), "DEATHS": str(tmp_path / "deaths"), "RAY_ADDRESS": ""}
+    return subprocess.run(
+        [*command, "--engine", engine, *overrides],
+        env={**os.environ, **site},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+
+
+def check(tmp_path, result):
+    assert result.returncode == 3, result.stderr
+    assert "0437.flac has killed its worker three times" in result.stderr
+    rows = [
+        row
+        for commit in list_commits(str(tmp_path / "out"))
+        for row in read_commit(str(tmp_path / "out"), commit.name, ["id", "status", "segments"]).to_pylist()
+    ]
+    assert len(rows) == len({row["id"] for row in rows}) == 1000
+    assert {row["id"]: row["status"] for row in rows if row["status"] != "ok"} == {"0437.flac": "failed"}
+    assert len({json.dumps(row["segments"]) for row in rows if row["status"] == "ok"}) == 1
+    assert (tmp_path / "deaths").read_text() == "x" * (1 + MAX_DEATHS)
+    assert not (tmp_path / "out" / "attempts.json").exists()
+
+
+@pytest.mark.ray
+def test_one_deadly_recording_of_a_thousand_on_ray(poisoned, tmp_path, tiny_checkpoint):
+    check(tmp_path, run(poisoned, tmp_path, tiny_checkpoint, "ray"))
+
+
+def test_one_deadly_recording_of_a_thousand_in_process(poisoned, tmp_path, tiny_checkpoint):
+    """Here each death ends the run, and the same command resumes it."""
+    for _ in range(1 + MAX_DEATHS):
+        assert run(poisoned, tmp_path, tiny_checkpoint, "local").returncode == -9
+    check(tmp_path, run(poisoned, tmp_path, tiny_checkpoint, "local"))

@@ -1,0 +1,186 @@
+"""Runs whose input and output lie on S3, through a proxy that breaks requests; the same audio in every form."""
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import s3
+
+from sdhubert_ray import storage
+from sdhubert_ray.output import list_commits, read_commit, read_segments
+
+SDHUBERT = str(Path(sys.executable).parent / "sdhubert")
+COLUMNS = ["key", "id", "status", "offset", "duration", "num_frames", "segments", "segment_features"]
+
+
+def sdhubert(*arguments, expect=0, environment=None):
+    result = subprocess.run(
+        [SDHUBERT, *map(str, arguments)],
+        env={**os.environ, "RAY_ADDRESS": "", **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert s3.SECRET not in result.stdout + result.stderr
+    assert result.returncode == expect, result.stderr
+    return result
+
+
+def rows(output):
+    """All rows of an output's files, by key; each key once."""
+    tables = [read_commit(str(output), commit.name, COLUMNS) for commit in list_commits(str(output))]
+    found = [row for table in tables for row in table.to_pylist()]
+    assert len({row["key"] for row in found}) == len(found)
+    return {row["key"]: row for row in found}
+
+
+@pytest.fixture
+def audio(golden):
+    return {f"sub{number % 3}/{number:02d}.flac": golden / f"audio/synth_{number % 5}.flac" for number in range(40)}
+
+
+@pytest.fixture
+def undisturbed(audio, tiny_checkpoint, tmp_path):
+    """The rows of a run on local files."""
+    for name, path in audio.items():
+        storage.put(str(tmp_path / "audio" / name), path.read_bytes())
+    sdhubert("segment", tmp_path / "audio", tmp_path / "local", "--checkpoint", tiny_checkpoint, "--engine", "local")
+    found = rows(tmp_path / "local")
+    assert len(found) == 40
+    return found
+
+
+def assert_lossless(proxy, output, expected, environment):
+    faults = proxy.faults()
+    assert sum(faults.values()) >= 50, faults
+    assert len(faults) >= 4, faults  # of several kinds
+    assert rows(output) == expected
+
+
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+def test_a_run_through_a_broken_network_loses_nothing(
+    engine, audio, undisturbed, s3_bucket, s3_server, tiny_checkpoint, tmp_path
+):
+    for name, path in audio.items():
+        storage.put(f"{s3_bucket}/audio/{name}", path.read_bytes())
+    storage.put(f"{s3_bucket}/tiny.pt", tiny_checkpoint.read_bytes())
+    upstream = tiny_checkpoint.parent / "upstream" / "config.json"
+    storage.put(f"{s3_bucket}/upstream/config.json", upstream.read_bytes())
+    proxy = s3.Proxy(s3_server.url, tmp_path / "faults.jsonl", rate=0.35, seed=7)
+    try:
+        environment = s3.environment(proxy.url)
+        command = ("segment", f"{s3_bucket}/audio", f"{s3_bucket}/out", "--checkpoint", f"{s3_bucket}/tiny.pt")
+        sdhubert(*command, "--engine", engine, "resources.unit_rows=4", environment=environment)
+        assert_lossless(proxy, f"{s3_bucket}/out", undisturbed, environment)
+    finally:
+        proxy.stop()
+
+
+def test_a_store_that_refuses_a_recording_for_good_fails_that_row_alone(
+    audio, undisturbed, s3_bucket, s3_server, tiny_checkpoint, tmp_path
+):
+    for name, path in audio.items():
+        storage.put(f"{s3_bucket}/audio/{name}", path.read_bytes())
+    storage.remove(f"{s3_bucket}/audio/sub1/07.flac")
+    listed = "".join(f"{name},{s3_bucket}/audio/{name}\n" for name in audio)
+    (tmp_path / "m.csv").write_text("id,uri\n" + listed)
+    proxy = s3.Proxy(s3_server.url, tmp_path / "faults.jsonl")
+    proxy.always_fail("audio/sub2/05.flac", "slowdown")
+    proxy.always_fail("audio/sub1/13.flac", "cut")
+    try:
+        command = ("segment", tmp_path / "m.csv", f"{s3_bucket}/out", "--checkpoint", tiny_checkpoint)
+        result = sdhubert(*command, "--engine", "local", expect=3, environment=s3.environment(proxy.url))
+    finally:
+        proxy.stop()
+    statuses = {key: row["status"] for key, row in rows(f"{s3_bucket}/out").items() if row["status"] != "ok"}
+    assert statuses == {"sub1/07.flac#0": "missing", "sub2/05.flac#0": "failed", "sub1/13.flac#0": "failed"}
+    assert "failed: sub2/05.flac" in result.stderr
+    good = {key: row for key, row in rows(f"{s3_bucket}/out").items() if row["status"] == "ok"}
+    assert good == {key: row for key, row in undisturbed.items() if key not in statuses}
+    # The store has recovered: what failed is done again, from the environment without the proxy.
+    summary = sdhubert(*command, "--engine", "local", "--retry", "failed", expect=3)
+    assert "2 rows to be tried again" in summary.stdout
+    assert {key: row for key, row in rows(f"{s3_bucket}/out").items() if key != "sub1/07.flac#0"} == {
+        key: row for key, row in undisturbed.items() if key != "sub1/07.flac#0"
+    }
+
+
+def test_a_store_that_is_not_there_is_one_sentence_and_exit_code_1(s3_bucket, tmp_path, tiny_checkpoint):
+    dead = {**s3.environment("http://127.0.0.1:9"), "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    result = sdhubert(
+        "segment", f"{s3_bucket}/audio", tmp_path / "out", "--checkpoint", tiny_checkpoint, expect=1, environment=dead
+    )
+    assert result.stderr.count("\n") == 1
+    assert f"{s3_bucket}/audio" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_run_on_an_output_in_a_store_is_refused(s3_bucket, audio, tiny_checkpoint):
+    import json
+
+    name, path = next(iter(audio.items()))
+    storage.put(f"{s3_bucket}/audio/{name}", path.read_bytes())
+    from sdhubert_ray.output import Lease
+
+    lease = Lease(f"{s3_bucket}/out", "theirs")
+    try:
+        result = sdhubert(
+            "segment", f"{s3_bucket}/audio", f"{s3_bucket}/out", "--checkpoint", tiny_checkpoint, expect=2
+        )
+        assert "is being written by another run" in result.stderr
+        assert json.loads(storage.read_bytes(f"{s3_bucket}/out/lease.json"))["run_id"] == "theirs"
+    finally:
+        lease.release()
+    assert storage.list_files(f"{s3_bucket}/out") == []
+
+
+def tar_of(audio):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, path in audio.items():
+            tar.add(path, name)
+    return buffer.getvalue()
+
+
+def parquet_of(audio):
+    table = pa.table(
+        {"audio": [{"bytes": path.read_bytes(), "path": name} for name, path in audio.items()], "id": list(audio)}
+    )
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, row_group_size=15)
+    return buffer.getvalue()
+
+
+def test_the_same_audio_in_every_form_gives_the_same_segments(audio, undisturbed, s3_bucket, tiny_checkpoint, tmp_path):
+    for name, path in audio.items():
+        storage.put(f"{s3_bucket}/prefix/{name}", path.read_bytes())
+    names = list(audio)
+    for shard in range(2):
+        part = {name: audio[name] for name in names[20 * shard : 20 * shard + 20]}
+        storage.put(f"{s3_bucket}/tars/shard-{shard:03d}.tar", tar_of(part))
+        storage.put(f"{s3_bucket}/parquet/{shard}.parquet", parquet_of(part))
+    manifest = tmp_path / "all.parquet"
+    sdhubert("manifest", f"{s3_bucket}/prefix", manifest)
+    inputs = {
+        "prefix": f"{s3_bucket}/prefix",
+        "tars": f"{s3_bucket}/tars/shard-{{000..001}}.tar",
+        "parquet": f"{s3_bucket}/parquet",
+        "manifest": manifest,
+    }
+    expected = {row["id"]: (row["status"], row["segments"], row["segment_features"]) for row in undisturbed.values()}
+    for kind, source in inputs.items():
+        output = f"{s3_bucket}/out-{kind}"
+        sdhubert("segment", source, output, "--checkpoint", tiny_checkpoint, "--engine", "local")
+        found = {}
+        for row in rows(output).values():
+            name = row["id"].partition("/")[2] if kind == "tars" else row["id"]
+            found[name] = (row["status"], row["segments"], row["segment_features"])
+        assert found == expected, kind
+        assert len(list(read_segments(output))) == 40
