@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import ray
 import ray.data
+from ray.exceptions import RayError
 
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.pipeline import cluster_resources
@@ -34,12 +35,13 @@ def connected(address: str | None) -> Iterator[None]:
         if address:
             ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
         else:
-            # Two at least: the encoder holds one CPU for good, the other stages share the rest.
+            # Two at least: with a GPU its encoder holds one for good, the other stages share the rest.
             cpus = max(2, os.cpu_count() or 2)
             ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
         where = f"the Ray cluster at {address}" if address else "Ray on this machine"
-        raise UserError(f"{where} cannot be reached ({str(error).strip().splitlines()[0]})") from error
+        hint = "; if it asks for a token, set RAY_AUTH_MODE=token and give the token as Ray wants it" if address else ""
+        raise UserError(f"{where} cannot be reached ({str(error).strip().splitlines()[0]}){hint}") from error
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -30,8 +31,11 @@ from sdhubert_ray.output import (
 from sdhubert_ray.output.attempts import FileNotebook
 from sdhubert_ray.planning import Found, UnitOptions, stage_input, stage_retry
 from sdhubert_ray.session import IncompleteRunError, Job, Origin, Progress, Session, Summary, merge_here
-from sdhubert_ray.stages import CutSyllables, DecodeAudio, EncodeSpeech, ReadFeatures, ReadUnits, WriteSegments
+from sdhubert_ray.stages import CutSyllables, ReadFeatures, SegmentUnits, WriteSegments
 from sdhubert_ray.tables import FAILED_STATUSES
+
+if TYPE_CHECKING:
+    import ray.data
 
 IN_PROCESS_SECONDS = 600.0
 """Less audio than this is segmented without Ray, unless told otherwise."""
@@ -177,71 +181,68 @@ def run_job(job: Job, progress: Progress) -> Summary:
 
 
 def _run_here(job: Job, summary: Summary, progress: Progress) -> None:
-    config, output = job.config, job.output
-    attempts = FileNotebook(output)
-    stages: list[Callable[[pa.Table], pa.Table]] = []
-    if job.rows_left:  # else the model need not be loaded
-        stages = [
-            *_features_here(job, attempts),
-            CutSyllables(config.segmentation, config.output, attempts),
-            WriteSegments(output, config.output.compression),
-        ]
+    attempts = FileNotebook(job.output)
+    work = _work_here(job, attempts) if job.rows_left else None  # else the model need not be loaded
     with Session(job, summary, progress) as session:
         try:
-            for plan, unit in session.units:
-                table = pa.table({"plan": [plan], "unit": [unit]})
-                for stage in stages:
-                    table = stage(table)
-                session.add(table)
+            if work is not None:
+                for plan, unit in session.units:
+                    session.add(work(pa.table({"plan": [plan], "unit": [unit]})))
         finally:
             attempts.close()  # by whatever it ends, this process was not killed by a row
         session.settle(merge_here)
 
 
-def _features_here(job: Job, attempts: FileNotebook) -> list[Callable[[pa.Table], pa.Table]]:
-    """The stages from a unit's name to its features, in this process."""
+def _work_here(job: Job, attempts: FileNotebook) -> Callable[[pa.Table], pa.Table]:
+    """What does a unit, in this process."""
     config, checkpoint = job.config, job.origin.checkpoint
-    if checkpoint is None:
-        return [ReadFeatures(str(job.origin.features), job.output, config.dtype)]
-    encode = EncodeSpeech(
-        lambda: checkpoint,
-        config.windows,
-        config.encoder,
-        config.dtype,
-        local_device(config.device),
-        config.resources.batch_seconds,
-        attempts,
-    )
-    return [ReadUnits(job.output), DecodeAudio(config.audio, config.windows, attempts), encode]
+    if checkpoint is not None:
+        return SegmentUnits(lambda: checkpoint, config, local_device(config.device), job.output, attempts)
+    read = ReadFeatures(str(job.origin.features), job.output, config.dtype)
+    cut = CutSyllables(config.segmentation, config.output, attempts)
+    write = WriteSegments(job.output, config.output.compression)
+    return lambda unit: write(cut(read(unit)))
 
 
 def _run_on_ray(job: Job, summary: Summary, progress: Progress) -> None:
     import ray
     from ray.exceptions import RayError
 
-    from sdhubert_ray.connect import cluster_device, connected
-    from sdhubert_ray.pipeline import build_pipeline, build_resegment_pipeline
-    from sdhubert_ray.watch import RunMetrics
+    from sdhubert_ray.connect import connected
+    from sdhubert_ray.watch import RunMetrics, StallWatch
 
     with connected(job.address):
         metrics = RunMetrics(job.run_id)
+        build = _pipeline_builder(job)
         with Session(job, summary, progress) as session:
             try:
-                if job.origin.checkpoint is None:
-                    features = str(job.origin.features)
-                    pipeline = build_resegment_pipeline(session.units, features, job.config, job.output)
-                else:
-                    config = replace(job.config, device=cluster_device(job.config.device))
-                    pipeline = build_pipeline(session.units, job.origin.checkpoint, config, job.output)
-                for report in pipeline.iter_batches(batch_size=None, batch_format="pyarrow"):
-                    metrics.add(report)
-                    session.add(report)
+                units = session.units
+                while units:
+                    with StallWatch() as watch:
+                        for report in build(units).iter_batches(batch_size=None, batch_format="pyarrow"):
+                            watch.moved()
+                            metrics.add(report)
+                            session.add(report)
+                    units = pending_units(list_plans(job.output), list_commits(job.output)) if watch.stalled else []
                 session.settle(_merge_on_ray)
             except RayError as error:
                 cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
                 if isinstance(cause, UserError):
                     raise cause from error
                 raise IncompleteRunError(f"Ray gave up: {str(cause or error).strip().splitlines()[-1]}") from error
+
+
+def _pipeline_builder(job: Job) -> Callable[[Sequence[tuple[int, int]]], "ray.data.Dataset"]:
+    """What chains the stages of a job over units, for the cluster as it is when called."""
+    from sdhubert_ray.connect import cluster_device
+    from sdhubert_ray.pipeline import build_pipeline, build_resegment_pipeline
+
+    checkpoint = job.origin.checkpoint
+    if checkpoint is None:
+        features = str(job.origin.features)
+        return lambda units: build_resegment_pipeline(units, features, job.config, job.output)
+    config = replace(job.config, device=cluster_device(job.config.device))
+    return lambda units: build_pipeline(units, checkpoint, config, job.output)
 
 
 def _merge_on_ray(output: str, groups: Sequence[Sequence[Commit]], compression: str) -> None:

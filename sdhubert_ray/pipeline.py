@@ -12,7 +12,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sdhubert_ray.checkpoint import Checkpoint
 from sdhubert_ray.config import JobConfig, TaskResources
 from sdhubert_ray.output.attempts import Notebook
-from sdhubert_ray.stages import CutSyllables, DecodeAudio, EncodeSpeech, ReadFeatures, ReadUnits, WriteSegments
+from sdhubert_ray.stages import (
+    CutSyllables,
+    DecodeAudio,
+    EncodeSpeech,
+    ReadFeatures,
+    ReadUnits,
+    SegmentUnits,
+    WriteSegments,
+)
 
 _GIB = 1 << 30
 _MAX_BLOCK_BYTES = 2 * _GIB
@@ -24,8 +32,9 @@ def build_pipeline(
 ) -> ray.data.Dataset:
     """Chain the stages over units of an output's plans, on the connected cluster.
 
-    Each unit is one block from end to end: read and decoded by a CPU task, encoded by an actor of the pool, cut and
-    committed by a CPU task. Its features cross the object store once.
+    Each unit is one block from end to end. Where there are GPUs it is read and decoded by a CPU task, encoded by an
+    actor of the pool, cut and committed by a CPU task, and its features cross the object store once. On CPUs alone an
+    actor does all of it: encoding takes nearly all the time there, and tasks would wait for the CPUs of the encoders.
 
     Args:
         units: (plan, unit) to be done.
@@ -36,13 +45,22 @@ def build_pipeline(
     Returns:
         the lazy dataset of the write stage's reports.
     """
-    on_gpu = config.device == "cuda"
     encoders, memory = plan_encoders(config, len(units))
     shared = ray.put(checkpoint)
     attempts = RemoteAttempts()
     # A unit's features stay in one block, so that a unit stays one commit.
     ray.data.DataContext.get_current().target_max_block_size = _MAX_BLOCK_BYTES
     resources = config.resources
+    if config.device == "cpu":
+        return read_units(units).map_batches(
+            SegmentUnits,
+            fn_constructor_args=[lambda: ray.get(shared), config, "cpu", output, attempts],
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=encoders,
+            num_cpus=resources.encode.cpus,
+            memory=memory,
+        )
     rows = on_cpus(read_units(units), ReadUnits(output), resources.decode)
     pieces = on_cpus(rows, DecodeAudio(config.audio, config.windows, attempts), resources.decode)
     encoded = pieces.map_batches(
@@ -60,7 +78,7 @@ def build_pipeline(
         batch_format="pyarrow",
         compute=encoders,
         num_cpus=resources.encode.cpus,
-        num_gpus=resources.encode.gpus if on_gpu else None,
+        num_gpus=resources.encode.gpus,
         memory=memory,
     )
     segments = on_cpus(encoded, CutSyllables(config.segmentation, config.output, attempts), resources.cut)
@@ -98,18 +116,17 @@ def read_units(units: Sequence[tuple[int, int]]) -> ray.data.Dataset:
 def plan_encoders(config: JobConfig, num_units: int) -> tuple[ActorPoolStrategy, int]:
     """The pool of encoders that the cluster takes, and the bytes of memory to reserve for each.
 
-    One per GPU; on CPUs as many as there are, but one left for the other stages, and as memory allows. Never more
-    than there are units of work.
+    One per GPU; on CPUs as many as there are, and as memory allows. Never more than there are units of work.
     """
     wanted = config.resources.encode
     cluster = cluster_resources()
-    # A reservation that no node can grant would wait for ever.
-    memory = int(min(wanted.memory_gib * _GIB, largest_node("memory") / 2))
+    # A reservation that no node can grant would wait for ever, and two of them must not fill a node to the last byte.
+    memory = int(min(wanted.memory_gib * _GIB, largest_node("memory") * 0.45))
     if config.device == "cuda":
         most = int(cluster.get("GPU", 0) / wanted.gpus)
     else:
-        by_memory = int(cluster.get("memory", _GIB) * 0.8 // memory)
-        most = min(int((cluster.get("CPU", 1) - 1) / wanted.cpus), by_memory)
+        by_memory = int(cluster.get("memory", _GIB) * 0.9 // memory)
+        most = min(int(cluster.get("CPU", 1) / wanted.cpus), by_memory)
     most = max(1, min(most if wanted.max_workers is None else wanted.max_workers, num_units))
     least = most if wanted.min_workers is None else min(wanted.min_workers, most)
     first = None if wanted.initial_workers is None else max(least, min(wanted.initial_workers, most))

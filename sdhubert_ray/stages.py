@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from sdhubert_ray import shards, storage
 from sdhubert_ray.audio import MIN_SAMPLES, AudioOptions, Samples, Span, is_silent, normalise, read_audio
+from sdhubert_ray.config import JobConfig
 from sdhubert_ray.errors import AudioError, UserError
 from sdhubert_ray.features import read_features
 from sdhubert_ray.output import OutputOptions, read_unit, write_commit
@@ -374,6 +375,43 @@ class WriteSegments:
                 **{column: [pc.sum(batch.column(column)).as_py()] for column in seconds},
             }
         )
+
+
+class SegmentUnits:
+    """All stages of a unit, one after the other in one worker: reads, decodes, encodes, cuts and commits it.
+
+    In:  one row: plan, unit (int).
+    Out: the report of `WriteSegments`.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Callable[[], "Checkpoint"],
+        config: JobConfig,
+        device: str,
+        output: str,
+        attempts: Attempts | None = None,
+    ) -> None:
+        self.stages: list[Callable[[pa.Table], pa.Table]] = [
+            ReadUnits(output),
+            DecodeAudio(config.audio, config.windows, attempts),
+            EncodeSpeech(
+                checkpoint,
+                config.windows,
+                config.encoder,
+                config.dtype,
+                device,
+                config.resources.batch_seconds,
+                attempts,
+            ),
+            CutSyllables(config.segmentation, config.output, attempts),
+            WriteSegments(output, config.output.compression),
+        ]
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        for stage in self.stages:
+            batch = stage(batch)
+        return batch
 
 
 class _CutRow(NamedTuple):

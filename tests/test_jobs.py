@@ -14,13 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-from sdhubert_ray.tables import read_vectors
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -186,9 +183,8 @@ def read_rows(output: Path) -> pa.Table:
 
 
 def assert_same_rows(left: pa.Table, right: pa.Table) -> None:
-    assert left.drop_columns("segment_features").equals(right.drop_columns("segment_features"))
-    for mine, other in zip(*(read_vectors(table["segment_features"]) for table in (left, right)), strict=True):
-        np.testing.assert_allclose(mine, other, atol=1e-5)
+    """To the last bit, wherever a row was done."""
+    assert left.equals(right)
 
 
 def test_job_takes_the_installed_packages_not_the_sources_beside_it(cluster: Cluster) -> None:
@@ -253,7 +249,7 @@ def node_of_encoder(cluster: Cluster) -> psutil.Popen:
     return next(
         node
         for node in cluster.nodes
-        if any("EncodeSpeech" in " ".join(child.cmdline()) for child in node.children(recursive=True))
+        if any("SegmentUnits" in " ".join(child.cmdline()) for child in node.children(recursive=True))
     )
 
 
@@ -261,6 +257,8 @@ def node_of_encoder(cluster: Cluster) -> psutil.Popen:
 def test_run_goes_on_when_a_node_is_lost(
     cluster: Cluster, corpus: Path, options: list[str], expected: pa.Table, tmp_path: Path
 ) -> None:
+    """As many workers as CPUs: those of the lost node find no place on the other one, and what they had in hand waits."""
+    options = [*options, "resources.encode.max_workers=4", "resources.encode.memory_gib=0.5"]
     command = ["ray", "job", "submit", "--address", cluster.dashboard, "--working-dir", ".", "--"]
     command += ["python", "jobs/segment.py", str(corpus), str(tmp_path / "out"), *options, "resources.unit_rows=1"]
     log = tmp_path / "log"
@@ -275,7 +273,7 @@ def test_run_goes_on_when_a_node_is_lost(
         (raylet,) = (child for child in node_of_encoder(cluster).children() if child.name() == "raylet")
         raylet.kill()
         assert len(committed(tmp_path / "out")) < 40, "nothing was left to do"
-        assert job.wait(timeout=180) == 1, log.read_text()
+        assert job.wait(timeout=300) == 1, log.read_text()
     finally:
         job.kill()
         job.wait()
