@@ -68,7 +68,7 @@ class Workers:
         engine: `local` or `ray`.
         device: `cpu` or `cuda`.
         encoders: workers that encode.
-        others: workers that decode, cut and commit; 0 where the encoder's process does it.
+        others: workers that decode, cut and commit; 0 where the encoders do it.
         gpus: of an encoder on cuda; below 1 several share one.
     """
 
@@ -219,7 +219,7 @@ def extrapolate(
         sharing = max(1.0, 1 / workers.gpus) if on_gpu else 1.0  # a GPU of two encoders is as fast as one of one
         wall = max(encode * sharing / workers.encoders, (decode + cut) / workers.others)
     else:
-        wall = decode + encode + cut
+        wall = (decode + encode + cut) / workers.encoders
     return Estimate(
         rows=rows,
         unknown_rows=unknown_rows,
@@ -275,6 +275,8 @@ def _try_on_ray(job: Job, checkpoint: Checkpoint, rows: pa.Table) -> tuple[Trial
             raise UserError(f"the sample could not be tried on the cluster ({reason}); run without --plan") from error
         units = _units_left(job)
         encoders = int(plan_encoders(config, units)[0].max_size or 1)
+        if config.device == "cpu":
+            return trial, Workers("ray", "cpu", encoders, 0)
         free = int((cluster_resources().get("CPU", 1) - encoders * resources.encode.cpus) / resources.decode.cpus)
         others = max(1, min(free, units, resources.decode.workers or free))
     return trial, Workers("ray", config.device, encoders, others, resources.encode.gpus)

@@ -1,5 +1,7 @@
 """The command line as a user meets it: real processes, one clear sentence per mistake, the right exit code."""
 
+import json
+import re
 import shutil
 import signal
 import socket
@@ -48,7 +50,8 @@ def folder(golden: Path, tmp_path: Path) -> Path:
 
 
 def table(output: Path) -> dict[str, dict[str, object]]:
-    rows = [row for name in list_commits(str(output)) for row in pq.read_table(output / "segments" / name).to_pylist()]
+    files = [output / "segments" / commit.name for commit in list_commits(str(output))]
+    rows = [row for path in files for row in pq.read_table(path).to_pylist()]
     return {str(row["id"]): row for row in rows}
 
 
@@ -84,7 +87,7 @@ def test_segment_and_show(folder: Path, tmp_path: Path) -> None:
     assert "synth_0.flac: ok" in shown.stdout
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
     again = sdhubert("segment", folder, output, "--checkpoint", "bundled", "--frame-features", "float32")
-    assert "1 of 1 pieces are done already and skipped" in again.stdout
+    assert "1 of 1 rows are done already and skipped" in again.stdout
     assert "dtype" in complaint(
         sdhubert("segment", folder, output, "--checkpoint", "bundled", "--dtype", "bfloat16", expect=2)
     )
@@ -347,3 +350,95 @@ def test_example_prints_the_syllables_that_the_command_finds(tmp_path: Path) -> 
     segments = table(tmp_path / "out")["synth_0.flac"]["segments"]
     printed = [tuple(float(word) for word in line.split()[:2]) for line in result.stdout.splitlines()[1:]]
     assert printed == [(segment["start"], segment["end"]) for segment in segments]
+
+
+# --- the other commands ------------------------------------------------------------------------------------------
+
+
+def test_manifest_then_segment_then_status(folder: Path, golden: Path, tmp_path: Path) -> None:
+    for number in range(1, 4):
+        shutil.copy(golden / f"audio/synth_{number}.flac", folder)
+    listed = sdhubert("manifest", folder, tmp_path / "m.parquet")
+    assert "4 recordings in 4 rows" in listed.stdout
+    sdhubert("segment", tmp_path / "m.parquet", tmp_path / "out", "--checkpoint", "bundled")
+    told = sdhubert("status", tmp_path / "out")
+    assert re.search(r"state +finished", told.stdout)
+    assert "4 rows of 4 recordings (4 ok)" in told.stdout
+    found = json.loads(sdhubert("status", tmp_path / "out", "--json").stdout)
+    assert (found["state"], found["rows_left"], found["statuses"]) == ("finished", 0, {"ok": 4})
+    assert found["num_syllables"] == sum(len(row["segments"]) for row in table(tmp_path / "out").values())
+
+
+def test_status_of_a_run_under_way_and_of_a_killed_one(golden: Path, tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    for number in range(150):
+        shutil.copy(golden / "audio/synth_4.flac", tmp_path / "audio" / f"{number:03d}.flac")
+    (tmp_path / "audio" / "000.flac").write_bytes(b"no audio")
+    command = [str(BIN / "sdhubert"), "segment", str(tmp_path / "audio"), str(tmp_path / "out"), "--engine", "local"]
+    process = subprocess.Popen([*command, "--checkpoint", "bundled", "resources.unit_rows=1"])
+    try:
+        deadline = time.monotonic() + 120
+        while len(list((tmp_path / "out" / "segments").glob("0*.parquet"))) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGSTOP)
+        running = json.loads(sdhubert("status", tmp_path / "out", "--json").stdout)
+    finally:
+        process.kill()
+        process.wait()
+    killed = json.loads(sdhubert("status", tmp_path / "out", "--json").stdout)
+    assert (running["state"], killed["state"]) == ("running", "interrupted")
+    assert running["holder"]["pid"] == process.pid
+    for found in (running, killed):
+        assert found["num_rows"] >= 2
+        assert found["num_rows"] + found["rows_left"] == 150
+        assert found["reasons"][0]["status"] == "unreadable"
+        assert found["reasons"][0]["rows"] == 1
+
+
+def test_log_of_json_lines(folder: Path, tmp_path: Path) -> None:
+    (folder / "broken.flac").write_bytes(b"no audio")
+    command = ("segment", folder, tmp_path / "out", "--checkpoint", "bundled", "--log-format", "json")
+    result = sdhubert(*command, "resources.unit_rows=1", expect=3)
+    lines = [json.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
+    events = [line for line in lines if "event" in line]
+    assert [line["event"] for line in events] == ["started", "committed", "committed", "finished"]
+    run_id = json.loads((tmp_path / "out" / "run.json").read_text())["run_id"]
+    assert {line["run_id"] for line in events} == {run_id}
+    assert sum(line.get("unreadable", 0) for line in events if line["event"] == "committed") == 1
+    assert events[2]["rows"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["status", "{missing}"], "holds no run; name the output folder"),
+        (["resegment", "{missing}", "{out}"], "holds no run; name an output folder"),
+        (["manifest", "{missing}", "{out}.parquet"], "does not exist; name a file, a folder, a glob or a manifest"),
+        (["manifest", "{audio}", "{out}.csv"], "parquet"),
+        (["segment", "{audio}", "{out}", "--where", "split"], "it has to be column=value"),
+        (["segment", "{audio}", "{out}", "--split", "test-clen"], "test-clen"),
+        (["segment", "{audio}", "{out}", "--retry", "ok"], "--retry is 'ok'; it has to be one of"),
+        (["segment", "{audio}", "{out}", "--retry", "failed"], "has no run whose rows could be tried again"),
+        (["segment", "{audio}", "{out}", "--log-format", "xml"], "it has to be text or json"),
+        (["segment", "{audio}", "{out}", "resources.encode.max_worker=3"], "did you mean"),
+        (["segment", "s3://no-such-bucket-of-anybody/x", "{out}"], "s3://no-such-bucket-of-anybody/x"),
+        (["segment", "{audio}/shard-{{000..002}}.tar", "{out}"], "shard-000.tar"),
+    ],
+)  # fmt: skip
+def test_other_mistakes(
+    arguments: list[str],
+    sentence: str,
+    folder: Path,
+    tmp_path: Path,
+    s3_server: object,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in s3.environment(s3_server.url).items():  # type: ignore[attr-defined]
+        monkeypatch.setenv(name, value)
+    names = {"missing": tmp_path / "nowhere", "audio": folder, "out": tmp_path / "out"}
+    checkpoint = ["--checkpoint", "bundled"] if arguments[0] == "segment" else []
+    result = sdhubert(*(argument.format(**names) for argument in arguments), *checkpoint, expect=2)
+    assert sentence in complaint(result)
+    assert not list(tmp_path.glob("out*"))

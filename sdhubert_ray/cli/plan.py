@@ -55,6 +55,8 @@ def _workers(estimate: "Estimate") -> str:
     workers = estimate.workers
     if workers.engine == "local":
         return f"this process, encoding on {workers.device}"
+    if not workers.others:
+        return f"{workers.encoders} on {workers.device}, each for all stages"
     return f"encoding {workers.encoders} on {workers.device}, other stages {workers.others} on CPUs"
 
 
