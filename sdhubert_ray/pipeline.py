@@ -45,22 +45,37 @@ def build_pipeline(
     Returns:
         the lazy dataset of the write stage's reports.
     """
+    # A unit's features stay in one block, so that a unit stays one commit.
+    ray.data.DataContext.get_current().target_max_block_size = _MAX_BLOCK_BYTES
+    chain = chain_stages if config.device == "cuda" else chain_units
+    return chain(units, checkpoint, config, output)
+
+
+def chain_units(
+    units: Sequence[tuple[int, int]], checkpoint: Checkpoint, config: JobConfig, output: str
+) -> ray.data.Dataset:
+    """One pool, whose actors do units from end to end. Arguments as `build_pipeline`."""
+    workers, memory = plan_encoders(config, len(units))
+    shared = ray.put(checkpoint)
+    return read_units(units).map_batches(
+        SegmentUnits,
+        fn_constructor_args=[lambda: ray.get(shared), config, config.device, output, RemoteAttempts()],
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=workers,
+        num_cpus=config.resources.encode.cpus,
+        memory=memory,
+    )
+
+
+def chain_stages(
+    units: Sequence[tuple[int, int]], checkpoint: Checkpoint, config: JobConfig, output: str
+) -> ray.data.Dataset:
+    """CPU tasks, a pool of encoders, CPU tasks. Arguments as `build_pipeline`."""
     encoders, memory = plan_encoders(config, len(units))
     shared = ray.put(checkpoint)
     attempts = RemoteAttempts()
-    # A unit's features stay in one block, so that a unit stays one commit.
-    ray.data.DataContext.get_current().target_max_block_size = _MAX_BLOCK_BYTES
     resources = config.resources
-    if config.device == "cpu":
-        return read_units(units).map_batches(
-            SegmentUnits,
-            fn_constructor_args=[lambda: ray.get(shared), config, "cpu", output, attempts],
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=encoders,
-            num_cpus=resources.encode.cpus,
-            memory=memory,
-        )
     rows = on_cpus(read_units(units), ReadUnits(output), resources.decode)
     pieces = on_cpus(rows, DecodeAudio(config.audio, config.windows, attempts), resources.decode)
     encoded = pieces.map_batches(
@@ -78,7 +93,7 @@ def build_pipeline(
         batch_format="pyarrow",
         compute=encoders,
         num_cpus=resources.encode.cpus,
-        num_gpus=resources.encode.gpus,
+        num_gpus=resources.encode.gpus if config.device == "cuda" else None,
         memory=memory,
     )
     segments = on_cpus(encoded, CutSyllables(config.segmentation, config.output, attempts), resources.cut)

@@ -115,7 +115,7 @@ class Course:
 
     Attributes:
         commits: when each unit was committed.
-        end: when the run ended.
+        end: when the lease was given back.
     """
 
     commits: list[float] = field(default_factory=list)
@@ -125,7 +125,8 @@ class Course:
     def of(cls, run: Run) -> "Course":
         run.wait_until_it_holds_the_output()
         course, began = cls(), time.monotonic()
-        while run.process.poll() is None:
+        while (run.output / "lease.json").exists():
+            assert run.process.poll() is None, run.log.read_text()
             now = time.monotonic() - began
             course.commits += [now] * (units_done(run.output) - len(course.commits))
             time.sleep(0.05)
@@ -167,9 +168,8 @@ def make_corpus(folder: Path, golden: Path, checkpoint: Path, num_rows: int, fil
     manifest = folder / "manifest.jsonl"
     manifest.write_text("".join(json.dumps({"id": name, "uri": str(path)}) + "\n" for name, path in rows))
     options = ["--checkpoint", str(checkpoint), "--max-failed", str(num_rows)]  # what cannot be read is no failure here
-    return Corpus(
-        manifest, num_rows, [*options, f"resources.unit_rows={UNIT_ROWS}", f"output.rows_per_file={file_rows}"]
-    )
+    options += [f"resources.unit_rows={UNIT_ROWS}", f"output.rows_per_file={file_rows}"]
+    return Corpus(manifest, num_rows, options)
 
 
 def read_raw(output: Path) -> pa.Table:
@@ -297,7 +297,7 @@ def test_twenty_rounds(golden: Path, tiny_checkpoint: Path, tmp_path: Path) -> N
     random order. Kinds of victims come equally often, in random order.
     """
     rng = random.Random(SEED)
-    corpus = make_corpus(tmp_path / "corpus", golden, tiny_checkpoint, 1600, 160)
+    corpus = make_corpus(tmp_path / "corpus", golden, tiny_checkpoint, 2000, 200)
     undisturbed = Run.start(corpus, tmp_path / "undisturbed")
     try:
         course = Course.of(undisturbed)
@@ -306,7 +306,7 @@ def test_twenty_rounds(golden: Path, tiny_checkpoint: Path, tmp_path: Path) -> N
         kill_sessions({undisturbed.process.pid})
     expected = read_raw(tmp_path / "undisturbed")
     found = Counter(expected["status"].to_pylist())
-    assert found == {"ok": 1480, "unreadable": 40, "missing": 40, "silent": 40}
+    assert found == {"ok": 1850, "unreadable": 50, "missing": 50, "silent": 50}
     assert len(unit_files(tmp_path / "undisturbed")) == 10
     log = tmp_path / "chaos.jsonl"
     tell(log, {"undisturbed": {"first": course.commits[0], "last": course.commits[-1], "end": course.end}})

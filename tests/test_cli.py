@@ -427,16 +427,8 @@ def test_log_of_json_lines(folder: Path, tmp_path: Path) -> None:
         (["segment", "{audio}/shard-{{000..002}}.tar", "{out}"], "shard-000.tar"),
     ],
 )  # fmt: skip
-def test_other_mistakes(
-    arguments: list[str],
-    sentence: str,
-    folder: Path,
-    tmp_path: Path,
-    s3_server: object,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name, value in s3.environment(s3_server.url).items():  # type: ignore[attr-defined]
-        monkeypatch.setenv(name, value)
+@pytest.mark.usefixtures("s3_bucket")
+def test_other_mistakes(arguments: list[str], sentence: str, folder: Path, tmp_path: Path) -> None:
     names = {"missing": tmp_path / "nowhere", "audio": folder, "out": tmp_path / "out"}
     checkpoint = ["--checkpoint", "bundled"] if arguments[0] == "segment" else []
     result = sdhubert(*(argument.format(**names) for argument in arguments), *checkpoint, expect=2)

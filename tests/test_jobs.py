@@ -257,7 +257,7 @@ def node_of_encoder(cluster: Cluster) -> psutil.Popen:
 def test_run_goes_on_when_a_node_is_lost(
     cluster: Cluster, corpus: Path, options: list[str], expected: pa.Table, tmp_path: Path
 ) -> None:
-    """As many workers as CPUs: those of the lost node find no place on the other one, and what they had in hand waits."""
+    """As many workers as CPUs: those of the lost node find no place on the other one."""
     options = [*options, "resources.encode.max_workers=4", "resources.encode.memory_gib=0.5"]
     command = ["ray", "job", "submit", "--address", cluster.dashboard, "--working-dir", ".", "--"]
     command += ["python", "jobs/segment.py", str(corpus), str(tmp_path / "out"), *options, "resources.unit_rows=1"]

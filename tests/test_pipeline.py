@@ -1,0 +1,103 @@
+"""The chain of stages that GPUs use, here with encoders on CPUs; the pools that a cluster is given."""
+
+import shutil
+import threading
+import time
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sdhubert_ray.config import load_config
+from sdhubert_ray.execute import prepare_job, run_job
+from sdhubert_ray.manifest import list_input
+from sdhubert_ray.output import list_commits, list_plans, pending_units, publish_plan
+from sdhubert_ray.weights import fetch_checkpoint
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+@pytest.fixture
+def corpus(golden, tmp_path):
+    """Sixty recordings; one is none, one is missing."""
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    for number in range(58):
+        shutil.copy(golden / f"audio/synth_{number % 5}.flac", folder / f"{number:02d}.flac")
+    (folder / "58.flac").write_bytes(b"no audio")
+    lines = [f"{number:02d}.flac,audio/{number:02d}.flac,s{number % 3}\n" for number in range(60)]
+    (tmp_path / "m.csv").write_text("id,uri,speaker\n" + "".join(lines))
+    return tmp_path / "m.csv"
+
+
+def rows(output):
+    """All rows that lie in the output, one that was committed twice twice."""
+    paths = [output / "segments" / commit.name for commit in list_commits(str(output))]
+    return pa.concat_tables([pq.read_table(path) for path in paths]).sort_by("key").combine_chunks()
+
+
+@pytest.fixture
+def prepare(corpus, tiny_checkpoint):
+    checkpoint = fetch_checkpoint(str(tiny_checkpoint))
+    config = load_config(None, ["resources.unit_rows=3", "device=cpu"], {}, checkpoint.options)
+
+    def call(output, engine):
+        job = prepare_job(config, checkpoint, str(corpus), list_input(str(corpus)), str(output), engine=engine)
+        return job, checkpoint, config
+
+    return call
+
+
+def kill_encoder(output, killed):
+    """SIGKILL an encoder when some units are committed."""
+    while not (output / "segments").exists() or len(list((output / "segments").iterdir())) < 3:
+        time.sleep(0.01)
+    for process in psutil.Process().children(recursive=True):
+        if "EncodeSpeech" in " ".join(process.cmdline()):
+            process.kill()
+            killed.append(process.pid)
+            return
+
+
+def test_stages_chained_over_workers_write_the_table_of_one_process(prepare, tmp_path):
+    """An encoder is killed on the way."""
+    from sdhubert_ray.pipeline import chain_stages
+
+    job, *_ = prepare(tmp_path / "local", "local")
+    run_job(job, lambda count, seconds: None)
+    output = tmp_path / "ray"
+    job, checkpoint, config = prepare(output, "ray")
+    publish_plan(str(output), job.staged, 1, "input")
+    job.folder.cleanup()
+    units = pending_units(list_plans(str(output)), [])
+    assert len(units) == 20
+    killed = []
+    killer = threading.Thread(target=kill_encoder, args=(output, killed))
+    killer.start()
+    pipeline = chain_stages(units, checkpoint, config, str(output))
+    reports = pa.concat_tables(list(pipeline.iter_batches(batch_size=None, batch_format="pyarrow")))
+    killer.join()
+    assert len(killed) == 1
+    assert sum(reports["rows"].to_pylist()) == 60
+    assert len(set(reports["unit_name"].to_pylist())) == 20
+    assert pending_units(list_plans(str(output)), list_commits(str(output))) == []
+    assert rows(output).equals(rows(tmp_path / "local"))
+
+
+def test_pools_follow_the_cluster_and_the_options():
+    """The cluster of the tests has four CPUs and no GPU."""
+    from sdhubert_ray.pipeline import plan_encoders
+
+    def sizes(num_units, *overrides):
+        pool, memory = plan_encoders(load_config(None, ["device=cpu", *overrides], {}, {}), num_units)
+        return pool.min_size, pool.initial_size, pool.max_size, memory
+
+    low, _, high, memory = sizes(100, "resources.encode.memory_gib=0.5")
+    assert (low, high, memory) == (4, 4, 1 << 29)
+    assert sizes(2, "resources.encode.memory_gib=0.5")[2] == 2  # never more than there is work
+    assert sizes(100, "resources.encode.memory_gib=0.5", "resources.encode.cpus=2")[2] == 2
+    growing = ["resources.encode.min_workers=1", "resources.encode.initial_workers=2", "resources.encode.max_workers=9"]
+    assert sizes(100, *growing)[:3] == (1, 2, 9)
+    # What no node could grant is not asked for.
+    assert sizes(100, "resources.encode.memory_gib=100000")[3] < 100000 << 30
