@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -120,24 +122,53 @@ def _as_new(rows: pa.Table, piece_seconds: float) -> Iterator[pa.Table]:
         yield cut_pieces(files.drop_columns(["key", "piece", "num_pieces", "duration"]), piece_seconds)
 
 
+class DigestSet:
+    """Rows, by values of theirs: 16 bytes each, so that a million of them are no burden."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """Names the columns whose values tell rows apart; one that a table does not have counts as null."""
+        self._names = names
+        self._parts: list[npt.NDArray[np.uint64]] = []
+        self._sorted: npt.NDArray[np.uint64] | None = None
+
+    def add(self, table: pa.Table) -> None:
+        """Put rows in."""
+        self._parts.append(_digests(table, self._names))
+        self._sorted = None
+
+    def holds(self, table: pa.Table, names: Sequence[str] | None = None) -> pa.BooleanArray:
+        """Tell which rows of a table are in, (n,) bool; by other columns of it, if `names` are given."""
+        if self._sorted is None:
+            both = np.concatenate([np.zeros((0, 2), np.uint64), *self._parts])
+            self._sorted = both[np.lexsort((both[:, 1], both[:, 0]))]
+            self._parts = [self._sorted]
+        asked = _digests(table, self._names if names is None else names)
+        place = np.searchsorted(self._sorted[:, 0], asked[:, 0])
+        found = np.zeros(len(asked), bool)
+        while True:  # twice only where two digests begin alike
+            near = place < len(self._sorted)
+            near[near] = self._sorted[place[near], 0] == asked[near, 0]
+            found[near] |= self._sorted[place[near], 1] == asked[near, 1]
+            if not (near & ~found).any():
+                return pa.array(found, pa.bool_())
+            place = place + 1
+
+
 class _Known:
-    """The recordings that the plans of an output have, as digests of 16 bytes."""
+    """The recordings that the plans of an output have."""
 
     def __init__(self, output: str, plans: Sequence[Plan]) -> None:
         self._output = output
         self._plans = plans
-        ids, places, versions = [], [], []
+        self._ids = DigestSet(("id",))
+        self._places = DigestSet(("id", "uri", "member"))
+        self._versions = DigestSet(("id", "source_size", "source_version"))
         names = ["id", "uri", "member", "piece", "source_size", "source_version"]
         for plan in plans:
             for table in read_plan(output, plan, names):
                 first = table.filter(pc.equal(table.column("piece"), 0))
-                ids.append(digests(first, ("id",)))
-                places.append(digests(first, ("id", "uri", "member")))
-                versions.append(digests(first, ("id", "source_size", "source_version")))
-        kind = pa.binary(16)
-        self._ids = pa.chunked_array(ids, kind)
-        self._places = pa.chunked_array(places, kind)
-        self._versions = pa.chunked_array(versions, kind)
+                for known in (self._ids, self._places, self._versions):
+                    known.add(first)
 
     def without(self, batch: pa.Table, found: Found) -> pa.Table:
         """The rows of a batch that are new; the others are compared and counted."""
@@ -146,16 +177,16 @@ class _Known:
         found.recordings += first.num_rows
         if not self._plans:
             return batch
-        seen = pc.is_in(digests(first, ("id",)), self._ids)
+        seen = self._ids.holds(first)
         again = first.filter(seen)
         found.known += again.num_rows
         self._check_places(again)
         self._compare_versions(again, found)
-        return batch.filter(pc.invert(pc.is_in(digests(batch, ("id",)), self._ids)))
+        return batch.filter(pc.invert(self._ids.holds(batch) if pieces else seen))
 
     def _check_places(self, again: pa.Table) -> None:
         """Another recording of the same id must not pass for one that is done."""
-        moved = again.filter(pc.invert(pc.is_in(digests(again, ("id", "uri", "member")), self._places)))
+        moved = again.filter(pc.invert(self._places.holds(again)))
         if not moved.num_rows:
             return
         file_id, uri = moved.column("id")[0].as_py(), moved.column("uri")[0].as_py()
@@ -174,16 +205,16 @@ class _Known:
         if "source_version" not in again.column_names:
             return
         again = again.filter(pc.is_valid(again.column("source_version")))
-        same = pc.is_in(digests(again, ("id", "source_size", "source_version")), self._versions)
-        untold = pc.is_in(digests(again, ("id", "", "")), self._versions)  # planned without a version
+        same = self._versions.holds(again)
+        untold = self._versions.holds(again, ("id", "", ""))  # planned without a version
         changed = again.filter(pc.invert(pc.or_(same, untold))).column("id").to_pylist()
         found.changed += len(changed)
         found.changed_ids += changed[: max(0, _SHOWN - len(found.changed_ids))]
 
 
-def digests(table: pa.Table, names: Sequence[str]) -> pa.Array:
-    """Digests of rows' values, (n,) of 16 bytes; a column that is not there counts as null."""
+def _digests(table: pa.Table, names: Sequence[str]) -> npt.NDArray[np.uint64]:
+    """(n, 2) digests of rows' values; a column that is not there counts as null."""
     nothing = [None] * table.num_rows
     columns = [table.column(name).to_pylist() if name in table.column_names else nothing for name in names]
-    rows = zip(*columns, strict=True)
-    return pa.array([hashlib.blake2b(repr(row).encode(), digest_size=16).digest() for row in rows], pa.binary(16))
+    data = b"".join(hashlib.blake2b(repr(row).encode(), digest_size=16).digest() for row in zip(*columns, strict=True))
+    return np.frombuffer(data, np.uint64).reshape(-1, 2)

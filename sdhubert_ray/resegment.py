@@ -27,7 +27,7 @@ from sdhubert_ray.output import (
     stage_plan,
 )
 from sdhubert_ray.output.commits import read_commits
-from sdhubert_ray.planning import Found, digests
+from sdhubert_ray.planning import DigestSet, Found
 from sdhubert_ray.session import Job, Origin
 from sdhubert_ray.tables import MANIFEST_FIELDS
 
@@ -186,20 +186,19 @@ class _Had:
     """The rows that an output has, or is to have, as digests of their keys and attempts."""
 
     def __init__(self, output: str, plans: Sequence[Plan]) -> None:
-        keys, attempts = [], []
+        self._keys = DigestSet(("key",))
+        self._attempts = DigestSet(("key", _ATTEMPT))
         for plan in plans:
             for table in read_plan(output, plan, ["key", _ATTEMPT]):
-                keys.append(digests(table, ("key",)))
-                attempts.append(digests(table, ("key", _ATTEMPT)))
-        self._keys = pa.chunked_array(keys, pa.binary(16))
-        self._attempts = pa.chunked_array(attempts, pa.binary(16))
+                self._keys.add(table)
+                self._attempts.add(table)
         self.again = False
         """Whether a row that was there has come again, from a later attempt."""
 
     def without(self, rows: pa.Table) -> pa.Table:
         """The rows that are new or come from another attempt."""
-        fresh = rows.filter(pc.invert(pc.is_in(digests(rows, ("key", _ATTEMPT)), self._attempts)))
-        self.again |= bool(pc.any(pc.is_in(digests(fresh, ("key",)), self._keys)).as_py())
+        fresh = rows.filter(pc.invert(self._attempts.holds(rows)))
+        self.again |= bool(pc.any(self._keys.holds(fresh)).as_py())
         return fresh
 
 

@@ -19,6 +19,7 @@ from sdhubert_ray.execute import prepare_job, run_job
 from sdhubert_ray.manifest import Selection, list_input
 from sdhubert_ray.output import Commit, Plan, list_commits, list_plans, pending_units, read_plan, read_unit, unit_name
 from sdhubert_ray.output.commits import find_groups, remove_covered
+from sdhubert_ray.planning import DigestSet
 from sdhubert_ray.weights import fetch_checkpoint
 
 
@@ -149,6 +150,25 @@ def test_retrying_is_refused_where_nothing_has_run(prepare, corpus):
         prepare(corpus, retry=("failed",))
     with pytest.raises(UserError, match="--retry is 'ok'; it has to be one of failed, missing, unreadable"):
         prepare(corpus, retry=("ok",))
+
+
+rows = st.lists(st.tuples(st.sampled_from("abc"), st.none() | st.integers(0, 3)), max_size=12)
+
+
+@settings(deadline=None)
+@given(st.lists(rows, max_size=4), rows)
+def test_a_digest_set_is_a_set(parts, asked):
+    def table(values):
+        kinds = (pa.string(), pa.int64())
+        return pa.table([pa.array([row[side] for row in values], kinds[side]) for side in (0, 1)], names=["x", "y"])
+
+    known = DigestSet(("x", "y"))
+    for part in parts:
+        known.add(table(part))
+    there = {row for part in parts for row in part}
+    assert known.holds(table(asked)).to_pylist() == [row in there for row in asked]
+    untold = known.holds(table(asked), ("x", "no such column"))
+    assert untold.to_pylist() == [(name, None) in there for name, _ in asked]
 
 
 # -- plans and files

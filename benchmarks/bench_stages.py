@@ -1,0 +1,125 @@
+"""Work per hour of audio of each stage, for sizing a cluster; and what batches gain the encoder.
+
+    python benchmarks/bench_stages.py [--seconds 300] [--device cpu] [--dtype float32]
+
+An encoder of HuBERT-base's shape with random weights, one thread where it is on a CPU; the bundled speech, repeated, in
+recordings of 15 s in several formats. Each stage is what a worker of a run calls; reading is from a local disk.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import soundfile
+import soxr
+import torch
+from transformers import HubertConfig
+
+from sdhubert_ray.config import load_config
+from sdhubert_ray.manifest import cut_pieces, list_input
+from sdhubert_ray.model import SDHuBERT, encode_windows
+from sdhubert_ray.presets import EncoderOptions
+from sdhubert_ray.stages import CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments
+from sdhubert_ray.weights import fetch_checkpoint
+
+ROOT = Path(__file__).parent.parent
+FORMATS = {
+    "flac, 16 kHz": ("flac", 16_000, 1),
+    "wav, 48 kHz stereo": ("wav", 48_000, 2),
+    "mp3, 44.1 kHz": ("mp3", 44_100, 1),
+}
+RECORDING_SECONDS = 15
+
+
+def make_checkpoint(folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = json.loads((ROOT / "configs" / "hubert-base-ls960.json").read_text())
+    model = SDHuBERT(HubertConfig.from_dict(config))
+    content = {"config": {"speech_upstream": "facebook/hubert-base-ls960"}, "state_dict": model.state_dict()}
+    torch.save(content, folder / "base.pt")
+    return folder / "base.pt"
+
+
+def make_audio(folder: Path, seconds: int) -> None:
+    speech = [soundfile.read(path, dtype="float32")[0] for path in sorted(ROOT.glob("sdhubert_ray/assets/demo/*.flac"))]
+    whole = np.resize(np.concatenate(speech), seconds * 16_000)
+    for name, (ending, rate, channels) in FORMATS.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(seconds // RECORDING_SECONDS):
+            part = whole[number * RECORDING_SECONDS * 16_000 :][: RECORDING_SECONDS * 16_000]
+            part = part if rate == 16_000 else soxr.resample(part, 16_000, rate)
+            soundfile.write(folder / name / f"{number:03d}.{ending}", np.tile(part[:, None], (1, channels)), rate)
+
+
+def measure_stages(folder: Path, seconds: int, device: str, dtype: str, checkpoint: Path) -> None:
+    weights = fetch_checkpoint(str(checkpoint))
+    config = load_config(None, [f"dtype={dtype}"], {}, weights.options)
+    encode = EncodeSpeech(
+        lambda: weights, config.windows, config.encoder, dtype, device, config.resources.batch_seconds
+    )
+    decode, cut = DecodeAudio(config.audio, config.windows), CutSyllables(config.segmentation, config.output)
+    write = WriteSegments(str(folder / "out"), "zstd")
+    print("seconds of work per hour of audio")
+    hour = 3600 / seconds
+    encoded = None
+    for name in FORMATS:
+        rows = cut_pieces(pa.concat_tables(list(list_input(str(folder / "audio" / name)).batches)), 600.0)
+        rows = rows.append_column("unit_name", pa.array(["00001-0000000"] * rows.num_rows))
+        decode(rows.slice(0, 1))
+        began = time.perf_counter()
+        decoded = decode(rows)
+        print(f"  decode ({name}) {(time.perf_counter() - began) * hour:26.1f}")
+        if encoded is None:
+            encode(decoded.slice(0, 1))
+            began = time.perf_counter()
+            encoded = encode(decoded)
+            print(f"  encode ({device}, {dtype}) {(time.perf_counter() - began) * hour:33.1f}")
+    began = time.perf_counter()
+    write(cut(encoded))
+    print(f"  cut and write {(time.perf_counter() - began) * hour:38.1f}")
+
+
+def measure_batches(model: SDHuBERT) -> None:
+    windows = [np.random.default_rng(number).standard_normal(80_320).astype(np.float32) for number in range(8)]
+    options = EncoderOptions()
+    print("encoder, windows of 5 s: seconds per window (best of 3), and relative to a window alone")
+    alone = None
+    for size in (1, 2, 4, 8):
+        best = min(_time(lambda: encode_windows(model, windows, options, 5.02 * size)) for _ in range(3)) / len(windows)  # noqa: B023
+        alone = alone or best
+        print(f"  batches of {size}  {best:8.3f}  {best / alone:6.2f}")
+
+
+def _time(work) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=int, default=300)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"{datetime.date.today()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        checkpoint = make_checkpoint(folder)
+        make_audio(folder / "audio", arguments.seconds)
+        measure_stages(folder, arguments.seconds, arguments.device, arguments.dtype, checkpoint)
+        from sdhubert_ray.checkpoint import load_model
+
+        weights = fetch_checkpoint(str(checkpoint))
+        measure_batches(load_model(weights, EncoderOptions(), arguments.dtype, arguments.device))
+
+
+if __name__ == "__main__":
+    main()
