@@ -59,8 +59,7 @@ def watch(command: list[str]) -> tuple[dict[str, int], float]:
 
 
 def role(title: str) -> str:
-    stages = [stage for stage in ("DecodeAudio", "EncodeSpeech", "CutSyllables") if stage in title]
-    return stages[0] if stages else "other workers and Ray itself"
+    return "SegmentUnits" if "SegmentUnits" in title else "other workers and Ray itself"
 
 
 def main() -> None:

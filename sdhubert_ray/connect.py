@@ -3,8 +3,10 @@
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 
 import ray
@@ -31,6 +33,7 @@ def connected(address: str | None) -> Iterator[None]:
         return
     if address:
         _check_reachable(address)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address:
             ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
@@ -42,6 +45,8 @@ def connected(address: str | None) -> Iterator[None]:
         where = f"the Ray cluster at {address}" if address else "Ray on this machine"
         hint = "; if it asks for a token, set RAY_AUTH_MODE=token and give the token as Ray wants it" if address else ""
         raise UserError(f"{where} cannot be reached ({str(error).strip().splitlines()[0]}){hint}") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own, which exits with 15
     try:
         yield
     finally:

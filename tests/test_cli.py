@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -275,12 +276,17 @@ def test_gpu_that_is_not_there(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_interrupted_run_says_how_to_go_on(golden: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+def test_interrupted_run_says_how_to_go_on(
+    sent: signal.Signals, engine: str, golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     (tmp_path / "audio").mkdir()
-    for number in range(100):
+    for number in range(200):
         shutil.copy(golden / "audio/synth_4.flac", tmp_path / "audio" / f"{number:03d}.flac")
-    command = [str(BIN / "sdhubert"), "segment", str(tmp_path / "audio"), str(tmp_path / "out"), "--engine", "local"]
-    process = subprocess.Popen(
+    command = [str(BIN / "sdhubert"), "segment", str(tmp_path / "audio"), str(tmp_path / "out"), "--engine", engine]
+    process = psutil.Popen(
         [*command, "--checkpoint", "bundled", "resources.unit_rows=1"],
         stderr=subprocess.PIPE,
         text=True,
@@ -292,11 +298,17 @@ def test_interrupted_run_says_how_to_go_on(golden: Path, tmp_path: Path) -> None
         assert process.poll() is None, "the run ended before it could be interrupted"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    children = process.children(recursive=True)
+    process.send_signal(sent)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1
+    assert process.returncode == 1, errors
     assert "sdhubert: interrupted; the same command resumes" in errors
-    assert 0 < len(table(tmp_path / "out")) < 100
+    assert "Traceback" not in errors
+    assert 0 < len(table(tmp_path / "out")) < 200
+    assert not (tmp_path / "out" / "lease.json").exists()
+    assert bool(children) == (engine == "ray")
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
 
 
 def test_dead_cluster(folder: Path, tmp_path: Path) -> None:

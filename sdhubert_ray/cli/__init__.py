@@ -3,6 +3,7 @@
 Heavy imports happen inside the commands, so that `--help` and errors come at once.
 """
 
+import signal
 import sys
 
 import typer
@@ -28,6 +29,8 @@ app.command()(show.show)
 def main() -> None:
     """Run the command line; what is wrong becomes one sentence, and exit code 2, or 1 if it may pass by itself."""
     log_as("text")
+    # What Kubernetes and batch systems send ends a run as Ctrl-C does: what it holds is given back.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except UserError as error:
