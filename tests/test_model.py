@@ -11,7 +11,7 @@ from transformers import HubertConfig, HubertModel
 
 from sdhubert_ray.audio import Span, normalise, read_audio
 from sdhubert_ray.checkpoint import Checkpoint, load_model
-from sdhubert_ray.model import SDHuBERT, encode_pieces, encode_windows
+from sdhubert_ray.model import OutOfMemoryError, SDHuBERT, encode_pieces, encode_windows
 from sdhubert_ray.presets import PRESETS, EncoderOptions
 from sdhubert_ray.speech import SpeechOptions, find_speech
 from sdhubert_ray.syllables import SyllableOptions, cut_syllables, to_seconds
@@ -291,6 +291,44 @@ def test_64_windows_of_unlucky_lengths_take_at_most_8_calls(counts):
     with Calls(model) as shapes:
         encode_pieces(model, pieces, WindowOptions(), EncoderOptions(1, 2), DEFAULT_BATCH_SECONDS)
     assert len(shapes) <= 8
+
+
+class SmallMemory:
+    """A model on a device that holds `limit` windows, or `limit_samples` samples, of a call."""
+
+    def __init__(self, model, limit, limit_samples=10**9):
+        def refuse(_, args):
+            rows, length = args[0].shape
+            if rows > limit or length > limit_samples:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        self.hook = model.register_forward_pre_hook(refuse)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.hook.remove()
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 6])
+def test_a_batch_that_a_gpu_cannot_hold_is_halved(limit, caplog):
+    model = minimal_model()
+    windows = [np.random.default_rng(number).standard_normal(16_000).astype(np.float32) for number in range(20)]
+    expected = encode_windows(model, windows, EncoderOptions(1, 2), 8)
+    with SmallMemory(model, limit), Calls(model) as shapes:
+        found = encode_windows(model, windows, EncoderOptions(1, 2), 8)
+    assert max(rows for rows, _ in shapes) <= limit
+    for (features, normed), (other, other_normed) in zip(found, expected, strict=True):
+        np.testing.assert_allclose(features, other, atol=1e-5)
+        np.testing.assert_allclose(normed, other_normed, atol=1e-5)
+    assert "the GPU's memory is too small; going on with" in caplog.text
+
+
+def test_a_window_that_a_gpu_cannot_hold_alone_is_given_up():
+    model = minimal_model()
+    with SmallMemory(model, 0), pytest.raises(OutOfMemoryError):
+        encode_windows(model, [np.zeros(16_000, np.float32)], EncoderOptions(1, 2), 8)
 
 
 def test_default_batch_seconds_is_the_one_counted_with(tiny_checkpoint):

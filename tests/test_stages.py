@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -458,6 +459,27 @@ def test_half_precision_features_cross_and_stay_half(make_stages, segment):
     np.testing.assert_allclose(read_vectors(table.column("segment_features"))[0], expected, rtol=1e-3, atol=1e-3)
     wide = segment(make_manifest([SHORTEST]), "dtype=float16", "output.segment_features=float32")
     assert wide.schema.field("segment_features").type == pa.list_(pa.list_(pa.float32(), 48))
+
+
+def test_a_recording_that_a_gpu_cannot_hold_fails_alone(checkpoint, files):
+    """With whole pieces as windows: the long one does not fit, whatever it is batched with."""
+    config = load_config(None, ["preset=paper"], {}, checkpoint.options)
+    encode = EncodeSpeech(lambda: checkpoint, config.windows, config.encoder, "float32", "cpu", 80.0)
+
+    def refuse(_, args):
+        if args[0].shape[1] > 3 * 16_000:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    rows = DecodeAudio(config.audio, config.windows)(make_manifest([SHORTEST, AUDIO / "synth_0.flac", SHORTEST]))
+    expected = encode(rows)
+    encode.model.register_forward_pre_hook(refuse)
+    encoded = encode(rows)
+    assert encoded.column("status").to_pylist() == ["ok", "failed", "ok"]
+    assert "does not fit into the memory of the GPU" in encoded.column("error")[1].as_py()
+    for row in (0, 2):
+        assert encoded.column("frame_features")[row] == expected.column("frame_features")[row]
+    table = CutSyllables(config.segmentation, config.output)(encoded)
+    assert table.column("segments")[1].as_py() == []
 
 
 # -- writing
