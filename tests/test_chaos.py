@@ -297,7 +297,7 @@ def test_twenty_rounds(golden: Path, tiny_checkpoint: Path, tmp_path: Path) -> N
     random order. Kinds of victims come equally often, in random order.
     """
     rng = random.Random(SEED)
-    corpus = make_corpus(tmp_path / "corpus", golden, tiny_checkpoint, 2000, 200)
+    corpus = make_corpus(tmp_path / "corpus", golden, tiny_checkpoint, 2400, 200)
     undisturbed = Run.start(corpus, tmp_path / "undisturbed")
     try:
         course = Course.of(undisturbed)
@@ -306,8 +306,8 @@ def test_twenty_rounds(golden: Path, tiny_checkpoint: Path, tmp_path: Path) -> N
         kill_sessions({undisturbed.process.pid})
     expected = read_raw(tmp_path / "undisturbed")
     found = Counter(expected["status"].to_pylist())
-    assert found == {"ok": 1850, "unreadable": 50, "missing": 50, "silent": 50}
-    assert len(unit_files(tmp_path / "undisturbed")) == 10
+    assert found == {"ok": 2220, "unreadable": 60, "missing": 60, "silent": 60}
+    assert len(unit_files(tmp_path / "undisturbed")) == 12
     log = tmp_path / "chaos.jsonl"
     tell(log, {"undisturbed": {"first": course.commits[0], "last": course.commits[-1], "end": course.end}})
 
@@ -315,6 +315,8 @@ def test_twenty_rounds(golden: Path, tiny_checkpoint: Path, tmp_path: Path) -> N
     rng.shuffle(times)
     kinds = (list(KINDS) * ROUNDS)[:ROUNDS]
     rng.shuffle(kinds)
+    drawn = [course.locate(seconds)[0] for seconds in times]
+    assert sum(0 < units < corpus.num_units for units in drawn) >= 15, "the run is too short beside its start"
     between = []
     for number, (kind, seconds) in enumerate(zip(kinds, times, strict=True), start=1):
         output = tmp_path / f"round{number}"

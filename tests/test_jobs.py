@@ -1,26 +1,19 @@
 """jobs/ on a cluster: `ray job submit` and --address, several nodes, token authentication, a node that is lost."""
 
 import json
-import os
 import re
-import secrets
 import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
-BIN = Path(sys.executable).parent
+from clusters import BIN, ROOT, Cluster, running_cluster
 
 pytestmark = pytest.mark.ray
 
@@ -36,116 +29,11 @@ print("WORKER", ray.get(ray.remote(look).remote()))
 """
 
 
-@dataclass
-class Cluster:
-    """Nodes that `ray start` made, each with its processes in a session of its own."""
-
-    temp: Path
-    token: str = field(default_factory=secrets.token_hex)
-    head_port: int = field(default_factory=lambda: free_port())
-    dashboard_port: int = field(default_factory=lambda: free_port())
-    nodes: list[psutil.Popen] = field(default_factory=list)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Of the nodes and of clients that may use them."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        path = f"{BIN}{os.pathsep}{kept['PATH']}"  # a job's `python` is that of the head's PATH
-        return {**kept, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.head_port}"
-
-    @property
-    def dashboard(self) -> str:
-        return f"http://127.0.0.1:{self.dashboard_port}"
-
-    def add_node(self, *options: str) -> psutil.Popen:
-        # Ports of workers are free ones: the default range is shared by all nodes of this machine.
-        common = ["--block", "--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0"]
-        sizes = [f"--object-store-memory={150 << 20}", f"--memory={6 << 30}", "--dashboard-agent-listen-port=0"]
-        log = self.temp / f"node{len(self.nodes)}.log"
-        with log.open("wb") as file:
-            node = psutil.Popen(
-                [str(BIN / "ray"), "start", *common, *sizes, *options],
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=self.environment,
-                cwd=self.temp,
-                start_new_session=True,
-            )
-        self.nodes.append(node)
-        deadline = time.monotonic() + 60
-        while b"This command will now block" not in log.read_bytes():
-            assert node.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
-        return node
-
-    def stop(self) -> None:
-        """Kill these nodes and what they started, and no other Ray of this machine."""
-        sessions = {node.pid for node in self.nodes}
-        for node in self.nodes:
-            node.kill()
-            node.wait()
-        members = set()
-        for process in psutil.process_iter():
-            try:
-                if os.getsid(process.pid) in sessions:  # the driver of a job has a session of its own
-                    members |= {process, *process.children(recursive=True)}
-            except (psutil.Error, ProcessLookupError):
-                continue
-        for process in members:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        psutil.wait_procs(members, timeout=30)
-
-    def submit(self, working_dir: str, *entrypoint: str) -> subprocess.CompletedProcess[str]:
-        """`ray job submit` from the root of the repository."""
-        return self.run(
-            "ray", "job", "submit", "--address", self.dashboard, "--working-dir", working_dir, "--", *entrypoint
-        )
-
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command,
-            cwd=ROOT,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=300,
-        )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head without CPUs, with a dashboard, and two workers of two logical CPUs."""
-    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as temp:  # short: sockets
-        cluster = Cluster(Path(temp))
-        try:
-            cluster.add_node(
-                "--head",
-                f"--port={cluster.head_port}",
-                f"--dashboard-port={cluster.dashboard_port}",
-                f"--ray-client-server-port={free_port()}",
-                f"--temp-dir={temp}/ray",
-                "--num-cpus=0",
-            )
-            for number in (2, 3):  # an address of its own each: a driver joins any node that has its address
-                cluster.add_node(f"--address={cluster.address}", f"--node-ip-address=127.0.0.{number}", "--num-cpus=2")
-            yield cluster
-        finally:
-            cluster.stop()
+    with running_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="module")
