@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -17,6 +18,7 @@ from sdhubert_ray.errors import UserError
 from sdhubert_ray.pipeline import cluster_resources
 
 _CONNECT_SECONDS = 5.0
+_EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception)): (.+)$", re.MULTILINE)
 
 
 @contextlib.contextmanager
@@ -51,6 +53,20 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def explain(error: RayError) -> str:
+    """What lies beneath an error of Ray.
+
+    The causes of an exception do not survive the way from the worker, but for the text of their traceback: the first
+    exception named in it is the one that began.
+    """
+    text = str(error)
+    first = _EXCEPTION.search(text)
+    if first is None:
+        return f"Ray gave up: {text.strip().splitlines()[0]}"
+    kind, message = first.groups()
+    return message if kind.startswith("sdhubert_ray.") else f"{kind}: {message}"
 
 
 def _check_reachable(address: str) -> None:

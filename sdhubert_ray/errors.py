@@ -1,12 +1,16 @@
-"""The two ways in which work is refused: a mistake of the caller, and audio that cannot be used."""
+"""The ways in which work is refused: a mistake of the caller, an output in use, audio that cannot be used."""
 
 
 class UserError(Exception):
     """A mistake in the command, the configuration or the input that its author can mend.
 
-    The message is one sentence: which file or key, what is wrong, what to do. The command line prints it
-    and exits with 2, having written nothing.
+    The message is one sentence: which file or key, what is wrong, what to do. Before work has begun the command line
+    prints it and exits with 2, having written nothing.
     """
+
+
+class BusyError(Exception):
+    """Another run is at work on the output: the same command may do later what it cannot do now (exit code 1)."""
 
 
 class AudioError(Exception):

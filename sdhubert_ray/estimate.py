@@ -257,7 +257,7 @@ def _try_on_ray(job: Job, checkpoint: Checkpoint, rows: pa.Table) -> tuple[Trial
     import ray
     from ray.exceptions import RayError
 
-    from sdhubert_ray.connect import cluster_device, connected
+    from sdhubert_ray.connect import cluster_device, connected, explain
     from sdhubert_ray.pipeline import cluster_resources, plan_encoders
 
     resources = job.config.resources
@@ -268,10 +268,7 @@ def _try_on_ray(job: Job, checkpoint: Checkpoint, rows: pa.Table) -> tuple[Trial
         try:
             trial: Trial = ray.get(task.remote(rows, ray.put(checkpoint), config, config.device))
         except RayError as error:
-            cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-            if isinstance(cause, UserError):
-                raise cause from error
-            reason = str(cause or error).strip().splitlines()[-1]
+            reason = explain(error)
             raise UserError(f"the sample could not be tried on the cluster ({reason}); run without --plan") from error
         units = _units_left(job)
         encoders = int(plan_encoders(config, units)[0].max_size or 1)

@@ -18,7 +18,6 @@ from sdhubert_ray.errors import UserError
 from sdhubert_ray.manifest import Listing
 from sdhubert_ray.output import (
     Commit,
-    LeaseLostError,
     Plan,
     StagedPlan,
     fingerprint,
@@ -26,9 +25,9 @@ from sdhubert_ray.output import (
     list_plans,
     open_output,
     pending_units,
+    read_lease,
     read_plan,
 )
-from sdhubert_ray.output.attempts import FileNotebook
 from sdhubert_ray.planning import Found, UnitOptions, stage_input, stage_retry
 from sdhubert_ray.session import IncompleteRunError, Job, Origin, Progress, Session, Summary, merge_here
 from sdhubert_ray.stages import CutSyllables, ReadFeatures, SegmentUnits, WriteSegments
@@ -146,12 +145,14 @@ def plan_job(
         pending = pending_units(plans, commits)
         job = Job(
             run_id, config, origin, output, plans, pending, staged, kind, found, folder, record, engine, address,
-            before is None,
+            before is None, overwrite,
         )  # fmt: skip
         if {"files", "textgrid"} & set(config.output.formats):
             formats.name_files(_all_ids(job))  # refused now rather than after the work
         if engine == "auto":
-            engine = "ray" if address or job.seconds_left >= IN_PROCESS_SECONDS else "local"
+            # A run that died and left its lease may have died of a recording: Ray's workers can, and the run goes on.
+            died = before is not None and read_lease(output) is not None
+            engine = "ray" if address or died or job.seconds_left >= IN_PROCESS_SECONDS else "local"
     except BaseException:
         folder.cleanup()
         raise
@@ -162,8 +163,9 @@ def run_job(job: Job, progress: Progress) -> Summary:
     """Do what is left of a job, and account for every row.
 
     Raises:
-        IncompleteRunError: a worker or the cluster was lost for good; what is committed stays.
-        UserError: the output cannot be written or is written by another run, or there is no such device or cluster.
+        IncompleteRunError: the run could not finish, whatever ended it; what is committed stays.
+        BusyError: another run is at work on the output.
+        UserError: there is no such device or cluster, or the output cannot be written; nothing was done.
     """
     summary = Summary(job.output, job.engine, rows_done_before=job.num_rows - job.rows_left)
     try:
@@ -171,44 +173,35 @@ def run_job(job: Job, progress: Progress) -> Summary:
             _run_on_ray(job, summary, progress)
         else:
             _run_here(job, summary, progress)
-    except (UserError, LeaseLostError, storage.TransientError) as error:
-        if not summary.rows_done and not isinstance(error, LeaseLostError):
-            raise
-        raise IncompleteRunError(str(error)) from error  # such as a disk that is full: what is committed stays
     finally:
         job.folder.cleanup()
     return summary
 
 
 def _run_here(job: Job, summary: Summary, progress: Progress) -> None:
-    attempts = FileNotebook(job.output)
-    work = _work_here(job, attempts) if job.rows_left else None  # else the model need not be loaded
+    work = _work_here(job) if job.rows_left else None  # else the model need not be loaded
     with Session(job, summary, progress) as session:
-        try:
-            if work is not None:
-                for plan, unit in session.units:
-                    session.add(work(pa.table({"plan": [plan], "unit": [unit]})))
-        finally:
-            attempts.close()  # by whatever it ends, this process was not killed by a row
+        if work is not None:
+            for plan, unit in session.units:
+                session.add(work(pa.table({"plan": [plan], "unit": [unit]})))
         session.settle(merge_here)
 
 
-def _work_here(job: Job, attempts: FileNotebook) -> Callable[[pa.Table], pa.Table]:
+def _work_here(job: Job) -> Callable[[pa.Table], pa.Table]:
     """What does a unit, in this process."""
     config, checkpoint = job.config, job.origin.checkpoint
     if checkpoint is not None:
-        return SegmentUnits(lambda: checkpoint, config, local_device(config.device), job.output, attempts)
+        return SegmentUnits(lambda: checkpoint, config, local_device(config.device), job.output)
     read = ReadFeatures(str(job.origin.features), job.output, config.dtype)
-    cut = CutSyllables(config.segmentation, config.output, attempts)
+    cut = CutSyllables(config.segmentation, config.output)
     write = WriteSegments(job.output, config.output.compression)
     return lambda unit: write(cut(read(unit)))
 
 
 def _run_on_ray(job: Job, summary: Summary, progress: Progress) -> None:
-    import ray
     from ray.exceptions import RayError
 
-    from sdhubert_ray.connect import connected
+    from sdhubert_ray.connect import connected, explain
     from sdhubert_ray.watch import RunMetrics, StallWatch
 
     with connected(job.address):
@@ -226,10 +219,7 @@ def _run_on_ray(job: Job, summary: Summary, progress: Progress) -> None:
                     units = pending_units(list_plans(job.output), list_commits(job.output)) if watch.stalled else []
                 session.settle(_merge_on_ray)
             except RayError as error:
-                cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-                if isinstance(cause, UserError):
-                    raise cause from error
-                raise IncompleteRunError(f"Ray gave up: {str(cause or error).strip().splitlines()[-1]}") from error
+                raise IncompleteRunError(explain(error)) from error
 
 
 def _pipeline_builder(job: Job) -> Callable[[Sequence[tuple[int, int]]], "ray.data.Dataset"]:

@@ -40,8 +40,9 @@ def read_features(source: str, rows: pa.Table, dtype: npt.DTypeLike) -> pa.Table
     wanted = rows.column("key").combine_chunks()
     place = rows.slice(0, 1).to_pylist()[0]
     parts = []
-    if storage.exists(_uri(source, place[FILE])):  # else it was put together with others
-        parts.append(_read_rows(source, place[FILE], place[GROUP], wanted))
+    found = _place_now(source, place[FILE], place[GROUP])
+    if found is not None:
+        parts.append(_read_rows(source, *found, wanted))
     missing = set(wanted.to_pylist()).difference(*(part.column("key").to_pylist() for part in parts))
     if missing:
         for name, keys in _find(source, missing).items():
@@ -57,6 +58,17 @@ def read_features(source: str, rows: pa.Table, dtype: npt.DTypeLike) -> pa.Table
         features = ragged_vectors(read_vectors(table.column("frame_features")), dtype, kind.list_size)
         table = table.set_column(table.column_names.index("frame_features"), "frame_features", features)
     return table.append_column("unit_name", rows.column("unit_name"))
+
+
+def _place_now(source: str, name: str, group: int) -> tuple[str, int] | None:
+    """The file and row group that a unit is in now: files have a row group per unit, and are put together."""
+    if storage.exists(_uri(source, name)):
+        return name, group
+    plan, unit = int(name[:5]), int(name[6:13]) + group
+    for commit in list_commits(source):
+        if commit.plan == plan and commit.first <= unit <= commit.last:
+            return commit.name, unit - commit.first
+    return None
 
 
 def _find(source: str, keys: Collection[str]) -> dict[str, list[str]]:

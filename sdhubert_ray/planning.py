@@ -39,14 +39,12 @@ class Found:
 
     Attributes:
         recordings: in the input.
-        known: of these, planned before.
         changed: of these, whose source has another size or version now.
         changed_ids: the first of them.
         ignored: files that are no audio.
     """
 
     recordings: int = 0
-    known: int = 0
     changed: int = 0
     changed_ids: list[str] = field(default_factory=list)
     ignored: int = 0
@@ -103,14 +101,38 @@ def stage_retry(
                 chosen = table.filter(pc.is_in(table.column("key"), pa.array(sorted(left), pa.string())))
                 left.difference_update(chosen.column("key").to_pylist())
                 if chosen.num_rows:
-                    yield from _as_new(chosen, options.piece_seconds)
+                    for fresh in _as_new(chosen, options.piece_seconds):
+                        yield _with_schema(fresh, schema)
+
+    # Plans of different inputs may carry different columns; a plan has one schema.
+    schema = _common_schema(output, plans)
 
     return stage_plan(split_units(rows(), options.unit_seconds, options.unit_rows), folder)
 
 
+def _common_schema(output: str, plans: Sequence[Plan]) -> pa.Schema:
+    schemas = [next(read_plan(output, plan)).schema for plan in plans]
+    try:
+        return pa.unify_schemas(schemas)
+    except pa.ArrowException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"output {output} was made from inputs whose columns differ in type ({reason}); choose another output"
+        ) from error
+
+
+def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    columns = [
+        table.column(field.name) if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
 def _as_new(rows: pa.Table, piece_seconds: float) -> Iterator[pa.Table]:
     """Rows to be read again: what was known of their sources may have changed."""
-    for name in ("source_size", "source_version"):
+    # A shard that was mended has its members elsewhere: they are looked up when they are opened.
+    for name in ("source_size", "source_version", "byte_offset", "byte_size"):
         index = rows.column_names.index(name)
         rows = rows.set_column(index, rows.schema.field(name), pa.nulls(rows.num_rows, rows.schema.field(name).type))
     whole = pc.equal(rows.column("num_pieces"), 1)
@@ -179,7 +201,6 @@ class _Known:
             return batch
         seen = self._ids.holds(first)
         again = first.filter(seen)
-        found.known += again.num_rows
         self._check_places(again)
         self._compare_versions(again, found)
         return batch.filter(pc.invert(self._ids.holds(batch) if pieces else seen))

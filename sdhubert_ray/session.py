@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
@@ -10,13 +10,14 @@ from typing import Self
 
 import pyarrow as pa
 
-from sdhubert_ray import events, formats
+from sdhubert_ray import events, formats, storage
 from sdhubert_ray.checkpoint import Checkpoint
 from sdhubert_ray.config import JobConfig
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import BusyError, UserError
 from sdhubert_ray.output import (
     Commit,
     Lease,
+    LeaseLostError,
     Plan,
     StagedPlan,
     clear_output,
@@ -28,6 +29,7 @@ from sdhubert_ray.output import (
     pending_units,
     publish_plan,
     read_plan,
+    read_run,
     write_run,
 )
 from sdhubert_ray.output.commits import remove_covered
@@ -37,6 +39,8 @@ from sdhubert_ray.tables import FAILED_STATUSES, STAGES
 
 Progress = Callable[[int, float], None]
 """Told of each commit: rows and seconds of audio in it."""
+_MERGED_AT_ONCE = 64
+
 Merge = Callable[[str, Sequence[Sequence[Commit]], str], None]
 """Puts groups of an output's files together, with a compression."""
 
@@ -107,7 +111,8 @@ class Job:
         record: what run.json will hold.
         engine: `local` or `ray`.
         address: of a cluster, or None.
-        anew: what earlier runs left is removed when work begins.
+        anew: there was no run in the output, or it is to be overwritten.
+        overwrite: what earlier runs left is removed when work begins.
     """
 
     run_id: str
@@ -124,6 +129,7 @@ class Job:
     engine: str
     address: str | None
     anew: bool
+    overwrite: bool
 
     @property
     def rows_left(self) -> int:
@@ -158,21 +164,26 @@ class Session:
         """Take the lease and begin: only now the output changes.
 
         Raises:
-            UserError: another run holds the output, or it cannot be written.
+            BusyError: another run holds the output, or was there since the job was planned.
+            UserError: the output cannot be written at all.
+            IncompleteRunError: it can only in part.
         """
         job = self._job
         self._lease = Lease(job.output, job.run_id)
         try:
-            if job.anew:
+            if job.overwrite:
                 clear_output(job.output)
-            elif [plan.number for plan in list_plans(job.output)] != [plan.number for plan in job.plans]:
-                raise UserError(f"output {job.output} was changed by another run just now; run the command again")
+            else:
+                self._check_unchanged()
             self._record("running")
             self.units = list(job.pending)
             if job.staged.num_rows:
                 number = max((plan.number for plan in job.plans), default=0) + 1
                 publish_plan(job.output, job.staged, number, job.kind)
                 self.units += [(number, unit) for unit in range(len(job.staged.unit_rows))]
+        except UserError as error:
+            self._lease.release()
+            raise IncompleteRunError(str(error)) from error  # such as a disk that is full
         except BaseException:
             self._lease.release()
             raise
@@ -182,12 +193,26 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the lease back, however the run has ended."""
+        """Give the lease back, however the run has ended.
+
+        Raises:
+            IncompleteRunError: the run was ended by what the user can mend, the store, or another run. What is
+                committed stays.
+        """
         self._summary.wall_seconds = time.monotonic() - self._began
         if error is not None:
             reason = f"{type(error).__name__}: {error}"
             events.tell(self._job.run_id, "stopped", {"reason": reason, "rows": self._summary.rows_done})
         self._lease.release()
+        if isinstance(error, UserError | storage.TransientError | LeaseLostError):
+            raise IncompleteRunError(str(error)) from error
+
+    def _check_unchanged(self) -> None:
+        """Planning may have taken hours, without the lease."""
+        job = self._job
+        plans = [plan.number for plan in list_plans(job.output)]
+        if (read_run(job.output) is None) != job.anew or plans != [plan.number for plan in job.plans]:
+            raise BusyError(f"output {job.output} was changed by another run since this one was planned")
 
     def add(self, report: pa.Table) -> None:
         """Take in the report of a unit that is committed, of `stages.WriteSegments`.
@@ -218,6 +243,7 @@ class Session:
 
         Raises:
             IncompleteRunError: a unit is not there.
+            LeaseLostError: another run has taken the output over.
         """
         job, options = self._job, self._job.config.output
         plans = list_plans(job.output)
@@ -226,16 +252,22 @@ class Session:
             raise IncompleteRunError(f"{len(missing)} units of work are not in {job.output}, {missing[0]} for one")
         for plan in plans:
             if plan.kind == "retry" and plan.number > int(str(job.record["settled"])):
+                self._lease.check()
                 keys = (table.column("key").to_pylist() for table in read_plan(job.output, plan, ["key"]))
                 again = frozenset(key for some in keys for key in some)
                 drop_superseded(job.output, again, plan.number, options.compression)
                 job.record["settled"] = plan.number
+        self._lease.check()
         remove_covered(job.output)
         rows = {plan.number: plan.unit_rows for plan in plans}
-        merge(job.output, find_groups(list_commits(job.output), rows, options.rows_per_file), options.compression)
+        for groups in _batches(find_groups(list_commits(job.output), rows, options.rows_per_file)):
+            self._lease.check()
+            merge(job.output, groups, options.compression)
+        self._lease.check()
         formats.export(job.output, options.formats)
         self._summary.totals = count_results(job.output, plans, list_commits(job.output))
         self._summary.wall_seconds = time.monotonic() - self._began
+        self._lease.check()
         self._record("finished")
         events.tell(job.run_id, "finished", {"rows": self._summary.rows_done, **self._summary.totals.statuses})
 
@@ -246,6 +278,11 @@ class Session:
         write_run(
             self._job.output, {**self._job.record, "engine": self._job.engine, "state": state, "updated": now, **result}
         )
+
+
+def _batches(groups: Sequence[Sequence[Commit]]) -> Iterator[Sequence[Sequence[Commit]]]:
+    for begin in range(0, len(groups), _MERGED_AT_ONCE):
+        yield groups[begin : begin + _MERGED_AT_ONCE]
 
 
 def merge_here(output: str, groups: Iterable[Sequence[Commit]], compression: str) -> None:

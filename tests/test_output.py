@@ -284,7 +284,7 @@ def test_a_commit_that_cannot_be_reached_is_not_called_damaged(tmp_path, monkeyp
     """The advice for a damaged file is to remove it: no advice for one that the network has not brought."""
     name = commit(tmp_path, 1, [make_row("a#0")], "zstd")
 
-    def refuse(_uri):
+    def refuse(_uri, *, size=None, sparse=False):
         raise storage.TransientError("the store does not answer")
 
     monkeypatch.setattr(storage, "open_binary", refuse)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdhubert_ray.output import list_commits, read_commit, unit_name
-from sdhubert_ray.output.attempts import MAX_DEATHS, FileNotebook, Notebook, run_unit
+from sdhubert_ray.output.attempts import MAX_DEATHS, Notebook, run_unit
 
 SDHUBERT = str(Path(sys.executable).parent / "sdhubert")
 # A decoder with a bug, for processes that import it: it kills its own process in the midst of one recording.
@@ -81,16 +81,6 @@ def test_without_deaths_a_unit_is_worked_on_once_and_whole():
     assert calls == [2, 2]
 
 
-def test_notes_in_a_file_survive_the_process(tmp_path):
-    assert FileNotebook(str(tmp_path)).begin("decode", "u") is None
-    again = FileNotebook(str(tmp_path))
-    assert again.begin("decode", "u") == {}
-    again.alone("decode", "u", "a#0")
-    assert FileNotebook(str(tmp_path)).begin("decode", "u") == {"a#0": 1}
-    again.close()
-    assert FileNotebook(str(tmp_path)).begin("decode", "u") is None
-
-
 @pytest.fixture
 def poisoned(golden, tmp_path):
     """A thousand recordings, and the name of the one that kills."""
@@ -121,7 +111,7 @@ def run(poisoned, tmp_path, tiny_checkpoint, engine, *overrides):
     )
 
 
-def check(tmp_path, result):
+def check(tmp_path, result, deaths):
     assert result.returncode == 3, result.stderr
     assert "0437.flac has killed its worker three times" in result.stderr
     rows = [
@@ -132,17 +122,18 @@ def check(tmp_path, result):
     assert len(rows) == len({row["id"] for row in rows}) == 1000
     assert {row["id"]: row["status"] for row in rows if row["status"] != "ok"} == {"0437.flac": "failed"}
     assert len({json.dumps(row["segments"]) for row in rows if row["status"] == "ok"}) == 1
-    assert (tmp_path / "deaths").read_text() == "x" * (1 + MAX_DEATHS)
-    assert not (tmp_path / "out" / "attempts.json").exists()
+    assert (tmp_path / "deaths").read_text() == "x" * deaths
 
 
 @pytest.mark.ray
 def test_one_deadly_recording_of_a_thousand_on_ray(poisoned, tmp_path, tiny_checkpoint):
-    check(tmp_path, run(poisoned, tmp_path, tiny_checkpoint, "ray"))
+    check(tmp_path, run(poisoned, tmp_path, tiny_checkpoint, "ray"), 1 + MAX_DEATHS)
 
 
-def test_one_deadly_recording_of_a_thousand_in_process(poisoned, tmp_path, tiny_checkpoint):
-    """Here each death ends the run, and the same command resumes it."""
-    for _ in range(1 + MAX_DEATHS):
-        assert run(poisoned, tmp_path, tiny_checkpoint, "local").returncode == -9
-    check(tmp_path, run(poisoned, tmp_path, tiny_checkpoint, "local"))
+@pytest.mark.ray
+def test_a_run_that_died_in_process_goes_on_on_ray(poisoned, tmp_path, tiny_checkpoint):
+    """Where the command is its own worker it dies; the same command then takes workers that may die."""
+    assert run(poisoned, tmp_path, tiny_checkpoint, "auto").returncode == -9
+    result = run(poisoned, tmp_path, tiny_checkpoint, "auto")
+    assert "engine ray" in result.stdout
+    check(tmp_path, result, 1 + 1 + MAX_DEATHS)

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from sdhubert_ray import storage
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import BusyError, UserError
 from sdhubert_ray.output import Lease, LeaseLostError, lease, read_lease
 
 HOLD = """
@@ -50,7 +50,7 @@ def test_a_lease_is_taken_and_given_back(tmp_path):
 
 
 def test_a_second_run_is_refused_naming_the_first(tmp_path, holder):
-    with pytest.raises(UserError, match=f"is being written by another run \\(process {holder.pid} on "):
+    with pytest.raises(BusyError, match=f"is being written by another run \\(process {holder.pid} on "):
         Lease(str(tmp_path), "ours")
     assert read_lease(str(tmp_path))["run_id"] == "theirs"
 
@@ -97,7 +97,7 @@ def test_a_holder_elsewhere_whose_heart_beats_is_alive_whatever_its_clock_says(t
     thread = threading.Thread(target=beat)
     thread.start()
     try:
-        with pytest.raises(UserError, match="process 1 on node-7"):
+        with pytest.raises(BusyError, match="process 1 on node-7"):
             Lease(str(tmp_path), "ours")
     finally:
         stop.set()
@@ -135,7 +135,7 @@ def test_of_many_that_come_at_once_one_gets_it(tmp_path):
         start.wait()
         try:
             got.append(Lease(str(tmp_path), f"run {number}"))
-        except UserError:
+        except BusyError:
             refused.append(number)
 
     threads = [threading.Thread(target=take, args=(number,)) for number in range(8)]

@@ -1,10 +1,13 @@
 """What a second run finds: corpora that grew, sources that changed, rows to be tried again."""
 
+import io
 import itertools
 import os
 import shutil
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 
 from sdhubert_ray import read_segments
 from sdhubert_ray.config import load_config
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import BusyError, UserError
 from sdhubert_ray.execute import prepare_job, run_job
 from sdhubert_ray.manifest import Selection, list_input
 from sdhubert_ray.output import Commit, Plan, list_commits, list_plans, pending_units, read_plan, read_unit, unit_name
@@ -69,7 +72,7 @@ def test_of_a_corpus_that_grew_only_the_new_is_done(corpus, run, prepare, tmp_pa
     assert run(corpus).rows_done == 6
     before = (tmp_path / "out" / "segments").stat().st_mtime_ns
     job = prepare(corpus)
-    assert (job.rows_left, job.num_rows, job.found.known, job.found.recordings) == (0, 6, 6, 6)
+    assert (job.rows_left, job.num_rows, job.found.recordings) == (0, 6, 6)
     assert (tmp_path / "out" / "segments").stat().st_mtime_ns == before
     for name in ("new", "0a"):
         shutil.copy(golden / "audio" / "synth_0.flac", corpus / f"{name}.flac")
@@ -143,6 +146,54 @@ def test_a_recording_that_was_missing_may_be_a_long_one(run, tmp_path, golden):
     assert count == len(rows) == summary.rows_done
     (result,) = read_segments(str(tmp_path / "out"))
     assert result.duration == pytest.approx(soundfile.info(tmp_path / "long.wav").duration)
+
+
+def test_a_mended_shard_is_read_anew(golden, run, tmp_path):
+    def write(first):
+        with tarfile.open(tmp_path / "x.tar", "w") as tar:
+            for name, data in (("a.flac", first), ("b.flac", (golden / "audio/synth_1.flac").read_bytes())):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+    write(b"no audio" * 250)
+    assert run(tmp_path / "x.tar").totals.statuses == {"ok": 1, "unreadable": 1}
+    write((golden / "audio/synth_0.flac").read_bytes())
+    assert run(tmp_path / "x.tar", retry=("unreadable",)).totals.statuses == {"ok": 2}
+    found = {result.id: result.segments for result in read_segments(str(tmp_path / "out"))}
+    expected = np.load(golden / "segmentation" / "readme" / "synth_0.npz")["segments"]
+    np.testing.assert_array_equal(found["x/a.flac"], expected)
+
+
+def test_rows_of_inputs_with_other_columns_are_tried_again(corpus, run, tmp_path):
+    (tmp_path / "m1.csv").write_text("id,uri,speaker\na,corpus/0.flac,x\nb,corpus/gone.flac,y\n")
+    (tmp_path / "m2.csv").write_text("id,uri,language,age\nc,corpus/none.flac,en,7\n")
+    run(tmp_path / "m1.csv")
+    run(tmp_path / "m2.csv")
+    for name in ("gone", "none"):
+        shutil.copy(corpus / "1.flac", corpus / f"{name}.flac")
+    assert run(tmp_path / "m2.csv", retry=("missing",)).totals.statuses == {"ok": 3}
+    table = pa.concat_tables(
+        [pq.read_table(path) for path in sorted((tmp_path / "out" / "segments").iterdir())],
+        promote_options="permissive",
+    )
+    carried = {row["id"]: (row["speaker"], row["language"], row["age"]) for row in table.to_pylist()}
+    assert carried == {"a": ("x", None, None), "b": ("y", None, None), "c": (None, "en", 7)}
+
+
+def test_a_run_that_came_late_leaves_the_work_of_another_alone(corpus, prepare, run, tmp_path):
+    """Both saw an empty output; one has finished before the other begins."""
+    late = prepare(corpus, "syllables.syl_dur=0.2")
+    run(corpus)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    with pytest.raises(BusyError, match="was changed by another run"):
+        run_job(late, lambda rows, seconds: None)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+def test_the_same_folder_by_another_name_is_the_same(corpus, run, prepare):
+    run(corpus)
+    assert prepare(f"{corpus}/../{corpus.name}/").rows_left == 0
 
 
 def test_retrying_is_refused_where_nothing_has_run(prepare, corpus):

@@ -22,7 +22,7 @@ from sdhubert_ray.manifest import list_input
 from sdhubert_ray.output import list_commits, list_plans, pending_units, read_commit, read_segments
 from sdhubert_ray.output.summary import count_results
 from sdhubert_ray.resegment import load_options, open_features, prepare_resegment
-from sdhubert_ray.session import Job, Session, Summary
+from sdhubert_ray.session import IncompleteRunError, Job, Session, Summary
 from sdhubert_ray.weights import fetch_checkpoint
 
 SDHUBERT = str(Path(sys.executable).parent / "sdhubert")
@@ -177,7 +177,7 @@ def test_float16_of_float32_is_told_and_not_mixed_with_float32(
     for kept in ("float16", "float32"):
         segment(golden / "audio", tmp_path / kept, [f"output.frame_features={kept}"])
     result = sdhubert("resegment", tmp_path / "float16", tmp_path / "out", *NEW)
-    assert "note: the features were rounded to float16" in result.stderr
+    assert "note: the features were kept in float16" in result.stderr
     assert "rounded" not in sdhubert("resegment", tmp_path / "float32", tmp_path / "exact", *NEW).stderr
     rounded, exact = read_table(tmp_path / "out"), read_table(tmp_path / "exact")
     assert rounded.schema == exact.schema
@@ -314,7 +314,8 @@ def test_rows_that_are_gone_are_told(golden: Path, segment: Callable[..., Summar
     (tmp_path / "other").mkdir()
     shutil.copy(golden / "audio/synth_0.flac", tmp_path / "other")
     segment(tmp_path / "other", features, FEATURES)
-    with pytest.raises(UserError, match=r"has row 'synth_1.flac#0' no more, which was planned from it; --overwrite"):
+    gone = r"has row 'synth_1.flac#0' no more, which was planned from it; --overwrite"
+    with pytest.raises(IncompleteRunError, match=gone):
         resegment(features, output)
 
 

@@ -117,6 +117,48 @@ def test_a_store_that_is_not_there_is_one_sentence_and_exit_code_1(s3_bucket, tm
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", [("status", "{bucket}/out"), ("segment", "{audio}", "{bucket}/out")])
+def test_an_output_that_cannot_be_reached_is_worth_another_try(
+    command, undisturbed, s3_bucket, tmp_path, tiny_checkpoint
+):
+    dead = s3.environment("http://127.0.0.1:9")
+    arguments = [word.format(bucket=s3_bucket, audio=tmp_path / "audio") for word in command]
+    checkpoint = ["--checkpoint", tiny_checkpoint] if command[0] == "segment" else []
+    result = sdhubert(*arguments, *checkpoint, expect=1, environment=dead)
+    assert result.stderr.count("\n") == 1
+    assert f"{s3_bucket}/out" in result.stderr
+
+
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+def test_a_store_that_takes_no_results_is_named_whatever_the_engine(
+    engine, audio, undisturbed, s3_bucket, s3_server, tmp_path, tiny_checkpoint
+):
+    proxy = s3.Proxy(s3_server.url, tmp_path / "faults.jsonl", kinds=("slowdown",))
+    proxy.always.append("/segments/00001-")
+    try:
+        command = ("segment", tmp_path / "audio", f"{s3_bucket}/out", "--checkpoint", tiny_checkpoint)
+        result = sdhubert(*command, "--engine", engine, expect=1, environment=s3.environment(proxy.url))
+    finally:
+        proxy.stop()
+    said = [line for line in result.stderr.splitlines() if line.startswith("sdhubert: ")]
+    assert len(said) == 1
+    assert "SlowDown" in said[0]
+    assert "/segments/00001-" in said[0]
+    assert "the same command resumes" in said[0]
+    assert "lease.json" not in storage.list_files(f"{s3_bucket}/out")
+
+
+def test_an_object_with_two_colons_in_its_name_is_a_recording_like_others(
+    audio, undisturbed, s3_bucket, tmp_path, tiny_checkpoint
+):
+    name, path = next(iter(audio.items()))
+    storage.put(f"{s3_bucket}/odd/a::b#0 ?.flac", path.read_bytes())
+    sdhubert("segment", f"{s3_bucket}/odd", f"{s3_bucket}/out", "--checkpoint", tiny_checkpoint, "--engine", "local")
+    (row,) = rows(f"{s3_bucket}/out").values()
+    assert (row["id"], row["status"]) == ("a::b#0 ?.flac", "ok")
+    assert row["segments"] == undisturbed[f"{name}#0"]["segments"]
+
+
 def test_a_second_run_on_an_output_in_a_store_is_refused(s3_bucket, audio, tiny_checkpoint):
     import json
 
@@ -127,7 +169,7 @@ def test_a_second_run_on_an_output_in_a_store_is_refused(s3_bucket, audio, tiny_
     lease = Lease(f"{s3_bucket}/out", "theirs")
     try:
         result = sdhubert(
-            "segment", f"{s3_bucket}/audio", f"{s3_bucket}/out", "--checkpoint", tiny_checkpoint, expect=2
+            "segment", f"{s3_bucket}/audio", f"{s3_bucket}/out", "--checkpoint", tiny_checkpoint, expect=1
         )
         assert "is being written by another run" in result.stderr
         assert json.loads(storage.read_bytes(f"{s3_bucket}/out/lease.json"))["run_id"] == "theirs"

@@ -28,6 +28,14 @@ def logs_are_json() -> bool:
     return any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger().handlers)
 
 
+def note(message: str) -> None:
+    """Say on stderr what is worth knowing."""
+    if logs_are_json():
+        logging.getLogger("sdhubert_ray").warning(message)
+    else:
+        print(message, file=sys.stderr)
+
+
 def complain(message: str) -> None:
     """Say on stderr what is wrong."""
     if logs_are_json():

@@ -1,11 +1,10 @@
 """`sdhubert resegment`: saved frame features in, a dataset of syllables out."""
 
-import sys
 from typing import Annotated
 
 import typer
 
-from sdhubert_ray.cli.console import EXIT_FAILED_ROWS, log_as
+from sdhubert_ray.cli.console import EXIT_FAILED_ROWS, log_as, note
 from sdhubert_ray.cli.running import do_job
 from sdhubert_ray.cli.segment import Address, LogFormat
 
@@ -66,11 +65,11 @@ def resegment(
         overwrite=overwrite,
     )
     if preset:
-        _note(f"of preset {preset} only speech and syllables are taken; all else is as the features were made")
+        note(f"note: of preset {preset} only speech and syllables are taken; all else is as the features were made")
     if features.rows_left:
-        _note(f"{features.rows_left} rows of {source} are not done yet; once they are, the same command takes them")
+        note(f"note: {features.rows_left} rows of {source} are not done yet; run this again when they are")
     if features.is_rounded:
-        _note("the features were rounded to float16 when they were kept; segments may differ a little from float32's")
+        note("note: the features were kept in float16; segments may differ a little from float32's")
     done = job.num_rows - job.rows_left
     print(f"{job.found.recordings} recordings with features, {job.rows_left} rows to be cut; engine {job.engine}")
     if done:
@@ -78,7 +77,3 @@ def resegment(
     summary = do_job(job)
     if summary.totals.num_failed > job.config.max_failed:
         raise typer.Exit(EXIT_FAILED_ROWS)
-
-
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)

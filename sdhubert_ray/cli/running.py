@@ -15,7 +15,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from sdhubert_ray.cli.console import EXIT_UNFINISHED, complain, console
+from sdhubert_ray.cli.console import EXIT_UNFINISHED, complain, console, note
+from sdhubert_ray.errors import BusyError
 
 if TYPE_CHECKING:
     from sdhubert_ray.session import Job, Summary
@@ -35,10 +36,10 @@ def print_found(job: "Job") -> None:
         print(f"{done} of {job.num_rows} rows are done already and skipped")
     if found.changed:
         names = ", ".join(found.changed_ids)
-        print(
-            f"warning: the source of {found.changed} recordings has changed since they were planned ({names}); their "
-            "rows stay as they are: choose another output, or --overwrite this one, to have them anew",
-            file=sys.stderr,
+        note(
+            f"warning: the source of {found.changed} recordings has changed since they were planned ({names}): rows "
+            "that are done stay as they are, and others are read as planned, which may fail; choose another output, or "
+            "--overwrite this one, to have them anew"
         )
 
 
@@ -68,6 +69,9 @@ def do_job(job: "Job") -> "Summary":
 
         try:
             summary = run_job(job, advance)
+        except BusyError as error:
+            complain(str(error))
+            raise typer.Exit(EXIT_UNFINISHED) from error
         except IncompleteRunError as error:
             complain(f"{error}; the same command resumes")
             raise typer.Exit(EXIT_UNFINISHED) from error
@@ -99,6 +103,6 @@ def _print_summary(summary: "Summary") -> None:
     table.add_row("output", summary.output)
     console.print(table, soft_wrap=True)
     for name, status, error in totals.failures[:_SHOWN_FAILURES]:
-        print(f"{status}: {name}: {error}", file=sys.stderr)
+        note(f"{status}: {name}: {error}")
     if totals.num_failed > _SHOWN_FAILURES:
-        print(f"... and {totals.num_failed - _SHOWN_FAILURES} more, in run.json", file=sys.stderr)
+        note(f"... and {totals.num_failed - _SHOWN_FAILURES} more, in run.json")

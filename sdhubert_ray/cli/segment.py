@@ -1,15 +1,13 @@
 """`sdhubert segment`: audio in, a dataset of syllables out."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from sdhubert_ray.cli.console import EXIT_FAILED_ROWS, log_as
 from sdhubert_ray.cli.plan import print_plan
 from sdhubert_ray.cli.running import do_job, print_found
-
-if TYPE_CHECKING:
-    pass
+from sdhubert_ray.errors import UserError
 
 LogFormat = Annotated[str, typer.Option(help="text (default), or json: a line per event, with the run's id.")]
 Address = Annotated[
@@ -62,7 +60,7 @@ def segment(
     address: Address = None,
     retry: Annotated[
         list[str] | None,
-        typer.Option(help="Do rows of OUTPUT again that are failed, missing or unreadable; may be repeated."),
+        typer.Option(help="Do failed, missing or unreadable rows of OUTPUT again; INPUT is not read; may be repeated."),
     ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Try a sample and tell what the run would take; write nothing.")
@@ -93,6 +91,10 @@ def segment(
     from sdhubert_ray.manifest import Selection, list_input
 
     config_now = load_config(config, overrides or [], given, {})
+    if retry and (where or limit or split):
+        raise UserError(
+            "--retry does rows of OUTPUT again, whatever INPUT holds; leave out --where, --limit and --split"
+        )
     selection = Selection(where=tuple(where or ()), limit=limit, splits=tuple(split or ()))
     listing = None if retry else list_input(source, selection)
 

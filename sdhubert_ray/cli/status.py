@@ -1,7 +1,8 @@
 """`sdhubert status`: how far a run is, from its output alone."""
 
 import json
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -9,7 +10,12 @@ from rich.table import Table
 from sdhubert_ray.cli.console import console
 from sdhubert_ray.errors import UserError
 
+if TYPE_CHECKING:
+    from sdhubert_ray.output import Commit, Plan
+    from sdhubert_ray.output.summary import Totals
+
 _SHOWN_REASONS = 10
+_LOOKS = 5
 
 
 def status(
@@ -17,17 +23,15 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Tell what an output holds: counts, failures by reason, the rate of the run on it, and what is left."""
-    from sdhubert_ray.output import list_commits, list_plans, pending_units, read_lease, read_run
+    from sdhubert_ray.output import list_plans, pending_units, read_lease, read_run
     from sdhubert_ray.output.lease import is_held
-    from sdhubert_ray.output.summary import count_results
 
     record = read_run(output)
     plans = list_plans(output) if record else []
     if record is None:
         raise UserError(f"{output} holds no run; name the output folder of `sdhubert segment`")
-    commits = list_commits(output)
+    commits, totals = _count(output, plans)
     pending = pending_units(plans, commits)
-    totals = count_results(output, plans, commits)
     by_number = {plan.number: plan for plan in plans}
     rows_left = sum(by_number[plan].unit_rows[unit] for plan, unit in pending)
     seconds_left = sum(by_number[plan].unit_seconds[unit] for plan, unit in pending)
@@ -62,3 +66,18 @@ def status(
     console.print(table, soft_wrap=True)
     for (name, reason), count in totals.reasons.most_common(_SHOWN_REASONS):
         print(f"{count} x {name}: {reason}")
+
+
+def _count(output: str, plans: "Sequence[Plan]") -> "tuple[list[Commit], Totals]":
+    from sdhubert_ray.output import list_commits
+    from sdhubert_ray.output.commits import GoneError
+    from sdhubert_ray.output.summary import count_results
+
+    for look in range(1, _LOOKS + 1):
+        commits = list_commits(output)
+        try:
+            return commits, count_results(output, plans, commits)
+        except GoneError:  # put together with others since it was listed
+            if look == _LOOKS:
+                raise
+    raise AssertionError("not reached")

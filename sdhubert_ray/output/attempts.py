@@ -4,17 +4,13 @@ A worker that dies (out of memory, a crash in a decoder) takes its unit with it,
 next worker. The second time the unit goes row by row, and a row that kills its worker twice alone is left out.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from sdhubert_ray import storage
-
 MAX_DEATHS = 2
 """A row that has killed this many workers alone is not tried again."""
-ATTEMPTS = "attempts.json"
 
 
 class Attempts(Protocol):
@@ -57,36 +53,6 @@ class Notebook:
 
     def _note(self, stage: str, unit: str) -> dict[str, Any]:
         return self.open.setdefault(f"{stage} {unit}", {"begun": 0, "alone": None, "deaths": {}})
-
-
-class FileNotebook(Notebook):
-    """`Attempts` in a file of the output, for the process that is its own only worker."""
-
-    def __init__(self, output: str) -> None:
-        super().__init__()
-        self._uri = storage.join(output, ATTEMPTS)
-        try:
-            self.open = json.loads(storage.read_bytes(self._uri))
-        except FileNotFoundError:
-            self.open = {}
-
-    def begin(self, stage: str, unit: str) -> Mapping[str, int] | None:
-        """See `Attempts`."""
-        deaths = super().begin(stage, unit)
-        self._save()
-        return deaths
-
-    def alone(self, stage: str, unit: str, key: str) -> None:
-        """See `Attempts`."""
-        super().alone(stage, unit, key)
-        self._save()
-
-    def close(self) -> None:
-        """Forget all: the process has ended by its own will."""
-        storage.remove(self._uri)
-
-    def _save(self) -> None:
-        storage.put(self._uri, json.dumps(self.open).encode())
 
 
 def run_unit(

@@ -52,35 +52,50 @@ def list_commits(output: str) -> list[Commit]:
     return [commit for commit, covered in _listed(output) if not covered]
 
 
-def read_parquet(uri: str, read: Callable[[pq.ParquetFile], pa.Table]) -> pa.Table:
-    """Open a Parquet file of an output and read of it.
+class GoneError(UserError):
+    """A file of results that was there a moment ago."""
+
+
+def read_parquet(
+    uri: str,
+    read: Callable[[pq.ParquetFile], pa.Table],
+    size: int | None = None,
+    advice: str = "remove it and run again to make its rows anew",
+) -> pa.Table:
+    """Open a Parquet file of an output and read some of it.
+
+    Args:
+        uri: its name.
+        read: what to read.
+        size: its bytes, if they are known.
+        advice: what to do about a damaged one.
 
     Raises:
-        UserError: it is not a whole Parquet file, or cannot be had.
+        GoneError: it is not there.
+        UserError: it is not a whole Parquet file, or may not be read.
+        TransientError: the store could not be reached.
     """
     try:
-        with storage.open_binary(uri) as file:
+        with storage.open_binary(uri, size=size, sparse=True) as file:
             return read(pq.ParquetFile(file, page_checksum_verification=True))
     except FileNotFoundError as error:
-        raise UserError(f"{uri} is gone; --overwrite the output, or restore the file") from error
-    except (storage.TransientError, PermissionError) as error:
-        raise UserError(f"{uri} cannot be read ({error}); run the same command again") from error
+        raise GoneError(f"{uri} is gone: a run puts its files together; try again") from error
+    except storage.TransientError:
+        raise
+    except PermissionError as error:
+        raise UserError(f"{uri} may not be read ({error}); mend the access to it") from error
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{uri} is damaged ({reason}); remove it and run again to make its rows anew") from error
+        raise UserError(f"{uri} is damaged ({reason}); {advice}") from error
 
 
-def read_commit(output: str, name: str, columns: Sequence[str]) -> pa.Table:
-    """Read columns of a committed file; those that it does not have are left out.
-
-    Raises:
-        UserError: it is not a whole Parquet file.
-    """
+def read_commit(output: str, name: str, columns: Sequence[str], size: int | None = None) -> pa.Table:
+    """Read columns of a committed file; those that it does not have are left out. Raises as `read_parquet`."""
 
     def read(parquet: pq.ParquetFile) -> pa.Table:
         return parquet.read(columns=[column for column in columns if column in parquet.schema_arrow.names])
 
-    return read_parquet(_uri(output, name), read)
+    return read_parquet(_uri(output, name), read, size)
 
 
 def read_commits(output: str, commits: Iterable[Commit], columns: Sequence[str]) -> Iterator[tuple[Commit, pa.Table]]:
@@ -88,7 +103,7 @@ def read_commits(output: str, commits: Iterable[Commit], columns: Sequence[str])
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
         waiting = []
         for commit in commits:
-            waiting.append((commit, pool.submit(read_commit, output, commit.name, columns)))
+            waiting.append((commit, pool.submit(read_commit, output, commit.name, columns, commit.size or None)))
             if len(waiting) > _READS_AT_ONCE:
                 done, table = waiting.pop(0)
                 yield done, table.result()
@@ -130,18 +145,17 @@ def merge_commits(output: str, group: Sequence[Commit], compression: str) -> str
     Killed at any moment, no row is lost and readers see none twice: first the new file is there, then the old ones go.
     """
     name = f"{group[0].plan:05d}-{group[0].first:07d}-{group[-1].last:07d}.parquet"
-    tables = (table for commit in group for table in _row_groups(_uri(output, commit.name)))
-    storage.put(_uri(output, name), _to_parquet(tables, compression))
-    for commit in group:
-        storage.remove(_uri(output, commit.name))
+    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+        files = pool.map(lambda commit: _row_groups(_uri(output, commit.name), commit.size or None), group)
+        tables = (table for groups in files for table in groups)
+        storage.put(_uri(output, name), _to_parquet(tables, compression))
+    storage.remove_files([_uri(output, commit.name) for commit in group])
     return name
 
 
 def remove_covered(output: str) -> None:
     """Remove the files that a larger one covers, which a merge that was cut short has left."""
-    for commit, covered in _listed(output):
-        if covered:
-            storage.remove(_uri(output, commit.name))
+    storage.remove_files([_uri(output, commit.name) for commit, covered in _listed(output) if covered])
 
 
 def drop_superseded(output: str, keys: frozenset[str], before_plan: int, compression: str) -> None:
@@ -156,14 +170,14 @@ def drop_superseded(output: str, keys: frozenset[str], before_plan: int, compres
         storage.put(uri, _to_parquet(kept, compression))
 
 
-def _row_groups(uri: str) -> list[pa.Table]:
+def _row_groups(uri: str, size: int | None = None) -> list[pa.Table]:
     groups: list[pa.Table] = []
 
     def read(parquet: pq.ParquetFile) -> pa.Table:
         groups.extend(parquet.read_row_group(index) for index in range(parquet.num_row_groups))
         return groups[0]
 
-    read_parquet(uri, read)
+    read_parquet(uri, read, size)
     return groups
 
 

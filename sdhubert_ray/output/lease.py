@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sdhubert_ray import storage
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import BusyError, UserError
 
 LEASE = "lease.json"
 BEAT_SECONDS = 5.0
@@ -43,7 +43,8 @@ class Lease:
             run_id: unique to this run.
 
         Raises:
-            UserError: another run holds it (it says which), or the output cannot be written.
+            BusyError: another run holds it (it says which).
+            UserError: the output cannot be written.
         """
         self._uri = storage.join(output, LEASE)
         self._content: dict[str, Any] = {"run_id": run_id, **_here(), "beat": 0, "progress": {}}
@@ -66,15 +67,16 @@ class Lease:
         """Give the lease back."""
         self._stop.set()
         self._thread.join()
-        if self._lost is None:
-            storage.remove(self._uri)
+        now = _read(self._uri)
+        if now is not None and now["run_id"] == self._content["run_id"]:
+            storage.remove_files([self._uri])
 
     def _take(self, output: str) -> None:
         if self._create():
             return
         holder = _read(self._uri)
         if holder is not None and _is_alive(self._uri, holder):
-            raise UserError(
+            raise BusyError(
                 f"output {output} is being written by another run (process {holder['pid']} on {holder['host']}); "
                 "wait until it has ended, or choose another output"
             )
@@ -83,7 +85,7 @@ class Lease:
         time.sleep(_SETTLE_SECONDS)
         now = _read(self._uri)
         if now is None or now["run_id"] != self._content["run_id"]:
-            raise UserError(f"output {output} has just been taken over by another run; choose another output")
+            raise BusyError(f"output {output} has just been taken over by another run; choose another output")
 
     def _create(self) -> bool:
         return storage.create(self._uri, self._encoded())

@@ -4,6 +4,7 @@ A plan is written before its work begins and never changed. A unit is decoded, e
 it is a row group of the plan's Parquet files, so that a worker reads no more than its own rows.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,14 +17,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sdhubert_ray import storage
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import BusyError, UserError
 from sdhubert_ray.output.commits import Commit, read_parquet
 
 PLANS_FOLDER = "manifest"
+_ADVICE = "restore it, or --overwrite the output"
 UNITS_PER_PART = 64
 """Units in one Parquet file of a plan: few files, and a footer that is quickly read."""
-
-KINDS = ("input", "retry", "resegment")
 
 
 @dataclass(frozen=True)
@@ -86,36 +86,45 @@ def unit_name(plan: int, unit: int) -> str:
 
 
 def stage_plan(units: Iterator[pa.Table], folder: Path) -> StagedPlan:
-    """Write units of rows (`MANIFEST_FIELDS` and carried columns) into a local folder; one unit is held at a time."""
+    """Write units of rows (`MANIFEST_FIELDS` and carried columns) into a local folder; one unit is held at a time.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
     parts: list[Path] = []
     rows: list[int] = []
     seconds: list[float] = []
     writer: pq.ParquetWriter | None = None
     try:
         for index, unit in enumerate(units):
-            if index % UNITS_PER_PART == 0:
-                if writer is not None:
-                    writer.close()
-                parts.append(folder / f"{len(parts):05d}.parquet")
-                writer = pq.ParquetWriter(parts[-1], unit.schema, compression="zstd", write_page_checksum=True)
-            if writer is None:
-                raise RuntimeError("no writer")  # index 0 has made one
-            writer.write_table(unit, row_group_size=unit.num_rows)
+            with _writing(folder):
+                if writer is None or index % UNITS_PER_PART == 0:
+                    if writer is not None:
+                        writer.close()
+                    parts.append(folder / f"{len(parts):05d}.parquet")
+                    writer = pq.ParquetWriter(parts[-1], unit.schema, compression="zstd", write_page_checksum=True)
+                writer.write_table(unit, row_group_size=unit.num_rows)
             rows.append(unit.num_rows)
             seconds.append(round(pc.sum(unit.column("duration")).as_py() or 0.0, 3))
     finally:
         if writer is not None:
-            writer.close()
+            with _writing(folder):
+                writer.close()
     return StagedPlan(tuple(parts), tuple(rows), tuple(seconds))
 
 
 def publish_plan(output: str, staged: StagedPlan, number: int, kind: str) -> Plan:
-    """Make a staged plan part of an output: its Parquet files first, and last the record that makes it count."""
+    """Make a staged plan part of an output: its Parquet files first, and last the record that makes it count.
+
+    Raises:
+        BusyError: there is a plan of this number.
+    """
     for part, path in enumerate(staged.parts):
         storage.put(_part_uri(output, number, part), path.read_bytes())
     now = datetime.now(UTC).isoformat(timespec="seconds")
     plan = Plan(number, kind, staged.unit_rows, staged.unit_seconds, now)
-    storage.put(storage.join(output, f"{PLANS_FOLDER}/{number:05d}.json"), json.dumps(asdict(plan)).encode())
+    if not storage.create(storage.join(output, f"{PLANS_FOLDER}/{number:05d}.json"), json.dumps(asdict(plan)).encode()):
+        raise BusyError(f"output {output} has been given plan {number} by another run just now")
     return plan
 
 
@@ -162,7 +171,7 @@ def read_unit(output: str, plan: int, unit: int) -> pa.Table:
     """
     part, group = divmod(unit, UNITS_PER_PART)
     uri = _part_uri(output, plan, part)
-    table = read_parquet(uri, lambda parquet: parquet.read_row_group(group))
+    table = read_parquet(uri, lambda parquet: parquet.read_row_group(group), advice=_ADVICE)
     names = pa.array([unit_name(plan, unit)] * table.num_rows, pa.string())
     return table.append_column("unit_name", names)
 
@@ -171,7 +180,16 @@ def read_plan(output: str, plan: Plan, columns: Sequence[str] | None = None) -> 
     """The rows of a plan, part by part; `columns` none: all of them."""
     for part in range(-(-len(plan.unit_rows) // UNITS_PER_PART)):
         chosen = None if columns is None else list(columns)
-        yield read_parquet(_part_uri(output, plan.number, part), lambda parquet: parquet.read(columns=chosen))  # noqa: B023
+        uri = _part_uri(output, plan.number, part)
+        yield read_parquet(uri, lambda parquet: parquet.read(columns=chosen), advice=_ADVICE)  # noqa: B023
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error}); free it, or set TMPDIR to a larger place") from error
 
 
 def _part_uri(output: str, plan: int, part: int) -> str:

@@ -66,6 +66,8 @@ def read_run(output: str) -> dict[str, Any] | None:
         data = storage.read_bytes(storage.join(output, RUN_RECORD))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except storage.TransientError:
+        raise
     except OSError as error:
         raise UserError(f"{storage.join(output, RUN_RECORD)} cannot be read ({error})") from error
     try:
@@ -90,12 +92,15 @@ def open_output(output: str, wanted: Mapping[str, str], overwrite: bool) -> dict
 
     Raises:
         UserError: it was made with another configuration (the message names the keys), or is no output folder.
+        TransientError: the store could not be reached.
     """
     try:
         if storage.exists(output) and not storage.is_folder(output):
             raise UserError(f"output {output} is a file; name a folder")
         segments = storage.join(output, SEGMENTS_FOLDER)
         names = storage.list_files(segments) if storage.exists(segments) else []
+    except storage.TransientError:
+        raise
     except OSError as error:
         raise UserError(f"output {output} cannot be reached ({error}); choose another, or mend the access") from error
     foreign = [name for name in names if name.endswith(".parquet") and not is_commit_name(name)]

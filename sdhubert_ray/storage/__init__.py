@@ -5,7 +5,8 @@ again inside every call. What is left is a `TransientError`, an OSError; see `re
 """
 
 import io
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from glob import has_magic as _has_magic
 from typing import BinaryIO
@@ -34,6 +35,7 @@ __all__ = [
     "raise_if_failed",
     "read_bytes",
     "remove",
+    "remove_files",
     "scan",
     "stat",
 ]
@@ -54,7 +56,7 @@ def join(folder: str, name: str) -> str:
 
 def absolute(uri: str) -> str:
     """A URI that means the same from any working directory."""
-    return str(local.path_of(uri).absolute()) if is_local(uri) else uri
+    return os.path.normpath(local.path_of(uri).absolute()) if is_local(uri) else uri
 
 
 def open_binary(uri: str, *, start: int = 0, size: int | None = None, sparse: bool = False) -> BinaryIO:
@@ -160,6 +162,15 @@ def create(uri: str, data: bytes) -> bool:
         raise
     except OSError as error:
         raise _unwritable(uri, error) from error
+
+
+def remove_files(uris: Sequence[str]) -> None:
+    """Remove files of one place, those that are there, in few requests. Raises OSError."""
+    if uris and is_local(uris[0]):
+        for uri in uris:
+            local.path_of(uri).unlink(missing_ok=True)
+    else:
+        remote.remove_files(uris)
 
 
 def remove(uri: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-FIRST_BLOCK = 256 * 1024
+FIRST_BLOCK = 64 * 1024
 """Bytes that are fetched first, and after each jump: a header and its like need no more."""
 LARGEST_BLOCK = 8 * 1024 * 1024
 """Bytes that are fetched at once when a file is read on and on. Each block is four times the one before."""

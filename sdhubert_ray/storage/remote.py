@@ -3,7 +3,7 @@
 import contextlib
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import fsspec
@@ -158,6 +158,37 @@ def remove(uri: str) -> None:
         pass
 
 
+def remove_files(uris: Sequence[str]) -> None:
+    """Remove files of one store, those that are there. Raises as `request`."""
+
+    def delete(filesystem: fsspec.AbstractFileSystem, path: str, limit: Limit) -> None:
+        if not is_s3(filesystem):
+            for uri in uris:
+                with contextlib.suppress(FileNotFoundError):
+                    filesystem.rm_file(_path_in(filesystem, uri))
+            return
+        bucket = filesystem.split_path(path)[0]
+        keys = [filesystem.split_path(_path_in(filesystem, uri))[1] for uri in uris]
+        for begin in range(0, len(keys), _DELETED_AT_ONCE):
+            _delete_keys(filesystem, bucket, keys[begin : begin + _DELETED_AT_ONCE])
+
+    if uris:
+        request(uris[0], delete, LONG_SECONDS)
+
+
+def _path_in(filesystem: fsspec.AbstractFileSystem, uri: str) -> str:
+    """The path of a URI in its filesystem."""
+    return str(filesystem._strip_protocol(uri))
+
+
+def _delete_keys(filesystem: fsspec.AbstractFileSystem, bucket: str, keys: Sequence[str]) -> None:
+    objects = {"Objects": [{"Key": name} for name in keys], "Quiet": True}
+    answer = filesystem.call_s3("delete_objects", Bucket=bucket, Delete=objects, timeout=REQUEST_SECONDS)
+    for refused in answer.get("Errors", []):
+        kind = PermissionError if refused.get("Code") == "AccessDenied" else ConnectionError
+        raise kind(f"{refused.get('Code')}: {refused.get('Key')} could not be removed")
+
+
 def _remove_some(filesystem: fsspec.AbstractFileSystem, path: str) -> bool:
     """Remove up to a thousand objects of S3; tell whether there are more. s3fs would not see which are refused."""
     bucket, key, _ = filesystem.split_path(path)
@@ -167,11 +198,7 @@ def _remove_some(filesystem: fsspec.AbstractFileSystem, path: str) -> bool:
     if key and len(keys) < _DELETED_AT_ONCE:
         keys.append(key.rstrip("/"))
     if keys:
-        objects = {"Objects": [{"Key": name} for name in keys], "Quiet": True}
-        answer = filesystem.call_s3("delete_objects", Bucket=bucket, Delete=objects, timeout=REQUEST_SECONDS)
-        for refused in answer.get("Errors", []):
-            kind = PermissionError if refused.get("Code") == "AccessDenied" else ConnectionError
-            raise kind(f"{refused.get('Code')}: {refused.get('Key')} could not be removed")
+        _delete_keys(filesystem, bucket, keys)
     return bool(found.get("IsTruncated"))
 
 
@@ -207,7 +234,12 @@ def _seconds(size: int) -> float:
 def _connect(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The filesystem of a URI, and the path in it."""
     try:
-        shared, path = fsspec.core.url_to_fs(uri)
+        protocol = uri.partition("://")[0]
+        if "::" in protocol:  # filesystems in a chain, such as simplecache::s3://
+            shared, path = fsspec.core.url_to_fs(uri)
+        else:  # elsewhere `::` is a part of the name
+            kind = fsspec.get_filesystem_class(protocol)
+            shared, path = kind(**kind._get_kwargs_from_urls(uri)), kind._strip_protocol(uri)
     except (ImportError, ValueError) as error:
         raise UserError(f"{shown(uri)} cannot be reached: {error}; install the package of its scheme") from error
     if not shared.async_impl:
