@@ -131,14 +131,16 @@ def read_units(units: Sequence[tuple[int, int]]) -> ray.data.Dataset:
 def plan_encoders(config: JobConfig, num_units: int) -> tuple[ActorPoolStrategy, int]:
     """The pool of encoders that the cluster takes, and the bytes of memory to reserve for each.
 
-    One per GPU; on CPUs as many as there are, and as memory allows. Never more than there are units of work.
+    One per GPU, if a CPU is left beside them; on CPUs as many as there are, and as memory allows. Never more than
+    there are units of work.
     """
     wanted = config.resources.encode
     cluster = cluster_resources()
     # A reservation that no node can grant would wait for ever, and two of them must not fill a node to the last byte.
     memory = int(min(wanted.memory_gib * _GIB, largest_node("memory") * 0.45))
     if config.device == "cuda":
-        most = int(cluster.get("GPU", 0) / wanted.gpus)
+        # One CPU is left for the tasks of the other stages: they would wait for ever.
+        most = min(int(cluster.get("GPU", 0) / wanted.gpus), int((cluster.get("CPU", 1) - 1) / wanted.cpus))
     else:
         by_memory = int(cluster.get("memory", _GIB) * 0.9 // memory)
         most = min(int(cluster.get("CPU", 1) / wanted.cpus), by_memory)

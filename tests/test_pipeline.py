@@ -40,7 +40,9 @@ def rows(output):
 @pytest.fixture
 def prepare(corpus, tiny_checkpoint):
     checkpoint = fetch_checkpoint(str(tiny_checkpoint))
-    config = load_config(None, ["resources.unit_rows=3", "device=cpu"], {}, checkpoint.options)
+    config = load_config(
+        None, ["resources.unit_rows=3", "device=cpu", "resources.encode.max_workers=2"], {}, checkpoint.options
+    )
 
     def call(output, engine):
         job = prepare_job(config, checkpoint, str(corpus), list_input(str(corpus)), str(output), engine=engine)
