@@ -115,6 +115,32 @@ def load_model(checkpoint: Checkpoint, options: EncoderOptions, dtype: str, devi
     return model
 
 
+def load_plain(name: str, data: bytes) -> Any:  # noqa: ANN401 - whatever it holds
+    """Read a file that torch has pickled, onto the CPU.
+
+    Raises:
+        UserError: it is damaged, or would have to be executed.
+    """
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except _LOAD_ERRORS as error:
+        message = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+        reason = f"{type(error).__name__}: {message}"
+        raise UserError(f"checkpoint {name} cannot be read without executing it, or is damaged ({reason})") from error
+
+
+def read_weights(name: str, data: bytes) -> dict[str, Tensor]:
+    """Read a state dict that torch has pickled.
+
+    Raises:
+        UserError: it is damaged, would have to be executed, or is something else.
+    """
+    content = load_plain(name, data)
+    if not isinstance(content, dict) or not all(torch.is_tensor(value) for value in content.values()):
+        raise UserError(f"weights {name} are no dict of named tensors")
+    return content
+
+
 def _fill(model: SDHuBERT, state: Mapping[str, Tensor], name: str) -> None:
     used = {key: value for key, value in state.items() if not _is_training_state(key)}
     try:
@@ -136,12 +162,7 @@ def _is_training_state(key: str) -> bool:
 
 
 def _unpickle(name: str, data: bytes) -> dict[str, Any]:
-    try:
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except _LOAD_ERRORS as error:
-        message = (str(error).strip().splitlines() or [""])[0].rstrip(".")
-        reason = f"{type(error).__name__}: {message}"
-        raise UserError(f"checkpoint {name} cannot be read without executing it, or is damaged ({reason})") from error
+    content = load_plain(name, data)
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict) or "config" not in content:
         raise UserError(f"checkpoint {name} is not a dict of `config` and `state_dict`; was it exported?")
     bad = [key for key, value in content["state_dict"].items() if not (isinstance(key, str) and torch.is_tensor(value))]

@@ -1,18 +1,11 @@
 """The configuration of a segmentation job: typed, from a preset, the checkpoint, a YAML file and key=value."""
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
-
-from sdhubert_ray import storage
 from sdhubert_ray.audio import AudioOptions
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.composing import compose, merge, read_parts
 from sdhubert_ray.output import OutputOptions
 from sdhubert_ray.presets import EncoderOptions, SegmentationOptions, get_preset
 from sdhubert_ray.speech import SpeechOptions
@@ -171,99 +164,10 @@ def load_config(
     Raises:
         UserError: an unknown key (naming the near one), a value of the wrong type or out of range.
     """
-    schema = _schema()
-    given = [_read_yaml(path)] if path else []
-    given += [_read_override(text) for text in overrides]
-    given += [_from_dotted(key, value) for key, value in flags.items()]
-    try:
-        for part in given:
-            _check_sections(schema, part, "")
-        user = OmegaConf.merge(schema, *given)
-        defaults: list[Mapping[str, object]] = [asdict(get_preset(str(user.preset))), carried]
-        if saved is not None:
-            chosen = RESEGMENT_SECTIONS if any("preset" in part for part in given) else ()
-            defaults = [saved, *({name: part[name] for name in chosen if name in part} for part in defaults)]
-        config = OmegaConf.to_object(OmegaConf.merge(schema, *map(dict, defaults), *given))
-    except ConfigKeyError as error:
-        raise UserError(_unknown_key(str(error.full_key))) from error
-    except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"config key {error.full_key or '?'}: {reason}") from error
-    except ValueError as error:  # a section's own check, which names the key
-        raise UserError(str(error)) from error
-    if not isinstance(config, JobConfig):
-        raise TypeError(f"configuration became a {type(config).__name__}")
-    return config
-
-
-def _schema() -> DictConfig:
-    schema: DictConfig = OmegaConf.structured(JobConfig)
-    _unlock(schema)
-    return schema
-
-
-def _check_sections(schema: DictConfig, given: DictConfig, prefix: str) -> None:
-    for section in map(str, schema):
-        if OmegaConf.is_dict(schema[section]) and section in given:
-            if not OmegaConf.is_dict(given[section]):
-                raise UserError(f"config key {prefix}{section} is a section, it cannot be {given[section]!r}")
-            _check_sections(schema[section], given[section], f"{prefix}{section}.")
-
-
-def _unlock(node: DictConfig) -> None:
-    """Frozen dataclasses make read-only nodes, on every level; here they are only a schema to merge into."""
-    OmegaConf.set_readonly(node, False)
-    for key in node:
-        if OmegaConf.is_dict(node[key]):
-            _unlock(node[key])
-
-
-def _read_yaml(path: str) -> DictConfig:
-    try:
-        loaded = OmegaConf.create(storage.read_bytes(path).decode())
-    except FileNotFoundError as error:
-        raise UserError(f"config file {path} does not exist") from error
-    except (OSError, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise UserError(f"config file {path} cannot be read ({str(error).splitlines()[0]})") from error
-    if not isinstance(loaded, DictConfig):
-        raise UserError(f"config file {path} is no mapping of keys to values")
-    return loaded
-
-
-def _read_override(text: str) -> DictConfig:
-    key, separator, _ = text.partition("=")
-    if not separator or not key:
-        raise UserError(f"{text!r} is no override; write key=value, for example syllables.syl_dur=0.2")
-    try:
-        return DictConfig(OmegaConf.from_dotlist([text]))
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise UserError(f"override {text!r} cannot be read ({str(error).splitlines()[0]})") from error
-
-
-def _from_dotted(key: str, value: object) -> DictConfig:
-    config = OmegaConf.create({})
-    OmegaConf.update(config, key, value)
-    return config
-
-
-def _unknown_key(key: str) -> str:
-    known = _dotted_keys(JobConfig())
-    if key in known:
-        section, _, option = key.partition(".")
-        return f"config key {key!r} stands in a file as one word; write {option} in the section {section}:"
-    near = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    near = near or difflib.get_close_matches(key, known, 1, 0.5)
-    short = {name.rpartition(".")[2]: name for name in known}
-    near = near or [short[name] for name in difflib.get_close_matches(key.rpartition(".")[2], short, 1)]
-    return f"unknown config key {key!r}" + (
-        f"; did you mean {near[0]!r}?" if near else f"; keys are {', '.join(known)}"
-    )
-
-
-def _dotted_keys(options: Any, prefix: str = "") -> list[str]:  # noqa: ANN401 - any options dataclass
-    keys: list[str] = []
-    for option in fields(options):
-        value = getattr(options, option.name)
-        inner = _dotted_keys(value, f"{prefix}{option.name}.") if is_dataclass(value) else [f"{prefix}{option.name}"]
-        keys += inner
-    return keys
+    given = read_parts(path, overrides, flags)
+    preset = get_preset(str(merge(JobConfig, given).preset))
+    defaults: list[Mapping[str, object]] = [asdict(preset), carried]
+    if saved is not None:
+        chosen = RESEGMENT_SECTIONS if any("preset" in part for part in given) else ()
+        defaults = [saved, *({name: part[name] for name in chosen if name in part} for part in defaults)]
+    return compose(JobConfig, [*defaults, *given])

@@ -55,8 +55,8 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def explain(error: RayError) -> str:
-    """What lies beneath an error of Ray.
+def explain(error: Exception) -> str:
+    """What lies beneath an error of Ray or of Ray Train.
 
     The causes of an exception do not survive the way from the worker, but for the text of their traceback: the first
     exception named in it is the one that began.

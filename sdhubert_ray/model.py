@@ -1,7 +1,8 @@
 """The SD-HuBERT encoder: hidden states of a window that do not depend on what it is batched with."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -91,16 +92,24 @@ class SDHuBERT(nn.Module):
             hidden_states[0], [1], ...: (B, 1 + T, D), the CLS state at position 0.
         """
         encoder = self.speech_model.encoder
-        convolution = encoder.pos_conv_embed
-        positions = convolution(frames.to(convolution.conv.weight.dtype)).to(frames.dtype)
-        states = encoder.dropout(encoder.layer_norm(frames + positions))
-        cls = self.cls_token.to(states.dtype).expand(len(states), 1, -1)
-        states = torch.cat([cls, states], dim=1)
-        mask = _valid(num_frames + 1, states.shape[1])[:, None, None]
+        states = self.put_cls(encoder.dropout(self.embed(frames)))
         yield states
-        for layer in encoder.layers:
-            states = layer(states, attention_mask=mask)
-            yield states
+        yield from run_layers(states, num_frames, encoder.layers)
+
+    def embed(self, frames: Tensor) -> Tensor:
+        """Give (B, T, D) projected frames, zero beyond the valid ones, their positions, and normalise them."""
+        encoder = self.speech_model.encoder
+        convolution = encoder.pos_conv_embed
+        # oneDNN computes some grouped convolutions in bfloat16 wrongly where the CPU has AMX (torch 2.13).
+        with torch.autocast("cpu", enabled=False) if frames.device.type == "cpu" else nullcontext():
+            positions = convolution(frames.to(convolution.conv.weight.dtype)).to(frames.dtype)
+        embedded: Tensor = encoder.layer_norm(frames + positions)
+        return embedded
+
+    def put_cls(self, states: Tensor) -> Tensor:
+        """Put the CLS vector in front of (B, T, D) states: (B, 1 + T, D)."""
+        cls = self.cls_token.to(states.dtype).expand(len(states), 1, -1)
+        return torch.cat([cls, states], dim=1)
 
     def forward(self, samples: Tensor, num_samples: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """Hidden states of a batch of windows.
@@ -125,6 +134,14 @@ class SDHuBERT(nn.Module):
     def _kernels(self) -> list[tuple[int, int]]:
         config = self.speech_model.config
         return list(zip(config.conv_kernel, config.conv_stride, strict=True))
+
+
+def run_layers(states: Tensor, num_frames: Tensor, layers: Iterable[nn.Module]) -> Iterator[Tensor]:
+    """Yield what each transformer layer makes of (B, 1 + T, D) states: the CLS and (B,) frames after it are valid."""
+    mask = _valid(num_frames + 1, states.shape[1])[:, None, None]
+    for layer in layers:
+        states = layer(states, attention_mask=mask)
+        yield states
 
 
 def batch_seconds_on(device: str, batch_seconds: float) -> float:

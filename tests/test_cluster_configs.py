@@ -16,6 +16,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "configs" / "cluster"
 KUBERAY_FILES = ["rayjob.yaml", "raycluster.yaml"]
+TRAINING_FILE = "rayjob-train.yaml"
 
 # Fields of ray.io/v1, as of KubeRay 1.6: the API server refuses others.
 RAY_JOB = {
@@ -53,7 +54,7 @@ def pods_of(cluster: dict[str, Any]) -> list[dict[str, Any]]:
     return [group["template"]["spec"] for group in groups]
 
 
-@pytest.mark.parametrize("name", KUBERAY_FILES)
+@pytest.mark.parametrize("name", [*KUBERAY_FILES, TRAINING_FILE])
 def test_kuberay_knows_every_field(name: str) -> None:
     for kind, document in documents(name).items():
         assert document["apiVersion"] == ("v1" if kind == "ConfigMap" else "ray.io/v1")
@@ -87,7 +88,7 @@ def test_autoscaler_sees_a_head_without_work_and_gpu_and_cpu_nodes(name: str) ->
         assert has["CPU"] >= 8
 
 
-@pytest.mark.parametrize("name", KUBERAY_FILES)
+@pytest.mark.parametrize("name", [*KUBERAY_FILES, TRAINING_FILE])
 def test_pods_are_alike_and_safe(name: str) -> None:
     cluster = cluster_of(name)
     assert cluster["authOptions"] == {"mode": "token"}
@@ -105,22 +106,14 @@ def test_pods_are_alike_and_safe(name: str) -> None:
 
 def test_versions_are_those_that_are_tested() -> None:
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
-    for name in KUBERAY_FILES:
+    for name in [*KUBERAY_FILES, TRAINING_FILE]:
         assert cluster_of(name)["rayVersion"] == pins["ray"]
 
 
 @pytest.mark.parametrize(("code", "seen"), [(0, 0), (1, 1), (2, 0), (3, 0), (137, 137)])
 def test_rayjob_tries_again_only_what_is_worth_it(code: int, seen: int, tmp_path: Path) -> None:
     found = documents("rayjob.yaml")
-    script = tmp_path / "run.sh"
-    script.write_text(found["ConfigMap"]["data"]["run.sh"])
-    stand_in = tmp_path / "sdhubert"
-    stand_in.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/arguments\nexit {code}\n')
-    stand_in.chmod(0o755)
-    entrypoint = found["RayJob"]["spec"]["entrypoint"].replace("/etc/sdhubert", str(tmp_path))
-    done = subprocess.run(
-        entrypoint, shell=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True
-    )
+    done, arguments = run_script(found, code, tmp_path)
     assert done.returncode == seen
     assert bool(done.stderr) == (code in (2, 3))
     assert found["RayJob"]["spec"]["backoffLimit"] > 0
@@ -130,10 +123,45 @@ def test_rayjob_tries_again_only_what_is_worth_it(code: int, seen: int, tmp_path
     from sdhubert_ray.cli import app
     from sdhubert_ray.config import load_config
 
-    name, *arguments = (tmp_path / "arguments").read_text().splitlines()
-    context = get_command(app).commands[name].make_context(name, arguments)
+    context = get_command(app).commands[arguments[0]].make_context(arguments[0], arguments[1:])
     assert context.params["source"].startswith("s3://")
     load_config(None, context.params["overrides"], {}, {})
+
+
+@pytest.mark.parametrize(("code", "seen"), [(0, 0), (1, 1), (2, 0), (137, 137)])
+def test_training_tries_again_what_is_worth_it_and_fits_its_nodes(code: int, seen: int, tmp_path: Path) -> None:
+    found = documents(TRAINING_FILE)
+    done, arguments = run_script(found, code, tmp_path)
+    assert done.returncode == seen
+    assert bool(done.stderr) == (code == 2)
+    assert found["RayJob"]["spec"]["backoffLimit"] > 0
+    from typer.main import get_command
+
+    from sdhubert_ray.cli import app
+    from sdhubert_ray.training.options import load_train_config
+
+    context = get_command(app).commands[arguments[0]].make_context(arguments[0], arguments[1:])
+    config = load_train_config(context.params["config_name"], context.params["overrides"], {})
+    (group,) = cluster_of(TRAINING_FILE)["workerGroupSpecs"]
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert config.scaling.num_workers == group["minReplicas"] * int(limits["nvidia.com/gpu"])
+    assert (config.scaling.cpus_per_worker or 0) * int(limits["nvidia.com/gpu"]) <= int(limits["cpu"])
+
+
+def run_script(
+    found: dict[str, Any], code: int, tmp_path: Path
+) -> tuple["subprocess.CompletedProcess[str]", list[str]]:
+    """Run the script of a RayJob with a stand-in that ends with `code`; tells the words that it was given."""
+    script = tmp_path / "run.sh"
+    script.write_text(found["ConfigMap"]["data"]["run.sh"])
+    stand_in = tmp_path / "sdhubert"
+    stand_in.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/arguments\nexit {code}\n')
+    stand_in.chmod(0o755)
+    entrypoint = found["RayJob"]["spec"]["entrypoint"].replace("/etc/sdhubert", str(tmp_path))
+    done = subprocess.run(
+        entrypoint, shell=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True
+    )
+    return done, (tmp_path / "arguments").read_text().splitlines()
 
 
 def test_rayjob_mounts_its_script_where_the_driver_runs() -> None:
@@ -199,6 +227,7 @@ def test_wheel_of_the_image_is_complete(tmp_path: Path) -> None:
     subprocess.run([*pip, "--python", python, "install", "--no-deps", str(built)], check=True)
     assert {path.name for path in (site / "sdhubert_ray" / "configs" / "cluster").iterdir()} == {
         *KUBERAY_FILES,
+        TRAINING_FILE,
         "ray-up-aws.yaml",
     }
     command = [str(environment / "bin" / "sdhubert"), "segment", str(site / "sdhubert_ray" / "assets" / "demo")]

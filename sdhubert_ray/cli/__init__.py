@@ -1,4 +1,4 @@
-"""The command line: `sdhubert segment`, `manifest`, `status`, `resegment`, `show`.
+"""The command line: `sdhubert segment`, `manifest`, `status`, `resegment`, `show`, `train`, `export`.
 
 Heavy imports happen inside the commands, so that `--help` and errors come at once.
 """
@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from sdhubert_ray.cli import manifest, resegment, segment, show, status
+from sdhubert_ray.cli import export, manifest, resegment, segment, show, status, train
 from sdhubert_ray.cli.console import EXIT_UNFINISHED, EXIT_USAGE, complain, log_as
 from sdhubert_ray.errors import UserError
 
@@ -24,6 +24,8 @@ app.command()(resegment.resegment)
 app.command()(manifest.manifest)
 app.command()(status.status)
 app.command()(show.show)
+app.command()(train.train)
+app.command()(export.export)
 
 
 def main() -> None:

@@ -46,6 +46,7 @@ from sdhubert_ray.output.record import (
     fingerprint,
     open_output,
     read_run,
+    refuse_other,
     write_run,
 )
 
@@ -78,6 +79,7 @@ __all__ = [
     "read_run",
     "read_segments",
     "read_unit",
+    "refuse_other",
     "stage_plan",
     "unit_name",
     "worst_status",

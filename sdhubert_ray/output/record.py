@@ -115,7 +115,16 @@ def open_output(output: str, wanted: Mapping[str, str], overwrite: bool) -> dict
                 f"output {output} has segments but no {RUN_RECORD}; choose another output, or --overwrite it"
             )
         return None
-    before = record["fingerprint"]
+    refuse_other(output, record["fingerprint"], wanted)
+    return record
+
+
+def refuse_other(output: str, before: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    """Refuse an output whose fingerprint is another one.
+
+    Raises:
+        UserError: it is; the message names the keys.
+    """
     differing = sorted(key for key in {*before, *wanted} if before.get(key) != wanted.get(key))
     if differing:
         listed = ", ".join(
@@ -124,7 +133,6 @@ def open_output(output: str, wanted: Mapping[str, str], overwrite: bool) -> dict
         raise UserError(
             f"output {output} was made with another configuration: {listed}; choose another output, or --overwrite it"
         )
-    return record
 
 
 def clear_output(output: str) -> None:

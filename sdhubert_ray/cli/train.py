@@ -1,0 +1,61 @@
+"""`sdhubert train`: a corpus in, checkpoints out."""
+
+import importlib.util
+import uuid
+from typing import Annotated
+
+import typer
+
+from sdhubert_ray.cli.console import EXIT_UNFINISHED, complain, log_as
+from sdhubert_ray.cli.segment import Address, LogFormat
+from sdhubert_ray.errors import BusyError, UserError
+
+
+def train(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as data.root_dir=LIBRISPEECH_ROOT")
+    ] = None,
+    config_name: Annotated[
+        str, typer.Option(help="sdhubert_base (default), sdhubert_tiny (tries the machinery), or a YAML file.")
+    ] = "sdhubert_base",
+    output: Annotated[
+        str | None, typer.Option(help="A folder or URI: new, or one to resume; outputs/NAME if not given.")
+    ] = None,
+    address: Address = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove another run that is there.")] = False,
+    log_format: LogFormat = "text",
+) -> None:
+    """Train SD-HuBERT by self-distillation, on this machine or a Ray cluster.
+
+    Run again, it goes on from the last checkpoint, at the same place in the data.
+    """
+    log_as(log_format)
+    missing = [name for name in ("lightning", "tensorboardX") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"training needs {missing[0]}; pip install 'sdhubert_ray[train]'")
+    from sdhubert_ray.training.options import load_train_config
+    from sdhubert_ray.training.runs import prepare_run
+
+    config = load_train_config(config_name, overrides or [], {})
+    run = prepare_run(config, output or f"outputs/{config.name}", overwrite)
+    found = run.found
+    short = f", {found['too_short']} too short and left out" if found["too_short"] else ""
+    print(f"{found['num_train']} recordings to train with, {found['num_val']} to validate with{short}")
+    if run.begun is not None:
+        print(f"going on from step {run.begun.step} of {config.max_steps}")
+
+    from sdhubert_ray.session import IncompleteRunError
+    from sdhubert_ray.training.loop import train as train_run
+
+    try:
+        step = train_run(run, address, uuid.uuid4().hex[:12])
+    except BusyError as error:
+        complain(str(error))
+        raise typer.Exit(EXIT_UNFINISHED) from error
+    except IncompleteRunError as error:
+        complain(f"{error}; the same command resumes")
+        raise typer.Exit(EXIT_UNFINISHED) from error
+    except KeyboardInterrupt as error:
+        complain("interrupted; the same command resumes")
+        raise typer.Exit(EXIT_UNFINISHED) from error
+    print(f"{step} steps are done: {run.output}")

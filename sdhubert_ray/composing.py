@@ -1,0 +1,153 @@
+"""Typed options out of a YAML file, key=value and flags; a typo is an error that names the near miss."""
+
+import contextlib
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from sdhubert_ray import storage
+from sdhubert_ray.errors import UserError
+
+Options = TypeVar("Options")
+
+
+def read_parts(path: str | None, overrides: Sequence[str], flags: Mapping[str, object]) -> list[DictConfig]:
+    """What the user has given, the later winning.
+
+    Args:
+        path: a YAML file, or None.
+        overrides: `section.option=value` each.
+        flags: dotted key -> value, from flags that were given.
+
+    Raises:
+        UserError: a file or an override that cannot be read.
+    """
+    given = [_read_yaml(path)] if path else []
+    given += [_read_override(text) for text in overrides]
+    return given + [from_dotted(key, value) for key, value in flags.items()]
+
+
+def configs_folder() -> Path:
+    """configs/: inside the installed package, or beside it in the repository."""
+    package = Path(__file__).parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def merge(kind: type[Options], parts: Sequence[Mapping[str, object] | DictConfig]) -> DictConfig:
+    """Lay parts over the defaults of an options dataclass, the later winning.
+
+    Raises:
+        UserError: an unknown key (naming the near one), or a value of the wrong type.
+    """
+    with _as_user_errors(kind):
+        schema = OmegaConf.structured(kind)
+        _unlock(schema)
+        configs = [part if isinstance(part, DictConfig) else OmegaConf.create(dict(part)) for part in parts]
+        for config in configs:
+            _check_sections(schema, config, "")
+        merged = OmegaConf.merge(schema, *configs)
+    if not isinstance(merged, DictConfig):
+        raise TypeError(f"configuration became a {type(merged).__name__}")
+    return merged
+
+
+def compose(kind: type[Options], parts: Sequence[Mapping[str, object] | DictConfig]) -> Options:
+    """The options that `merge` makes, as an object; its own checks are told as they are.
+
+    Raises:
+        UserError: as `merge`, or a value out of range.
+    """
+    merged = merge(kind, parts)
+    with _as_user_errors(kind):
+        options = OmegaConf.to_object(merged)
+    if not isinstance(options, kind):
+        raise TypeError(f"configuration became a {type(options).__name__}")
+    return options
+
+
+def from_dotted(key: str, value: object) -> DictConfig:
+    """One option by its dotted key, as a part for `merge`."""
+    config = OmegaConf.create({})
+    OmegaConf.update(config, key, value)
+    return config
+
+
+@contextlib.contextmanager
+def _as_user_errors(kind: type[Options]) -> Iterator[None]:
+    try:
+        yield
+    except ConfigKeyError as error:
+        raise UserError(_unknown_key(str(error.full_key), kind)) from error
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"config key {error.full_key or '?'}: {reason}") from error
+    except ValueError as error:  # a section's own check, which names the key
+        raise UserError(str(error)) from error
+
+
+def _check_sections(schema: DictConfig, given: DictConfig, prefix: str) -> None:
+    for section in map(str, schema):
+        if OmegaConf.is_dict(schema[section]) and section in given:
+            if not OmegaConf.is_dict(given[section]):
+                raise UserError(f"config key {prefix}{section} is a section, it cannot be {given[section]!r}")
+            _check_sections(schema[section], given[section], f"{prefix}{section}.")
+
+
+def _unlock(node: DictConfig) -> None:
+    """Frozen dataclasses make read-only nodes, on every level; here they are only a schema to merge into."""
+    OmegaConf.set_readonly(node, False)
+    for key in node:
+        if OmegaConf.is_dict(node[key]):
+            _unlock(node[key])
+
+
+def _read_yaml(path: str) -> DictConfig:
+    try:
+        loaded = OmegaConf.create(storage.read_bytes(path).decode())
+    except FileNotFoundError as error:
+        raise UserError(f"config file {path} does not exist") from error
+    except (OSError, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise UserError(f"config file {path} cannot be read ({str(error).splitlines()[0]})") from error
+    if not isinstance(loaded, DictConfig):
+        raise UserError(f"config file {path} is no mapping of keys to values")
+    return loaded
+
+
+def _read_override(text: str) -> DictConfig:
+    key, separator, _ = text.partition("=")
+    if not separator or not key:
+        raise UserError(f"{text!r} is no override; write key=value, for example syllables.syl_dur=0.2")
+    try:
+        return DictConfig(OmegaConf.from_dotlist([text]))
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise UserError(f"override {text!r} cannot be read ({str(error).splitlines()[0]})") from error
+
+
+def _unknown_key(key: str, kind: type[Any]) -> str:
+    known = _dotted_keys(kind())
+    if key in known:
+        section, _, option = key.partition(".")
+        return f"config key {key!r} stands in a file as one word; write {option} in the section {section}:"
+    near = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    near = near or difflib.get_close_matches(key, known, 1, 0.5)
+    short = {name.rpartition(".")[2]: name for name in known}
+    near = near or [short[name] for name in difflib.get_close_matches(key.rpartition(".")[2], short, 1)]
+    return f"unknown config key {key!r}" + (
+        f"; did you mean {near[0]!r}?" if near else f"; keys are {', '.join(known)}"
+    )
+
+
+def _dotted_keys(options: Any, prefix: str = "") -> list[str]:  # noqa: ANN401 - any options dataclass
+    keys: list[str] = []
+    for option in fields(options):
+        value = getattr(options, option.name)
+        inner = _dotted_keys(value, f"{prefix}{option.name}.") if is_dataclass(value) else [f"{prefix}{option.name}"]
+        keys += inner
+    return keys

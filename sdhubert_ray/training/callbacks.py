@@ -1,0 +1,242 @@
+"""What happens beside the steps: checkpoints by steps, and a look at the data. No Ray, which is handed in."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from sdhubert_ray.audio import SAMPLE_RATE
+from sdhubert_ray.training.data import Batch, Share, Waiting
+from sdhubert_ray.training.logs import RunLogger
+from sdhubert_ray.training.module import DistillationModule
+from sdhubert_ray.training.options import TrainConfig
+from sdhubert_ray.training.runs import CHECKPOINT_FILE, put_best, read_best_score
+from sdhubert_ray.training.watching import VALIDATION_SCORE
+
+_PROGRESS_KEY = "sdhubert_progress"
+_LEAST_BAD = 10
+"""So few recordings that cannot be read never end a run."""
+
+Report = Callable[[dict[str, float], Path | None, str], None]
+"""Hands metrics and a folder with a checkpoint (None: another worker has it) of a name to whoever keeps it."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        step: steps of the optimizer that are done.
+        position: crops that all workers have used: the number of the next one.
+    """
+
+    step: int = 0
+    position: int = 0
+
+
+def read_progress(path: Path) -> Progress:
+    """How far the run was that wrote a checkpoint file; its weights are not loaded."""
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return Progress(**content[_PROGRESS_KEY])
+
+
+class KeepCheckpoints(Callback):
+    """Saves every so many steps, at each validation, at the end, and when told that this machine will go.
+
+    A checkpoint is handed on when the next batch begins: with the score of the validation that came after it, and
+    after the logs of its step have been written.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        begun: Progress,
+        share: Share,
+        output: str,
+        folder: Path,
+        report: Report,
+        is_going: Callable[[], bool],
+    ) -> None:
+        """Describe what is saved.
+
+        Args:
+            config: of the run.
+            begun: where this process begins.
+            share: of this worker.
+            output: folder of the run.
+            folder: of this machine, for checkpoints on their way.
+            report: what takes them from there; called by all workers.
+            is_going: tells whether a machine will go soon; called by all workers, and the same for all.
+        """
+        self._config = config
+        self._progress = begun
+        self._share = share
+        self._output = output
+        self._folder = folder
+        self._report = report
+        self._is_going = is_going
+        self._waiting: Progress | None = None
+        self._score: float | None = None
+        self._best = read_best_score(output)
+        self._keeping: Future[None] | None = None
+        self._keeper = ThreadPoolExecutor(1)
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,  # noqa: ANN401 - Lightning's
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+    ) -> None:
+        """Save where that is due."""
+        stepped = trainer.global_step > self._progress.step
+        self._progress = Progress(trainer.global_step, self._progress.position + self._share.global_batch)
+        config, step = self._config, trainer.global_step
+        if stepped and (
+            step % config.checkpoint.every_steps == 0
+            or step % config.val_check_interval == 0
+            or step >= config.max_steps
+            or (step % config.log_every_n_steps == 0 and self._is_going())
+        ):
+            self._waiting, self._score = self._progress, None
+            trainer.save_checkpoint(self._folder_of(step) / CHECKPOINT_FILE, weights_only=False)
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add how far the run is."""
+        checkpoint[_PROGRESS_KEY] = {"step": self._progress.step, "position": self._progress.position}
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Keep the score for the checkpoint of this step."""
+        if VALIDATION_SCORE in trainer.callback_metrics:
+            self._score = float(trainer.callback_metrics[VALIDATION_SCORE])
+
+    def on_train_batch_start(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+    ) -> None:
+        """Hand on what was saved after the last batch."""
+        self._hand_on(trainer)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Likewise, and wait until all is kept."""
+        self._hand_on(trainer)
+        self._keeper.shutdown()
+        if self._keeping is not None:
+            self._keeping.result()
+
+    def _hand_on(self, trainer: lightning.Trainer) -> None:
+        if self._waiting is None:
+            return
+        progress, score, self._waiting = self._waiting, self._score, None
+        name = f"checkpoint_{progress.step:09d}"
+        metrics = {"step": float(progress.step), "loss": float(trainer.callback_metrics["loss"])}
+        metrics |= {} if score is None else {"score": score}
+        folder = self._folder_of(progress.step)
+        if not trainer.is_global_zero:
+            self._report(metrics, None, name)
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):
+                logger.flush()
+        if score is not None and (self._best is None or score > self._best):
+            self._best = score
+            self._keep_best(folder / CHECKPOINT_FILE, progress.step, score)
+        self._report(metrics, folder, name)
+
+    def _keep_best(self, path: Path, step: int, score: float) -> None:
+        if self._keeping is not None:
+            self._keeping.result()  # an error of the last one is raised here
+        copy = self._folder / f"best_{step}.ckpt"
+        os.link(path, copy)  # the folder is gone once it has been handed on
+
+        def keep() -> None:
+            put_best(self._output, str(copy), step, score)
+            copy.unlink()
+
+        self._keeping = self._keeper.submit(keep)
+
+    def _folder_of(self, step: int) -> Path:
+        return self._folder / str(step)
+
+
+class WatchData(Callback):
+    """Logs how long batches were waited for and how much audio was used; ends a run whose recordings are bad.
+
+    Attributes:
+        refusal: why the run has been ended, the same for all workers; None if it has not.
+    """
+
+    def __init__(self, config: TrainConfig, waiting: Waiting, share: Share, num_recordings: int) -> None:
+        """Watch the batches of a loader, a worker's `share` of `num_recordings`."""
+        self.refusal: str | None = None
+        self._config = config
+        self._waiting = waiting
+        self._share = share
+        self._num_recordings = num_recordings
+        self._samples: Any = 0
+        self._crops = 0
+        self._began = time.perf_counter()
+        self._step = 0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Begin to measure."""
+        self._began = time.perf_counter()
+        self._waiting.take_seconds()
+        self._step = trainer.global_step
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Log once per `log_every_n_steps`."""
+        self._samples = self._samples + batch["num_samples"].sum()
+        self._crops += self._share.global_batch
+        stepped, self._step = trainer.global_step > self._step, trainer.global_step
+        if not stepped or trainer.global_step % self._config.log_every_n_steps:
+            return
+        seconds = max(time.perf_counter() - self._began, 1e-9)
+        audio = float(self._samples) / SAMPLE_RATE * self._share.world
+        self._began, self._samples = time.perf_counter(), 0
+        pl_module.log_dict(
+            {
+                "data_wait_share": self._waiting.take_seconds() / seconds,
+                "audio_seconds_per_second": audio / seconds,
+            }
+        )
+        if isinstance(pl_module, DistillationModule):
+            self._judge(trainer, float(pl_module.skipped))
+
+    def _judge(self, trainer: lightning.Trainer, bad: float) -> None:
+        used = trainer.global_step * self._config.global_batch
+        allowed = self._config.data.max_bad_share
+        if bad >= _LEAST_BAD and bad > allowed * (used + bad):
+            self.refusal = (
+                f"{bad:.0f} of {used + bad:.0f} recordings could not be used, more than data.max_bad_share "
+                f"{allowed:g}; look at them by `sdhubert segment`, or allow more"
+            )
+            trainer.should_stop = True
+
+
+def empty_folder(path: Path) -> Path:
+    """A folder of this machine that holds nothing, whatever a process that was killed has left there."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path

@@ -1,0 +1,289 @@
+"""Crops of recordings in an order that depends on nothing but the seed: not on workers, machines or restarts.
+
+Crops are numbered without end: epoch e is a permutation of the n recordings, drawn from (seed, e), and crop number p is
+of the recording at place p mod n in the permutation of epoch p div n. A batch of all workers is a stretch of these
+numbers, and each worker takes its contiguous share of it; so two workers with B crops see what one with 2 B sees, and a
+run goes on at any number without reading what came before.
+"""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from sdhubert_ray import shards, storage
+from sdhubert_ray.audio import MIN_SAMPLES, SAMPLE_RATE, Samples, Span, is_silent, normalise, probe_duration, read_audio
+from sdhubert_ray.errors import AudioError, UserError
+from sdhubert_ray.training.recordings import Recording, Recordings
+
+_VALIDATION = 1 << 32
+"""In the place of an epoch: that of validation, which training never reaches."""
+_MOST_ATTEMPTS = 32
+_MARGIN_SECONDS = 0.01
+_REMOTE_AT_ONCE = 16
+_ORDER, _CROP, _SEED = 1, 2, 3  # what is drawn from a key
+
+
+class Batch(TypedDict):
+    """A batch of B crops.
+
+    Attributes:
+        samples: (B, N) float32, 16 kHz, each z-scored over its own valid samples, zero beyond them.
+        num_samples: (B,) int64, how many are valid.
+        seeds: (B,) int64, one per crop, from (seed, epoch, recording).
+        index: (B,) int64, the number of the recording.
+        skipped: how many recordings could not be used and were replaced.
+    """
+
+    samples: Tensor
+    num_samples: Tensor
+    seeds: Tensor
+    index: Tensor
+    skipped: int
+
+
+class Draw(NamedTuple):
+    """A crop to be read: it is drawn from these three numbers and the seed.
+
+    Attributes:
+        epoch: how often all recordings have been used before.
+        recording: its number.
+        crop: which of several crops of it in an epoch.
+    """
+
+    epoch: int
+    recording: int
+    crop: int = 0
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A crop as it was read.
+
+    Attributes:
+        samples: (n,) float32, z-scored.
+        seed: for what is drawn for it later.
+        index: the number of the recording that it is of.
+        failures: why other recordings before it could not be used.
+    """
+
+    samples: Samples
+    seed: int
+    index: int
+    failures: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Share:
+    """A worker's share of every batch.
+
+    Attributes:
+        rank: of the worker, from 0.
+        world: how many workers there are.
+        batch_size: crops per worker and batch.
+    """
+
+    rank: int
+    world: int
+    batch_size: int
+
+    @property
+    def global_batch(self) -> int:
+        """Crops per batch of all workers."""
+        return self.world * self.batch_size
+
+
+class TrainingOrder:
+    """A worker's batches of draws, from a crop number on to another: any number of passes over the recordings."""
+
+    def __init__(self, num_recordings: int, seed: int, share: Share, start: int, stop: int) -> None:
+        """Describe the stretch of crop numbers [start, stop), of all workers."""
+        self._count = num_recordings
+        self._seed = seed
+        self._share = share
+        self._start = start
+        self._stop = stop
+        self._epoch = -1
+        self._permutation: npt.NDArray[np.integer] = np.zeros(0, np.int64)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        share = self._share
+        for begin in range(self._start, self._stop, share.global_batch):
+            first = begin + share.rank * share.batch_size
+            yield [self._draw(number) for number in range(first, first + share.batch_size)]
+
+    def _draw(self, number: int) -> Draw:
+        epoch, place = divmod(number, self._count)
+        if epoch != self._epoch:
+            self._permutation = permutation_of(self._count, self._seed, epoch)
+            self._epoch = epoch
+        return Draw(epoch, int(self._permutation[place]))
+
+
+def permutation_of(count: int, seed: int, epoch: int) -> npt.NDArray[np.integer]:
+    """(count,) the order of the recordings in an epoch."""
+    numbers: npt.NDArray[np.integer] = np.arange(count, dtype=np.int32 if count < 1 << 31 else np.int64)
+    np.random.default_rng((seed, _ORDER, epoch)).shuffle(numbers)
+    return numbers
+
+
+def validation_order(num_recordings: int, share: Share) -> list[list[Draw]]:
+    """A worker's batches of validation: two crops side by side of each recording, always the same ones.
+
+    All workers have the same number of batches: a rest that does not fill one of each is left out, unless it is all
+    there is.
+    """
+    each = min(share.batch_size // 2, max(1, num_recordings // share.world))
+    batches = []
+    for begin in range(0, max(1, num_recordings - share.world * each + 1), share.world * each):
+        first = begin + share.rank * each
+        numbers = [number % num_recordings for number in range(first, first + each)]
+        batches.append([Draw(_VALIDATION, number, crop) for number in numbers for crop in (0, 1)])
+    return batches
+
+
+class CropReader(Dataset[Crop]):
+    """Reads crops by range, and takes others for those that cannot be read, by the same draws wherever it runs."""
+
+    def __init__(self, recordings: Recordings, crop_samples: int, seed: int) -> None:
+        self._recordings = recordings
+        self._crop_samples = crop_samples
+        self._seed = seed
+
+    def __getitem__(self, draw: Draw) -> Crop:
+        """Read a crop; a recording that cannot be used gives way to another.
+
+        Raises:
+            UserError: hardly any recording can be used.
+        """
+        failures: list[str] = []
+        for attempt in range(_MOST_ATTEMPTS):
+            key = (self._seed, _CROP, draw.epoch, draw.recording, draw.crop, attempt)
+            random = np.random.default_rng(key)
+            index = draw.recording if attempt == 0 else int(random.integers(len(self._recordings)))
+            recording = self._recordings[index]
+            try:
+                samples = read_crop(recording, self._crop_samples, random.random())
+            except (OSError, AudioError, UserError) as error:
+                failures.append(f"{recording.id} {error}")
+                continue
+            seed = np.random.SeedSequence((*key[:1], _SEED, *key[2:])).generate_state(1, np.uint64)[0] >> np.uint64(1)
+            return Crop(samples, int(seed), index, tuple(failures))
+        raise UserError(f"{_MOST_ATTEMPTS} recordings in a row cannot be used, the last: {failures[-1]}")
+
+    def __getitems__(self, draws: Sequence[Draw]) -> list[Crop]:
+        """Read the crops of a batch; several at once where they come from a store."""
+        if not draws or storage.is_local(self._recordings[draws[0].recording].uri):
+            return [self[draw] for draw in draws]
+        with ThreadPoolExecutor(_REMOTE_AT_ONCE) as pool:
+            return list(pool.map(self.__getitem__, draws))
+
+    def read_batch(self, draws: Sequence[Draw]) -> Batch:
+        """Read and collate the crops of a batch."""
+        return self.collate(self.__getitems__(draws))
+
+    def collate(self, crops: Sequence[Crop]) -> Batch:
+        """Lay crops side by side, padded with zeros to the length of a full crop."""
+        samples = np.zeros((len(crops), self._crop_samples), np.float32)
+        for row, crop in enumerate(crops):
+            samples[row, : len(crop.samples)] = crop.samples
+        return Batch(
+            samples=torch.from_numpy(samples),
+            num_samples=torch.tensor([len(crop.samples) for crop in crops]),
+            seeds=torch.tensor([crop.seed for crop in crops]),
+            index=torch.tensor([crop.index for crop in crops]),
+            skipped=sum(len(crop.failures) for crop in crops),
+        )
+
+
+def read_crop(recording: Recording, crop_samples: int, place: float) -> Samples:
+    """Read a crop of a recording by range and z-score it; a shorter recording is taken whole.
+
+    Formats without exact seeking (mp3, ogg, opus) are read through to it.
+
+    Args:
+        recording: where it is.
+        crop_samples: length of the crop, samples at 16 kHz.
+        place: where the crop lies among the places it can have, in [0, 1).
+
+    Returns:
+        (n,) float32, n <= crop_samples, at least `MIN_SAMPLES`: mean 0 and variance 1 over the crop.
+
+    Raises:
+        AudioError: it is unreadable, too short, constant, or ends before the crop.
+        OSError, UserError: it cannot be fetched.
+    """
+    place_of = (recording.uri, recording.member, recording.byte_offset, recording.byte_size, recording.source_size)
+    with shards.open_audio(*place_of) as file:
+        try:
+            told = [seconds for seconds in (recording.end, recording.duration) if seconds is not None]
+            end = min(told) if told else probe_duration(file)
+            begin, length = recording.start or 0.0, crop_samples / SAMPLE_RATE
+            start = begin + place * max(0.0, end - begin - length)
+            # A little more than a crop: resampling rounds.
+            stop = recording.end if end - begin <= length else start + length + _MARGIN_SECONDS
+            decoded = read_audio(file, Span(start, stop), recording.channel)
+        finally:
+            storage.raise_if_failed(file)  # a decoder takes a connection that is lost for the end of the file
+    samples = decoded.samples[:crop_samples]
+    if decoded.shortfall:
+        raise AudioError(decoded.shortfall)
+    if len(samples) < MIN_SAMPLES:
+        raise AudioError(f"is too short: {len(samples) / SAMPLE_RATE:.3f} s")
+    if is_silent(samples):
+        raise AudioError(f"is silent: the crop at {start:.3f} s is constant")
+    return normalise(samples, 0.0)
+
+
+def torch_loader(
+    reader: CropReader, order: Iterable[list[Draw]], num_workers: int, prefetch: int, pin_memory: bool
+) -> "DataLoader[Crop]":
+    """Batches in the order of `order`, read by processes beside this one (0: in this one)."""
+    return DataLoader(
+        reader,
+        batch_sampler=order,
+        collate_fn=reader.collate,
+        num_workers=num_workers,
+        prefetch_factor=prefetch if num_workers else None,
+        pin_memory=pin_memory,
+        # The caller's threads and stores do not survive a fork.
+        multiprocessing_context="forkserver" if num_workers else None,
+        # Its own: the order of the global one belongs to the model.
+        generator=torch.Generator(),
+    )
+
+
+class Waiting:
+    """A loader that tells how long it was waited for."""
+
+    def __init__(self, loader: Iterable[Batch]) -> None:
+        self._loader = loader
+        self._lock = threading.Lock()
+        self._seconds = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = iter(self._loader)
+        while True:
+            began = time.perf_counter()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            finally:
+                with self._lock:
+                    self._seconds += time.perf_counter() - began
+            yield batch
+
+    def take_seconds(self) -> float:
+        """Seconds waited since this was asked last."""
+        with self._lock:
+            seconds, self._seconds = self._seconds, 0.0
+            return seconds

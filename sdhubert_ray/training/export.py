@@ -1,0 +1,124 @@
+"""From a training run to the handy checkpoint: the student alone, in the official format, ready for `segment`."""
+
+import io
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sdhubert_ray import storage
+from sdhubert_ray.checkpoint import load_plain
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.training.runs import find_checkpoint, locate_checkpoint
+from sdhubert_ray.weights import is_known_upstream
+
+CONTENT_KEY = "sdhubert"
+"""Where a checkpoint of a run holds what its weights belong to."""
+UPSTREAM_FOLDER = "upstream"
+"""Beside an exported checkpoint: the folder of its encoder's config.json, unless that is known by its name."""
+
+# Where the official names come from; what is in none of these (the teacher, counts) stays behind.
+_PLACES = {
+    "distillation.student.": "",
+    "distillation.head.": "",
+    "distillation.loss.": "",
+    "distillation.mask_vector": "masked_spec_embed",
+}
+# The official file says it as torch did in 2023.
+_OFFICIAL_ENDINGS = {
+    "conv.parametrizations.weight.original0": "conv.weight_g",
+    "conv.parametrizations.weight.original1": "conv.weight_v",
+}
+
+
+class Exported(NamedTuple):
+    """What was exported.
+
+    Attributes:
+        source: URI of the training's checkpoint.
+        step: steps that it has been trained for.
+        target: URI of the file that was written.
+    """
+
+    source: str
+    step: int
+    target: str
+
+
+def export_checkpoint(run: str, target: str, which: str = "best") -> Exported:
+    """Write the student of a run as a checkpoint for segmentation, with the options it should be used with.
+
+    Args:
+        run: folder of a run; or a checkpoint's folder or file in it, which leaves no choice.
+        target: path or URI of the .pt file; its encoder's config.json goes into `upstream` beside it.
+        which: of a run: `best` of its validations, or `last`.
+
+    Raises:
+        UserError: there is no such checkpoint, it is damaged, or `target` cannot be written or lies beside another
+            encoder's config.
+    """
+    if not target.rpartition("/")[2] or storage.is_folder(target):
+        raise UserError(f"{target} is a folder; name the .pt file to write in it")
+    source = _find(run, which)
+    content = load_plain(source, storage.read_bytes(source))
+    belongs = content.get(CONTENT_KEY) if isinstance(content, dict) else None
+    if not isinstance(belongs, dict) or not isinstance(content.get("state_dict"), dict):
+        raise UserError(f"checkpoint {source} is of no training by sdhubert_ray")
+    config = dict(belongs["config"])
+    if not is_known_upstream(config["speech_upstream"]):
+        config["speech_upstream"] = UPSTREAM_FOLDER
+        _put_upstream(target, belongs["upstream"])
+    buffer = io.BytesIO()
+    official = {
+        "config": config,
+        "state_dict": official_state(content["state_dict"]),
+        "segmentation": belongs["segmentation"],
+    }
+    torch.save(official, buffer)
+    storage.put(target, buffer.getvalue())
+    return Exported(source, int(content["global_step"]), target)
+
+
+def official_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The student's part of a training's state dict, under the official names."""
+    official = {}
+    for key, value in state.items():
+        for place, name in _PLACES.items():
+            if key.startswith(place):
+                official[_official_name(name + key.removeprefix(place))] = value.detach().clone()
+    return official
+
+
+def _official_name(name: str) -> str:
+    for ending, old in _OFFICIAL_ENDINGS.items():
+        if name.endswith(ending):
+            return name.removesuffix(ending) + old
+    return name
+
+
+def _find(run: str, which: str) -> str:
+    kept = find_checkpoint(storage.absolute(run), which)
+    if kept is not None:
+        return kept.uri
+    is_run = storage.exists(storage.join(run, "run.json"))
+    if is_run and which == "best":
+        raise UserError(f"{run} has no best checkpoint, as no validation has been done; take --which last")
+    if is_run:
+        raise UserError(f"{run} has no checkpoint yet")
+    return locate_checkpoint(run)
+
+
+def _put_upstream(target: str, values: Mapping[str, Any]) -> None:
+    folder = storage.join(target.rpartition("/")[0] or ".", UPSTREAM_FOLDER)
+    uri = storage.join(folder, "config.json")
+    try:
+        before = json.loads(storage.read_bytes(uri))
+    except (FileNotFoundError, NotADirectoryError):
+        storage.put(uri, json.dumps(dict(values), indent=2, sort_keys=True).encode())
+        return
+    except ValueError as error:
+        raise UserError(f"{uri} is no JSON ({error}); remove it, or export into a folder of its own") from error
+    if before != dict(values):
+        raise UserError(f"{uri} is of another encoder; export into a folder of its own")

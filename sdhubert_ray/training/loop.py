@@ -1,0 +1,239 @@
+"""Training on Ray Train: one process on a CPU up to GPUs on many nodes; it survives its workers and its driver."""
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.collective
+from ray.exceptions import RayError
+from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment
+from ray.train.torch import TorchTrainer
+
+# Most are those that `ray.train` exports, by the names under which type checkers know them.
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2.api.callback import RayTrainCallback
+from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.train.v2.api.report_config import CheckpointUploadMode
+from ray.train.v2.api.result import Result
+
+from sdhubert_ray import storage
+from sdhubert_ray.connect import connected, explain
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.output import Lease
+from sdhubert_ray.pipeline import cluster_resources
+from sdhubert_ray.session import IncompleteRunError
+from sdhubert_ray.training.callbacks import empty_folder
+from sdhubert_ray.training.data import Batch, Share, TrainingOrder
+from sdhubert_ray.training.fitting import Worker, fit
+from sdhubert_ray.training.ingest import RayLoader
+from sdhubert_ray.training.options import TrainConfig
+from sdhubert_ray.training.recordings import open_recordings
+from sdhubert_ray.training.runs import DATA_FOLDER, Run, drop_damaged_snapshot, find_checkpoint
+
+_GIB = 1 << 30
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a worker is told.
+
+    Attributes:
+        config: of the run.
+        output: folder of the run.
+        use_gpu: each worker has a GPU.
+        reading_cpus: CPUs for Ray Data to read with, for each worker; 0 reads beside the worker.
+    """
+
+    config: TrainConfig
+    output: str
+    use_gpu: bool
+    reading_cpus: int
+
+
+class _Trainer(TorchTrainer):
+    """Without what asks the dashboard every second whether the run is alive, and complains where there is none.
+
+    It gives CPUs back that a dead driver has held; Ray does so by itself, if a little later.
+    """
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        return [
+            callback
+            for callback in super()._create_default_callbacks()  # type: ignore[misc]
+            if not isinstance(callback, PlacementGroupCleanerCallback)
+        ]
+
+
+def train(run: Run, address: str | None, run_id: str) -> int:
+    """Train until `max_steps`, from where the run is.
+
+    Args:
+        run: as it was prepared.
+        address: of a Ray cluster; None starts Ray on this machine.
+        run_id: unique to this process.
+
+    Returns:
+        how many steps are done.
+
+    Raises:
+        IncompleteRunError: it could not finish; the same command goes on from the last checkpoint.
+        BusyError: another process trains this run.
+        UserError: something that the caller has to mend.
+    """
+    config = run.config
+    if run.begun is not None and run.begun.step >= config.max_steps:
+        return run.begun.step
+    lease = Lease(run.output, run_id)
+    try:
+        drop_damaged_snapshot(run.output)
+        with connected(address):
+            plan = _plan(run, address is None)
+            refusal = _fit(plan, _scaling(plan))
+    finally:
+        lease.release()
+    if refusal is not None:
+        raise UserError(refusal)
+    last = find_checkpoint(run.output, "last")
+    if last is None or last.step < config.max_steps:
+        raise IncompleteRunError(f"training ended at step {last.step if last else 0} of {config.max_steps}")
+    return last.step
+
+
+def _fit(plan: Plan, scaling: ScalingConfig) -> str | None:
+    """Run the workers; tells why they refuse to go on, if they do."""
+    config = plan.config
+    parent, _, name = plan.output.rpartition("/")
+    trainer = _Trainer(
+        _train_worker,  # type: ignore[arg-type]  # it may return something
+        train_loop_config={"plan": plan},
+        scaling_config=scaling,
+        run_config=RunConfig(  # type: ignore[arg-type]
+            name=name,
+            storage_path=parent,
+            failure_config=FailureConfig(max_failures=config.scaling.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=config.checkpoint.keep),
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    )
+    try:
+        result: Result = trainer.fit()  # type: ignore[assignment]
+    except SystemExit as error:  # Ray Train's answer to Ctrl-C
+        raise KeyboardInterrupt from error
+    except (RayError, TrainingFailedError) as error:
+        raise IncompleteRunError(explain(error)) from error
+    return None if result.return_value is None else str(result.return_value)
+
+
+def _plan(run: Run, on_this_machine: bool) -> Plan:
+    config, there = run.config, cluster_resources()
+    scaling = config.scaling
+    gpus = there.get("GPU", 0)
+    use_gpu = scaling.use_gpu == "true" or (scaling.use_gpu == "auto" and gpus >= scaling.num_workers)
+    for key, needed in (
+        ("CPU", scaling.num_workers * (scaling.cpus_per_worker or 1)),
+        ("GPU", use_gpu * scaling.num_workers),
+    ):
+        if needed > there.get(key, 0):
+            what = f"scaling.num_workers is {scaling.num_workers}, which takes {needed:g} {key}s, but there are "
+            if on_this_machine:
+                raise UserError(f"{what}{there.get(key, 0):g}; take fewer, or a cluster by --address")
+            logger.warning("%s%g now; waiting for the cluster to grow", what, there.get(key, 0))
+    cpus = scaling.cpus_per_worker
+    if cpus is None:
+        wanted = 1 + config.data.num_workers
+        cpus = max(1, min(wanted, int(there.get("CPU", 1)) // scaling.num_workers))
+    config = replace(config, scaling=replace(scaling, cpus_per_worker=cpus))
+    free = int(there.get("CPU", 0) - cpus * scaling.num_workers) // scaling.num_workers
+    return Plan(config, run.output, use_gpu, _reading_cpus(config, run.output, use_gpu, free))
+
+
+def _reading_cpus(config: TrainConfig, output: str, use_gpu: bool, free: int) -> int:
+    loader = config.data.loader
+    if loader == "ray" and free < 1:
+        raise UserError("data.loader is ray, but no CPU of the cluster is left to read with; take data.loader=torch")
+    if loader == "auto" and use_gpu and free > config.data.num_workers:
+        with tempfile.TemporaryDirectory(prefix="sdhubert-") as cache:
+            first = open_recordings(storage.join(output, DATA_FOLDER), "train", Path(cache))[0]
+            loader = "torch" if storage.is_local(first.uri) else "ray"
+    return free if loader == "ray" else 0
+
+
+def _scaling(plan: Plan) -> ScalingConfig:
+    scaling = plan.config.scaling
+    resources: dict[str, float] = {"CPU": scaling.cpus_per_worker or 1}
+    if plan.use_gpu:
+        resources["GPU"] = 1
+    if scaling.memory_gib is not None:
+        resources["memory"] = scaling.memory_gib * _GIB
+    return ScalingConfig(
+        num_workers=scaling.num_workers if scaling.min_workers is None else (scaling.min_workers, scaling.num_workers),
+        use_gpu=plan.use_gpu,
+        resources_per_worker=resources,
+    )
+
+
+# -- in the workers
+
+
+def _train_worker(given: dict[str, Any]) -> str | None:
+    """Train as one of the workers; tells why it refuses to go on, if it does."""
+    plan: Plan = given["plan"]
+    config, context = plan.config, ray.train.get_context()
+    _quieten()
+    share = Share(context.get_world_rank(), context.get_world_size(), config.data.batch_size)
+    digest = blake2b(plan.output.encode(), digest_size=8).hexdigest()
+    folder = empty_folder(Path(tempfile.gettempdir()) / f"sdhubert-{digest}-{share.rank}")
+    strategy = RayDDPStrategy(forward_sync_buffers=False, gradient_as_bucket_view=True)  # type: ignore[no-untyped-call]
+    worker = Worker(
+        plan.output,
+        share,
+        folder,
+        plan.use_gpu,
+        strategy,
+        (RayLightningEnvironment(),),  # type: ignore[no-untyped-call]
+        _report,
+        _is_going,
+        ray.train.collective.broadcast_from_rank_zero,
+        _read_by_ray(plan) if plan.reading_cpus else None,
+    )
+    return fit(config, worker)
+
+
+def _read_by_ray(plan: Plan) -> Callable[[TrainingOrder], Iterable[Batch]]:
+    folder, data, seed = storage.join(plan.output, DATA_FOLDER), plan.config.data, plan.config.seed
+    return lambda order: RayLoader(folder, data.crop_samples, seed, order, plan.reading_cpus)
+
+
+def _report(metrics: dict[str, float], folder: Path | None, name: str) -> None:
+    checkpoint = None
+    if folder is not None:
+        checkpoint = ray.train.Checkpoint.from_directory(folder)
+        score = f", validation {metrics['score']:.4f}" if "score" in metrics else ""
+        print(f"step {metrics['step']:.0f}: loss {metrics['loss']:.4f}{score}", flush=True)  # the driver shows it
+    ray.train.report(metrics, checkpoint, name, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
+
+
+def _is_going() -> bool:
+    return ray.train.get_preemption_info() is not None
+
+
+def _quieten() -> None:
+    """Leave out what Lightning and Ray Train tell of themselves."""
+    for name in ("", "lightning.pytorch", "ray.data"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*LeafSpec.*deprecated.*",  # Lightning's own
+        ".*in eval mode at the start of training.*",  # the teacher is
+        ".*does not have many workers.*",  # so it was asked for
+    ):
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,220 @@
+"""The Lightning module: steps, schedule, what is watched, and what a checkpoint holds beside the weights."""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from sdhubert_ray.distillation import (
+    VIEWS,
+    PerturbationOptions,
+    Sums,
+    add_sums,
+    draw_perturbations,
+    no_perturbation,
+    sum_over_workers,
+    summarise,
+)
+from sdhubert_ray.training.data import Batch
+from sdhubert_ray.training.export import CONTENT_KEY
+from sdhubert_ray.training.options import ModelOptions, OptimOptions
+from sdhubert_ray.training.start import build_distillation
+from sdhubert_ray.training.watching import CollapseWatch, compare_crops, no_comparisons, validation_metrics
+from sdhubert_ray.weights import fetch_upstream
+
+logger = logging.getLogger(__name__)
+
+
+class DistillationModule(lightning.LightningModule):
+    """Self-distillation for Lightning's Trainer, which brings devices, precision, accumulation and clipping.
+
+    Once per step of the optimizer, not per micro-batch: teacher and center move, by the sums over all micro-batches and
+    workers, which one all-reduce brings together with all that is logged. Dropout is drawn from the seed, the step, the
+    micro-batch and the worker: a run that is resumed needs no state of a random generator.
+    """
+
+    skipped: Tensor
+
+    def __init__(self, model: ModelOptions, optim: OptimOptions, seed: int) -> None:
+        """Build the model; its first weights come from `model.speech_upstream` and `seed`.
+
+        Raises:
+            UserError: the upstream cannot be had, or does not fit the options.
+        """
+        super().__init__()
+        self.model_options = model
+        self.optim_options = optim
+        self.seed = seed
+        upstream = fetch_upstream(model.speech_upstream)
+        self.distillation = build_distillation(upstream, model, seed)
+        self.upstream_config = upstream.config
+        self.perturbation = PerturbationOptions()
+        self.register_buffer("skipped", torch.zeros((), dtype=torch.float64))
+        self._watch = CollapseWatch(model.final_dim, first_step=model.T_max // 100)
+        self._sums: Sums | None = None
+        self._micro_batch = 0
+        self._validation: Sums = {}
+
+    # -- training
+
+    def on_fit_start(self) -> None:
+        """Compile the transformer layers on a GPU, each by itself: they share their code, so that it is quick."""
+        if self.optim_options.compile and self.device.type == "cuda":
+            for layer in (*self.distillation.student.speech_model.encoder.layers, *self.distillation.teacher.layers):
+                layer.compile()
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> dict[str, Any]:
+        """Draw the perturbations where the seeds are, on the CPU, so that no GPU has to be waited for."""
+        extended: dict[str, Any] = dict(batch)
+        samples, num_samples = batch["samples"], batch["num_samples"]
+        student = self.distillation.student
+        num_frames = student.count_frames(num_samples)
+        length = int(student.count_frames(torch.tensor([samples.shape[1]])))
+        for view in VIEWS:
+            if self.trainer.training and (view == "student" or self.model_options.perturb_teacher):
+                drawn = draw_perturbations(batch["seeds"], num_frames, length, self.perturbation, view)
+            else:
+                drawn = no_perturbation(len(samples), length)
+            extended[view] = drawn
+        return extended
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Loss of a micro-batch, see `Distillation`."""
+        key = (self.seed, self.global_step, self._micro_batch, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+        self._micro_batch += 1
+        distilled = self.distillation(batch["samples"], batch["num_samples"], batch["student"], batch["teacher"])
+        sums = distilled.sums | {"skipped": torch.full((), float(batch["skipped"]), device=self.device)}
+        self._sums = sums if self._sums is None else add_sums(self._sums, sums)
+        loss: Tensor = distilled.loss * self.model_options.loss_coefs.distillation_loss
+        return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of the gradient, and log what it was before."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
+        self.log("grad_norm", norm)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Step, then move teacher and center, before anything can be saved."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self._sums is None:
+            raise RuntimeError("the optimizer has stepped without a batch")
+        sums = sum_over_workers(self._sums)
+        self._sums, self._micro_batch = None, 0
+        self.distillation.step(sums)
+        self.skipped += sums["skipped"]
+        metrics = summarise(sums)
+        step = self.global_step + 1  # Lightning counts it a little later
+        if self._watch.is_due(step):
+            self._watch.look(step, float(sums["count"]), {name: float(value) for name, value in metrics.items()})
+        self.log_dict(
+            {
+                **metrics,
+                "lr": optimizer.param_groups[0]["lr"],
+                "center_norm": torch.linalg.vector_norm(self.distillation.loss.center),
+                "skipped": self.skipped.float(),
+                "collapsed": float(self._watch.collapsed),
+            }
+        )
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own type of it is private
+        """AdamW, fused, and the cosine by steps of the optimizer from `lr` to `gamma * lr` in `T_max` steps."""
+        options = self.optim_options
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = AdamW(
+            parameters,
+            lr=self.model_options.lr,
+            betas=options.betas,
+            weight_decay=options.weight_decay,
+            fused=True,
+        )
+        scheduler = LambdaLR(optimizer, self._share_of_lr)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # -- validation
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin the sums of a validation; a worker may have no batch in it."""
+        self._validation = no_comparisons(self.device)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Compare the CLS states of crops, unperturbed."""
+        distilled = self.distillation(batch["samples"], batch["num_samples"], batch["student"], batch["teacher"])
+        sums = compare_crops(distilled.cls, batch["index"], batch["samples"])
+        sums |= {"loss": distilled.sums["loss"], "loss_count": distilled.sums["count"]}
+        self._validation = add_sums(self._validation, sums)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the score over the crops of all workers."""
+        sums = sum_over_workers(self._validation)
+        if not float(sums["score_count"]) and not self.trainer.sanity_checking:
+            logger.warning("validation has no two different crops of one recording beside another one: no score")
+        # They are the same everywhere; Lightning wants to be told.
+        self.log_dict(validation_metrics(sums), sync_dist=True)
+
+    # -- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the weights belong to; the rest of the state is in parameters, buffers and Lightning's counts."""
+        options = self.model_options
+        num_layers = self.distillation.student.num_layers
+        checkpoint[CONTENT_KEY] = {
+            "config": {
+                "speech_upstream": options.speech_upstream,
+                "reinit_layers": list(options.reinit_layers),
+                "ema_decay": options.ema_decay,
+                "final_dim": options.final_dim,
+                "freeze_extractor": options.freeze_extractor,
+                "freeze_pos_embedding": options.freeze_pos_embedding,
+                "center_momentum": options.center_momentum,
+                "perturb_teacher": options.perturb_teacher,
+            },
+            "upstream": self.upstream_config,
+            "segmentation": segmentation_of(num_layers),
+            "model": _plain(asdict(options)),
+            "seed": self.seed,
+        }
+
+    def _share_of_lr(self, step: int) -> float:
+        return cosine(step, self.model_options.T_max, self.model_options.gamma)
+
+
+def cosine(step: int, last: int, end: float) -> float:
+    """Half a cosine from 1 at step 0 to `end` at step `last`, where it stays."""
+    return end + (1 - end) * (1 + math.cos(math.pi * min(step, last) / last)) / 2
+
+
+def segmentation_of(num_layers: int) -> dict[str, dict[str, object]]:
+    """The options that a model of so many layers should be used with: layers 9 and 11 of 12, the norm relative."""
+    return {
+        "encoder": {"layer": round(num_layers * 9 / 12), "normcut_layer": round(num_layers * 11 / 12)},
+        "speech": {"normcut_strategy": "relative", "normcut_threshold": 0.1},
+    }
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - what a dataclass holds
+    """Lists for tuples, as files have them."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, tuple | list) else value

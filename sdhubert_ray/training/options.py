@@ -1,0 +1,356 @@
+"""The configuration of a training run: typed, from a named or own YAML file and key=value; the original's keys work."""
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+from omegaconf import DictConfig, OmegaConf
+
+from sdhubert_ray.audio import MIN_SAMPLES, SAMPLE_RATE
+from sdhubert_ray.composing import compose, configs_folder, from_dotted, read_parts
+from sdhubert_ray.errors import UserError
+
+TEACHERS = ("ema", "frozen")
+LOADERS = ("auto", "torch", "ray")
+PRECISIONS = ("auto", "float32", "bfloat16")
+USE_GPU = ("auto", "true", "false")
+
+DEFAULT_CONFIG = "sdhubert_base"
+
+_SECONDS_BELOW = 1000.0
+"""A `sample_len` under this is in seconds, from here on in samples."""
+_LEAST_VAL_BATCH = 8
+_MODEL_KEYS = ("gamma", "lr", "T_max", "loss_coefs")
+"""Keys of the section `model` that are also taken at the top."""
+
+
+@dataclass(frozen=True)
+class LossCoefficients:
+    """What each part of the loss is multiplied with.
+
+    Attributes:
+        distillation_loss: the cross entropy between teacher and student.
+    """
+
+    distillation_loss: float = 1.0
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The model, its teacher, its loss and its learning rate.
+
+    Attributes:
+        speech_upstream: what training begins with: a name on the hub, or a folder of a HubertModel (config.json with
+            weights); or random weights: a folder with config.json alone, `bundled` (tiny), `random` (as hubert-base).
+        reinit_layers: transformer layers, counted from 0, that begin anew (Xavier normal).
+        ema_decay: share of the teacher that stays in a step.
+        final_dim: width of the projection head.
+        freeze_extractor: the convolutional extractor is not trained.
+        freeze_pos_embedding: the positional convolution is not trained.
+        center_momentum: share of the center that stays in a step.
+        perturb_teacher: the teacher's input is perturbed too.
+        teacher: `ema` follows the student, `frozen` stays the initial copy.
+        student_temperature: of the student's softmax.
+        teacher_temperature: of the teacher's softmax.
+        dropout: of transformer layers; none takes what the upstream's config says.
+        lr: learning rate at the start.
+        T_max: steps of the cosine, after which the learning rate stays at its end.
+        gamma: the learning rate at the end, as a share of `lr`.
+        loss_coefs: factors of the parts of the loss.
+    """
+
+    speech_upstream: str = "facebook/hubert-base-ls960"
+    reinit_layers: tuple[int, ...] = (9, 10, 11)
+    ema_decay: float = 0.999
+    final_dim: int = 2048
+    freeze_extractor: bool = True
+    freeze_pos_embedding: bool = True
+    center_momentum: float = 0.9
+    perturb_teacher: bool = True
+    teacher: str = "ema"
+    student_temperature: float = 0.2
+    teacher_temperature: float = 0.05
+    dropout: float | None = None
+    lr: float = 1e-4
+    T_max: int = 200_000
+    gamma: float = 0.1
+    loss_coefs: LossCoefficients = field(default_factory=LossCoefficients)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reinit_layers", tuple(self.reinit_layers))  # from YAML it comes as a list
+        _require("model.teacher", self.teacher, TEACHERS)
+        _check_range("model", self, ("ema_decay", "center_momentum", "gamma"), 0.0, 1.0)
+        if self.dropout is not None:
+            _check_range("model", self, ("dropout",), 0.0, 1.0)
+        _check_positive("model", self, ("final_dim", "student_temperature", "teacher_temperature", "lr", "T_max"))
+        if any(layer < 0 for layer in self.reinit_layers):
+            raise ValueError(f"model.reinit_layers is {list(self.reinit_layers)}; layers are counted from 0")
+
+
+@dataclass(frozen=True)
+class OptimOptions:
+    """The optimizer, beside the learning rate.
+
+    Attributes:
+        weight_decay: of AdamW.
+        betas: of AdamW.
+        gradient_clip_val: largest norm of a gradient; 0 does not clip.
+        accumulate_grad_batches: batches whose gradients make one step.
+        precision: `bfloat16` computes in autocast, with weights and loss in float32; `auto` does so on a GPU.
+        compile: let torch.compile make the kernels; none is made on a CPU.
+    """
+
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    gradient_clip_val: float = 0.5
+    accumulate_grad_batches: int = 1
+    precision: str = "auto"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))
+        _require("optim.precision", self.precision, PRECISIONS)
+        _check_positive("optim", self, ("accumulate_grad_batches",))
+        _check_range("optim", self, ("weight_decay", "gradient_clip_val"), 0.0, math.inf)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optim.betas is {list(self.betas)}; both have to be 0 or more and under 1")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The recordings, and how crops of them are read.
+
+    Attributes:
+        root_dir: a folder or URI in LibriSpeech's layout (train-clean-100, ...); or give `source`.
+        train_splits: its folders to train with; with `source`, values of the column `split`, none takes all.
+        val_splits: its folders to validate with.
+        source: anything that `sdhubert segment` takes: a folder, a glob, tars, Parquet, a manifest; any URI.
+        val_source: the same, to validate with; none holds back `val_share` of `source`.
+        val_share: share of the recordings of `source` that are held back for validation, chosen by their ids.
+        batch_size: crops per worker and batch.
+        val_batch_size: recordings per worker and batch of the validation, two crops of each, which are compared with
+            those of the others; none takes half of `batch_size`, 8 at least.
+        num_workers: processes per worker that read crops; 0 reads them in the worker itself.
+        sample_len: length of a crop: in seconds if under 1000, else in samples at 16 kHz.
+        loader: `torch` reads in processes beside the worker, `ray` in tasks all over the cluster; `auto` takes `ray`
+            where the audio is remote and the workers have GPUs.
+        prefetch: batches that are read ahead by each of `num_workers`.
+        max_bad_share: more recordings that cannot be read, as a share of those read, end the run.
+    """
+
+    root_dir: str | None = None
+    train_splits: tuple[str, ...] = ("train-clean-100", "train-clean-360", "train-other-500")
+    val_splits: tuple[str, ...] = ("dev-clean",)
+    source: str | None = None
+    val_source: str | None = None
+    val_share: float = 0.01
+    batch_size: int = 100
+    val_batch_size: int | None = None
+    num_workers: int = 4
+    sample_len: float = 5.01
+    loader: str = "auto"
+    prefetch: int = 2
+    max_bad_share: float = 0.01
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "train_splits", tuple(self.train_splits))
+        object.__setattr__(self, "val_splits", tuple(self.val_splits))
+        _require("data.loader", self.loader, LOADERS)
+        _check_positive("data", self, ("batch_size", "prefetch", "sample_len"))
+        _check_range("data", self, ("max_bad_share", "val_share"), 0.0, 1.0)
+        if self.val_batch_size is not None:
+            _check_positive("data", self, ("val_batch_size",))
+        if self.num_workers < 0:
+            raise ValueError(f"data.num_workers is {self.num_workers}; it cannot be negative")
+        if self.crop_samples < MIN_SAMPLES:
+            raise ValueError(f"data.sample_len is {self.sample_len}; a crop needs 0.1 seconds or more")
+        if self.root_dir is not None and self.source is not None:
+            raise ValueError("data.root_dir and data.source name the recordings twice; give one of them")
+
+    @property
+    def crop_samples(self) -> int:
+        """Length of a crop, samples at 16 kHz."""
+        in_seconds = self.sample_len < _SECONDS_BELOW
+        return round(self.sample_len * SAMPLE_RATE) if in_seconds else round(self.sample_len)
+
+    @property
+    def crops_per_val_batch(self) -> int:
+        """Crops per worker and batch of the validation: even, as there are two of each recording."""
+        return 2 * (self.val_batch_size or max(_LEAST_VAL_BATCH, self.batch_size // 2))
+
+
+@dataclass(frozen=True)
+class ScalingOptions:
+    """The workers; their number times `data.batch_size` is the batch that counts.
+
+    Attributes:
+        num_workers: processes that train, one per GPU where there are GPUs.
+        min_workers: go on with as few as these where nodes are lost, and grow back (elastic); none waits for all.
+        use_gpu: `auto` takes GPUs where the cluster has enough for all workers.
+        cpus_per_worker: CPUs reserved for each, for it and the processes that read its data; none takes what the node
+            has per GPU, or 1.
+        memory_gib: memory reserved for each, GiB.
+        max_failures: how often workers may die before the run ends; -1 never ends it.
+    """
+
+    num_workers: int = 1
+    min_workers: int | None = None
+    use_gpu: str = "auto"
+    cpus_per_worker: float | None = None
+    memory_gib: float | None = None
+    max_failures: int = 8
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "use_gpu", self.use_gpu.lower())  # YAML's true comes as True
+        _require("scaling.use_gpu", self.use_gpu, USE_GPU)
+        _check_positive("scaling", self, ("num_workers",))
+        for key in ("cpus_per_worker", "memory_gib"):
+            if getattr(self, key) is not None:
+                _check_positive("scaling", self, (key,))
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
+            raise ValueError(f"scaling.min_workers is {self.min_workers}; it has to be 1 to {self.num_workers}")
+        if self.max_failures < -1:
+            raise ValueError(f"scaling.max_failures is {self.max_failures}; it has to be -1 or more")
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """What is kept of a run.
+
+    Attributes:
+        every_steps: steps from one checkpoint to the next.
+        keep: how many of the latest are kept, beside the best one.
+    """
+
+    every_steps: int = 1000
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        _check_positive("checkpoint", self, ("every_steps", "keep"))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All of a training run but where it is written to.
+
+    Attributes:
+        name: of the run; it names the folder below `outputs` that is written to, unless one is given.
+        seed: of weights that begin at random, of the order and crops of the recordings, of perturbations and dropout.
+        max_steps: steps of the optimizer.
+        val_check_interval: steps from one validation to the next.
+        limit_val_batches: batches of a validation at most, per worker; a share of them if under 1.
+        log_every_n_steps: steps from one line of the logs to the next.
+        resume_ckpt: a checkpoint folder of a run to begin with; a run that has checkpoints goes on with its own.
+    """
+
+    name: str = "sdhubert_base"
+    seed: int = 0
+    max_steps: int = 200_000
+    val_check_interval: int = 1000
+    limit_val_batches: float = 50
+    log_every_n_steps: int = 10
+    resume_ckpt: str | None = None
+    model: ModelOptions = field(default_factory=ModelOptions)
+    optim: OptimOptions = field(default_factory=OptimOptions)
+    data: DataOptions = field(default_factory=DataOptions)
+    scaling: ScalingOptions = field(default_factory=ScalingOptions)
+    checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
+
+    def __post_init__(self) -> None:
+        positive = ("max_steps", "val_check_interval", "limit_val_batches", "log_every_n_steps")
+        for key in positive:
+            if not 0 < getattr(self, key) < math.inf:
+                raise ValueError(f"{key} is {getattr(self, key)}; it has to be a positive number")
+        if not self.name or "/" in self.name:
+            raise ValueError(f"name is {self.name!r}; it has to be the name of a folder")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}; it has to be 0 or more")
+
+    def identity(self) -> dict[str, object]:
+        """What decides the weights that come out: a run is resumed with the same only."""
+        data = {key: value for key, value in asdict(self.data).items() if key not in _LAYOUT_DATA}
+        return {
+            "seed": self.seed,
+            "model": asdict(self.model),
+            "optim": {key: value for key, value in asdict(self.optim).items() if key != "compile"},
+            "data": {**data, "sample_len": self.data.crop_samples},
+            "global_batch": self.global_batch,
+            "resume_ckpt": self.resume_ckpt,
+        }
+
+    @property
+    def global_batch(self) -> int:
+        """Crops per step of the optimizer, of all workers."""
+        return self.scaling.num_workers * self.data.batch_size * self.optim.accumulate_grad_batches
+
+
+_LAYOUT_DATA = frozenset(("batch_size", "val_batch_size", "num_workers", "loader", "prefetch", "max_bad_share"))
+"""Options of `data` that change no weights; the batch counts as `global_batch`."""
+
+
+def load_train_config(name: str, overrides: Sequence[str], flags: Mapping[str, object]) -> TrainConfig:
+    """Compose the configuration of a training run, the later winning: defaults, YAML file, key=value, flags.
+
+    Keys of the original that stand elsewhere here are taken where they stood: `gamma`, `lr`, `T_max` and `loss_coefs`
+    at the top, and `gpus` (a list of GPUs or their number).
+
+    Args:
+        name: of a file in configs/ (`sdhubert_base`), or the path or URI of a YAML file.
+        overrides: `section.option=value` each.
+        flags: dotted key -> value, from flags that were given.
+
+    Raises:
+        UserError: no such file, an unknown key (naming the near one), a value of the wrong type or out of range.
+    """
+    given = [_in_our_places(part) for part in read_parts(_find_config(name), overrides, flags)]
+    return compose(TrainConfig, given)
+
+
+def _find_config(name: str) -> str:
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        return name
+    known = {path.stem: str(path) for path in sorted(configs_folder().glob("sdhubert_*.yaml"))}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}" if near else f"there are {', '.join(known)}"
+        raise UserError(f"--config-name is {name!r}, which is no training configuration; {hint}; or name a .yaml file")
+    return known[name]
+
+
+def _in_our_places(part: DictConfig) -> DictConfig:
+    """A part of the configuration whose keys stand where they do here."""
+    moved = [from_dotted(f"model.{key}", part.pop(key)) for key in _MODEL_KEYS if key in part]
+    if "gpus" in part:
+        moved += _workers_of_gpus(part.pop("gpus"))
+    merged = OmegaConf.merge(*moved, part)
+    if not isinstance(merged, DictConfig):
+        raise TypeError(f"configuration became a {type(merged).__name__}")
+    return merged
+
+
+def _workers_of_gpus(gpus: object) -> list[DictConfig]:
+    if gpus is None:
+        return []
+    count = len(gpus) if isinstance(gpus, Sequence) and not isinstance(gpus, str) else gpus
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise UserError(f"config key gpus is {gpus!r}; give a list such as [0,1], or how many; or scaling.num_workers")
+    return [from_dotted("scaling.num_workers", count), from_dotted("scaling.use_gpu", "true")]
+
+
+def _require(key: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{key} is {value!r}; it has to be one of {', '.join(known)}")
+
+
+def _check_positive(section: str, options: object, keys: tuple[str, ...]) -> None:
+    for key in keys:
+        if not 0 < getattr(options, key) < math.inf:
+            raise ValueError(f"{section}.{key} is {getattr(options, key)}; it has to be a positive number")
+
+
+def _check_range(section: str, options: object, keys: tuple[str, ...], low: float, high: float) -> None:
+    for key in keys:
+        if not low <= getattr(options, key) <= high:
+            most = "" if high == math.inf else f" and {high:g} or less"
+            raise ValueError(f"{section}.{key} is {getattr(options, key)}; it has to be {low:g} or more{most}")

@@ -1,0 +1,227 @@
+"""The recordings that a run trains with: listed once, kept in a compact file, and looked up by number."""
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.ipc
+
+from sdhubert_ray import storage
+from sdhubert_ray.audio import MIN_SAMPLES, SAMPLE_RATE
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.manifest import Listing, Selection, list_input
+from sdhubert_ray.manifest.selection import digests_of
+from sdhubert_ray.training.options import DataOptions
+
+_FIELDS = (
+    pa.field("id", pa.string()),
+    pa.field("uri", pa.string()),
+    pa.field("member", pa.string()),
+    pa.field("byte_offset", pa.int64()),
+    pa.field("byte_size", pa.int64()),
+    pa.field("source_size", pa.int64()),
+    pa.field("start", pa.float64()),
+    pa.field("end", pa.float64()),
+    pa.field("duration", pa.float64()),  # of the file, seconds; of the row in a manifest of pieces
+    pa.field("channel", pa.int32()),
+)
+_SCHEMA = pa.schema(_FIELDS)
+_BATCH_ROWS = 65_536
+_MIN_SECONDS = MIN_SAMPLES / SAMPLE_RATE
+_COPIED_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording, or a part of one, as `shards.open_audio` takes it.
+
+    Attributes:
+        id: its name.
+        uri: of a file, or of a shard.
+        member: its name in a tar, or its row in a Parquet file; None for a file.
+        byte_offset: where it begins in the tar, if that is known.
+        byte_size: its length in the tar, if that is known.
+        source_size: bytes of the file or shard, if that is known.
+        start: where it begins, in seconds of the file; None is at the start.
+        end: where it ends; None is at the end of the file.
+        duration: of the file, seconds, if that is known.
+        channel: the channel to use; None averages all.
+    """
+
+    id: str
+    uri: str
+    member: str | None
+    byte_offset: int | None
+    byte_size: int | None
+    source_size: int | None
+    start: float | None
+    end: float | None
+    duration: float | None
+    channel: int | None
+
+
+class Recordings:
+    """The recordings in a file of `write_recordings`: mapped into memory, so that processes share them.
+
+    It crosses to other processes of the same machine as a path.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._open()
+
+    def __len__(self) -> int:
+        return self._num_rows
+
+    def __getitem__(self, index: int) -> Recording:
+        batch = self._batches[index // _BATCH_ROWS]
+        row = index % _BATCH_ROWS
+        return Recording(*(column[row].as_py() for column in batch.columns))
+
+    def __getstate__(self) -> str:
+        return self._path
+
+    def __setstate__(self, path: str) -> None:
+        self._path = path
+        self._open()
+
+    def _open(self) -> None:
+        reader = pa.ipc.open_file(pa.memory_map(self._path))
+        self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        self._num_rows = sum(int(batch.num_rows) for batch in self._batches)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found where the recordings are.
+
+    Attributes:
+        num_train: recordings to train with.
+        num_val: recordings to validate with.
+        too_short: recordings left out, as they say that they are under 0.1 s.
+    """
+
+    num_train: int
+    num_val: int
+    too_short: int
+
+
+def list_recordings(options: DataOptions, folder: str) -> Found:
+    """List the recordings of a configuration, once, into `train.arrow` and `val.arrow` of a folder.
+
+    Raises:
+        UserError: none are named, there are none, or their input cannot be used.
+        TransientError: a store could not be reached.
+    """
+    if options.root_dir is not None:
+        train = list_input(options.root_dir, Selection(splits=options.train_splits))
+        val = list_input(options.root_dir, Selection(splits=options.val_splits)) if options.val_splits else None
+    elif options.source is not None:
+        default_splits = DataOptions().train_splits
+        splits = () if options.train_splits == default_splits else options.train_splits
+        train = list_input(options.source, Selection(splits=splits))
+        val = list_input(options.val_source) if options.val_source is not None else None
+    else:
+        raise UserError("no recordings are named; give data.root_dir=LIBRISPEECH_ROOT, or data.source=INPUT")
+    hold_back = options.val_share if options.root_dir is None and val is None else 0.0
+    with tempfile.TemporaryDirectory(prefix="sdhubert-") as temp:
+        everything, trained, held = (Path(temp) / name for name in ("all.arrow", "train.arrow", "val.arrow"))
+        num_all, short, digests = _write(_rows_of(train), everything, hold_back > 0)
+        num_held = min(max(2, round(hold_back * num_all)), num_all - 1) if hold_back else 0
+        if num_held:
+            limit = np.sort(digests)[num_held - 1]
+            _write(_part(everything, digests <= limit), held, False)
+            _write(_part(everything, digests > limit), trained, False)
+        else:
+            everything.replace(trained)
+            num_held, short_val, _ = _write(_rows_of(val) if val is not None else (), held, False)
+            short += short_val
+        for path in (trained, held):
+            storage.put(storage.join(folder, path.name), _chunks(path))
+        found = Found(len(Recordings(str(trained))), len(Recordings(str(held))), short)
+    if not found.num_train:
+        raise UserError(
+            "there are no recordings of 0.1 seconds or more to train with; check data.root_dir or data.source"
+        )
+    return found
+
+
+def open_recordings(folder: str, name: str, cache: Path) -> Recordings:
+    """Open `train` or `val` of a folder that `list_recordings` has written; a remote file is fetched into `cache`."""
+    uri = storage.join(folder, f"{name}.arrow")
+    if storage.is_local(uri):
+        return Recordings(storage.absolute(uri).removeprefix("file://"))
+    path = cache / f"{name}.arrow"
+    with storage.open_binary(uri) as source, path.open("wb") as target:
+        while chunk := source.read(_COPIED_BYTES):
+            target.write(chunk)
+    return Recordings(str(path))
+
+
+def _rows_of(listing: Listing) -> Iterator[pa.Table]:
+    pieces = listing.piece_seconds is not None
+    for batch in listing.batches:
+        columns = {
+            field.name: batch.column(field.name).cast(field.type)
+            if field.name in batch.column_names
+            else pa.nulls(batch.num_rows, field.type)
+            for field in _FIELDS
+        }
+        if pieces:  # there a duration is that of the piece
+            begin = pc.fill_null(columns["start"], 0.0)
+            columns["id"] = batch.column("key")
+            columns["duration"] = pc.add(begin, columns["duration"])
+        yield pa.table(columns, schema=_SCHEMA)
+
+
+def _write(tables: Iterable[pa.Table], path: Path, with_digests: bool) -> tuple[int, int, npt.NDArray[np.uint64]]:
+    """Write rows in batches of `_BATCH_ROWS`, all but the last; tell how many, how many were too short, digests."""
+    rows, short = 0, 0
+    digests: list[npt.NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
+    held: list[pa.Table] = []
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+
+        def flush(all_of_it: bool) -> None:
+            table = pa.concat_tables(held) if held else _SCHEMA.empty_table()
+            whole = table.num_rows if all_of_it else table.num_rows // _BATCH_ROWS * _BATCH_ROWS
+            for begin in range(0, whole, _BATCH_ROWS):
+                part = table.slice(begin, min(_BATCH_ROWS, whole - begin)).combine_chunks()
+                writer.write_table(part, max_chunksize=_BATCH_ROWS)
+            held[:] = [table.slice(whole)] if whole < table.num_rows else []
+
+        for table in tables:
+            seconds = pc.subtract(
+                pc.min_element_wise(table.column("end"), table.column("duration")),  # nulls are skipped
+                pc.fill_null(table.column("start"), 0.0),
+            )
+            usable = pc.fill_null(pc.greater_equal(seconds, _MIN_SECONDS), True)
+            kept = table.filter(usable)
+            short += table.num_rows - kept.num_rows
+            rows += kept.num_rows
+            if with_digests:
+                digests.append(digests_of(kept.column("id").to_pylist()))
+            held.append(kept)
+            if sum(part.num_rows for part in held) >= _BATCH_ROWS:
+                flush(False)
+        flush(True)
+    return rows, short, np.concatenate(digests)
+
+
+def _part(path: Path, mask: npt.NDArray[np.bool_]) -> Iterator[pa.Table]:
+    with pa.memory_map(str(path)) as source:
+        reader = pa.ipc.open_file(source)
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            begin = number * _BATCH_ROWS
+            yield pa.Table.from_batches([batch.filter(pa.array(mask[begin : begin + batch.num_rows]))], _SCHEMA)
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(_COPIED_BYTES):
+            yield chunk

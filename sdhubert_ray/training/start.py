@@ -1,0 +1,74 @@
+"""What training starts from: the student with the weights of its upstream, its head, and its teacher."""
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import HubertConfig
+
+from sdhubert_ray.distillation import Distillation, DistillationOptions
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.model import SDHuBERT
+from sdhubert_ray.training.options import ModelOptions
+from sdhubert_ray.weights import Upstream
+
+_DROPOUTS = ("hidden_dropout", "attention_dropout", "activation_dropout")
+_LIBRARY_PREFIX = "hubert."  # where the file holds a model with a task of its own
+_UNUSED = ("masked_spec_embed",)
+_TASKS = ("lm_head.", "projector.", "classifier.")
+
+
+def build_distillation(upstream: Upstream, options: ModelOptions, seed: int) -> Distillation:
+    """Build student and teacher; what is random comes from `seed` alone, and torch's generator stays as it is.
+
+    Raises:
+        UserError: the upstream is none for this model, its weights do not fit, or a layer to begin anew is missing.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        student = _build_student(upstream, options.dropout)
+        try:
+            return Distillation(
+                student,
+                DistillationOptions(
+                    reinit_layers=options.reinit_layers,
+                    final_dim=options.final_dim,
+                    ema_decay=options.ema_decay,
+                    frozen_teacher=options.teacher == "frozen",
+                    freeze_extractor=options.freeze_extractor,
+                    freeze_pos_embedding=options.freeze_pos_embedding,
+                    center_momentum=options.center_momentum,
+                    student_temperature=options.student_temperature,
+                    teacher_temperature=options.teacher_temperature,
+                ),
+            )
+        except ValueError as error:
+            raise UserError(f"model.{error} in speech_upstream {upstream.name}") from error
+
+
+def _build_student(upstream: Upstream, dropout: float | None) -> SDHuBERT:
+    try:
+        config = HubertConfig.from_dict(dict(upstream.config))
+        config._attn_implementation = "sdpa"  # it takes a boolean mask as it is
+        if dropout is not None:
+            for name in _DROPOUTS:
+                setattr(config, name, dropout)
+        student = SDHuBERT(config)
+    except (ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"speech_upstream {upstream.name}: no encoder of its config ({reason})") from error
+    if upstream.weights is not None:
+        _fill(student, upstream)
+    return student
+
+
+def _fill(student: SDHuBERT, upstream: Upstream) -> None:
+    weights = {key.removeprefix(_LIBRARY_PREFIX): value for key, value in (upstream.weights or {}).items()}
+    try:
+        result = student.speech_model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        mismatch = str(error).split("\n\t")[-1].strip().rstrip(".")
+        raise UserError(f"the weights of speech_upstream {upstream.name} do not fit its config: {mismatch}") from error
+    missing = [key for key in result.missing_keys if key not in _UNUSED]
+    extra = [key for key in result.unexpected_keys if not key.startswith(_TASKS) and key not in _UNUSED]
+    for problem, keys in (("lacks", missing), ("has the unknown", extra)):
+        if keys:
+            raise UserError(f"speech_upstream {upstream.name} {problem} key {keys[0]!r}; it is no HubertModel")

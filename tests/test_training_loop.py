@@ -1,0 +1,446 @@
+"""The loop of training: what is resumed is what would have been, whoever was killed; logs, checkpoints, refusals."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+
+import numpy as np
+import psutil
+import pytest
+import soundfile
+import torch
+from typer.testing import CliRunner
+
+from sdhubert_ray import storage
+from sdhubert_ray.cli import app
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.training.callbacks import empty_folder, read_progress
+from sdhubert_ray.training.data import Share
+from sdhubert_ray.training.fitting import Worker, fit
+from sdhubert_ray.training.logs import RunLogger, read_metrics
+from sdhubert_ray.training.options import load_train_config
+from sdhubert_ray.training.runs import (
+    CHECKPOINT_FILE,
+    drop_damaged_snapshot,
+    find_checkpoint,
+    locate_checkpoint,
+    prepare_run,
+    put_best,
+)
+
+pytestmark = [
+    # Lightning 2.6 looks at a tree in a way that torch 2.13 has deprecated.
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
+    # The teacher is in eval mode, and the tests take no processes to read with.
+    pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training.*:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*:UserWarning"),
+]
+
+TINY = ("data.sample_len=0.6", "data.val_share=0.2", "model.T_max=50", "limit_val_batches=2")
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory):
+    """Twenty recordings of 1 to 2 s: tones that come and go, in noise."""
+    folder = tmp_path_factory.mktemp("speech")
+    random = np.random.default_rng(0)
+    for number in range(20):
+        time_axis = np.arange(16_000 + 800 * number) / 16_000
+        tone = np.sin(2 * np.pi * (120 + 30 * number) * time_axis) * np.sin(2 * np.pi * 3 * time_axis) ** 2
+        noise = random.normal(0, 0.02, len(time_axis))
+        soundfile.write(folder / f"{number:02d}.flac", (0.3 * tone + noise).astype(np.float32), 16_000)
+    return folder
+
+
+def prepare(output, speech, *overrides):
+    config = load_train_config("sdhubert_tiny", [f"data.source={speech}", *TINY, *overrides], {})
+    return prepare_run(config, str(output))
+
+
+def losses(output):
+    """Every number that is logged of a step, as it stands in the file."""
+    rows = read_metrics(str(output))
+    names = ("loss", "grad_norm", "lr", "center_norm", "teacher_entropy", "student_entropy", "val_score", "val_loss")
+    return {int(row["step"]): tuple(row[name] for name in names if name in row) for row in rows}
+
+
+def last_state(output):
+    return torch.load(find_checkpoint(str(output), "last").uri, map_location="cpu", weights_only=True)
+
+
+def assert_same_state(one, other):
+    assert one["state_dict"].keys() == other["state_dict"].keys()
+    for key, value in one["state_dict"].items():
+        assert torch.equal(value, other["state_dict"][key]), key
+    for ours, theirs in zip(
+        one["optimizer_states"][0]["state"].values(), other["optimizer_states"][0]["state"].values(), strict=True
+    ):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert one["sdhubert_progress"] == other["sdhubert_progress"]
+    assert one["lr_schedulers"] == other["lr_schedulers"]
+
+
+def train_here(run, tmp_path, is_going=lambda: False):
+    """Train in this process, as one worker without Ray, and tell the refusal and what was reported."""
+    reported = []
+
+    def report(metrics, folder, name):
+        reported.append((name, metrics))
+        shutil.copytree(folder, f"{run.output}/{name}", dirs_exist_ok=True)
+        shutil.rmtree(folder)
+
+    share = Share(0, 1, run.config.data.batch_size)
+    folder = empty_folder(tmp_path / f"worker-{uuid.uuid4().hex}")
+    refusal = fit(
+        run.config, Worker(run.output, share, folder, False, "auto", (), report, is_going, lambda word: word, None)
+    )
+    return refusal, reported
+
+
+# --- in this process -----------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_is_the_undisturbed_one_bit_by_bit(tmp_path, speech):
+    """Stopped between validations, and after one; with dropout, accumulation and passes over the data."""
+    settings = (
+        "data.batch_size=3",
+        "val_check_interval=4",
+        "checkpoint.every_steps=3",
+        "optim.accumulate_grad_batches=2",
+    )
+    whole = prepare(tmp_path / "whole", speech, *settings, "max_steps=11")
+    _, reported = train_here(whole, tmp_path)
+    assert [name for name, _ in reported] == [f"checkpoint_{step:09d}" for step in (3, 4, 6, 8, 9, 11)]
+    assert [("score" in metrics) for _, metrics in reported] == [False, True, False, True, False, False]
+    for stop in (3, 8, 10):
+        train_here(prepare(tmp_path / "parts", speech, *settings, f"max_steps={stop}"), tmp_path)
+    run = prepare(tmp_path / "parts", speech, *settings, "max_steps=11")
+    assert run.begun.step == 10
+    train_here(run, tmp_path)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert sorted(losses(tmp_path / "whole")) == list(range(1, 12))
+    assert_same_state(last_state(tmp_path / "parts"), last_state(tmp_path / "whole"))
+    progress = read_progress(find_checkpoint(run.output, "last").uri)
+    assert (progress.step, progress.position) == (11, 11 * 2 * 3)
+    best = {name: find_checkpoint(str(tmp_path / name), "best") for name in ("parts", "whole")}
+    assert best["parts"].score == best["whole"].score
+    assert best["parts"].step in (4, 8)
+
+
+def test_a_machine_that_will_go_is_saved_from(tmp_path, speech):
+    run = prepare(tmp_path / "run", speech, "max_steps=4", "data.batch_size=2", "val_check_interval=100")
+    told = iter([False, True, False, False])
+    _, reported = train_here(run, tmp_path, lambda: next(told))
+    assert [name for name, _ in reported] == ["checkpoint_000000002", "checkpoint_000000004"]
+
+
+def test_bad_recordings_are_counted_and_end_a_run_above_their_share(tmp_path, speech):
+    folder = tmp_path / "speech"
+    shutil.copytree(speech, folder)
+    for number in range(0, 20, 3):
+        (folder / f"{number:02d}.flac").write_bytes(b"damaged")
+    settings = ("data.batch_size=4", "max_steps=30", "val_check_interval=100")
+    refusal, _ = train_here(prepare(tmp_path / "strict", folder, *settings), tmp_path)
+    assert "more than data.max_bad_share 0.01" in refusal
+    rows = read_metrics(str(tmp_path / "strict"))
+    assert float(rows[-1]["skipped"]) >= 10
+    assert len(rows) < 30
+    refusal, _ = train_here(
+        prepare(tmp_path / "lenient", folder, *settings, "data.max_bad_share=0.9", "max_steps=5"), tmp_path
+    )
+    assert refusal is None
+    assert float(read_metrics(str(tmp_path / "lenient"))[-1]["skipped"]) > 0
+
+
+def test_resume_ckpt_begins_where_another_run_was(tmp_path, speech):
+    settings = ("data.batch_size=2", "val_check_interval=100")
+    train_here(prepare(tmp_path / "first", speech, *settings, "max_steps=3"), tmp_path)
+    train_here(prepare(tmp_path / "whole", speech, *settings, "max_steps=5"), tmp_path)
+    second = prepare(tmp_path / "second", speech, *settings, "max_steps=5", f"resume_ckpt={tmp_path / 'first'}")
+    train_here(second, tmp_path)
+    assert sorted(losses(tmp_path / "second")) == [4, 5]
+    assert losses(tmp_path / "second") == {step: losses(tmp_path / "whole")[step] for step in (4, 5)}
+
+
+def test_the_learning_rate_follows_the_cosine(tmp_path, speech):
+    run = prepare(tmp_path / "run", speech, "max_steps=6", "data.batch_size=2", "T_max=5", "gamma=0.2", "lr=1e-3")
+    train_here(run, tmp_path)
+    rates = [float(row["lr"]) for row in read_metrics(run.output)]
+    expected = [1e-3 * (0.2 + 0.8 * (1 + np.cos(np.pi * min(step, 5) / 5)) / 2) for step in range(6)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+
+
+# --- the folder of a run -------------------------------------------------------------------------------------------
+
+
+def test_another_configuration_is_refused_naming_its_keys(tmp_path, speech):
+    prepare(tmp_path / "run", speech)
+    prepare(tmp_path / "run", speech, "max_steps=7", "data.num_workers=3", "checkpoint.keep=5")  # change no weights
+    with pytest.raises(UserError, match=r"another configuration: .*model\.lr \(0\.001 there, 0\.01 now\)"):
+        prepare(tmp_path / "run", speech, "lr=0.01")
+    with pytest.raises(UserError, match="global_batch"):
+        prepare(tmp_path / "run", speech, "scaling.num_workers=2")
+    prepare(tmp_path / "run", speech, "scaling.num_workers=2", "data.batch_size=4")  # the same batch
+
+
+def test_a_run_goes_on_with_the_recordings_that_it_began_with(tmp_path, speech):
+    folder = tmp_path / "speech"
+    shutil.copytree(speech, folder)
+    first = prepare(tmp_path / "run", folder)
+    shutil.copy(folder / "00.flac", folder / "99.flac")
+    assert prepare(tmp_path / "run", folder).found == first.found
+
+
+def test_other_folders_are_refused(tmp_path, speech):
+    from sdhubert_ray.output import write_run
+
+    write_run(str(tmp_path / "segments"), {"fingerprint": {}, "runs": 1})
+    with pytest.raises(UserError, match="is no training run"):
+        prepare(tmp_path / "segments", speech)
+    with pytest.raises(UserError, match="there is no checkpoint in"):
+        locate_checkpoint(str(tmp_path / "nothing"))
+
+
+def test_the_last_checkpoint_is_the_last_whole_one(tmp_path):
+    for step in (5, 10, 15):
+        (tmp_path / f"checkpoint_{step:09d}").mkdir()
+        torch.save({"step": step}, tmp_path / f"checkpoint_{step:09d}" / CHECKPOINT_FILE)
+    torn = tmp_path / "checkpoint_000000015" / CHECKPOINT_FILE
+    torn.write_bytes(torn.read_bytes()[:-30])
+    (tmp_path / "checkpoint_000000020").mkdir()
+    assert find_checkpoint(str(tmp_path), "last").step == 10
+    assert locate_checkpoint(str(tmp_path)).endswith(f"checkpoint_000000010/{CHECKPOINT_FILE}")
+    assert find_checkpoint(str(tmp_path), "best") is None
+    with pytest.raises(UserError, match="last or best"):
+        find_checkpoint(str(tmp_path), "first")
+
+
+def test_the_best_takes_the_place_of_the_one_before(tmp_path):
+    (tmp_path / "a.ckpt").write_bytes(b"a")
+    put_best(str(tmp_path), str(tmp_path / "a.ckpt"), 5, 0.25)
+    put_best(str(tmp_path), str(tmp_path / "a.ckpt"), 10, 0.5)
+    best = find_checkpoint(str(tmp_path), "best")
+    assert (best.step, best.score) == (10, 0.5)
+    assert [path.name for path in (tmp_path / "best").iterdir()] == ["step_000000010.ckpt"]
+
+
+def test_a_torn_record_of_checkpoints_is_dropped(tmp_path):
+    record = tmp_path / "checkpoint_manager_snapshot.json"
+    record.write_text('{"whole": 1}')
+    drop_damaged_snapshot(str(tmp_path))
+    assert record.exists()
+    record.write_text('{"who')
+    drop_damaged_snapshot(str(tmp_path))
+    assert not record.exists()
+
+
+@pytest.mark.parametrize("where", ["local", "remote"])
+def test_logs_go_on_after_the_step_that_is_resumed_from(tmp_path, where):
+    output = str(tmp_path / "run") if where == "local" else f"memory://{uuid.uuid4().hex}/run"
+    first = RunLogger(output, 0, tmp_path)
+    for step in range(6):
+        first.log_metrics({"loss": step / 8, "epoch": 0}, step)
+    first.log_metrics({"val_score": 0.5}, 3)
+    first.finalize("success")
+    second = RunLogger(output, 4, tmp_path)
+    second.log_metrics({"loss": 9.0}, 4)
+    second.finalize("success")
+    rows = read_metrics(output)
+    assert [(row["step"], row["loss"]) for row in rows] == [
+        ("1", "0.0"), ("2", "0.125"), ("3", "0.25"), ("4", "0.375"), ("5", "9.0"),
+    ]  # fmt: skip
+    assert [row["val_score"] for row in rows] == ["", "", "", "0.5", ""]
+    assert "epoch" not in rows[0]
+
+
+# --- on Ray --------------------------------------------------------------------------------------------------------
+
+STEPS = 14
+# Steps of some tenths of a second, so that a process can be killed between two checkpoints.
+SLOW = (
+    "data.sample_len=0.9",
+    "data.batch_size=32",
+    "val_check_interval=10",
+    "checkpoint.every_steps=5",
+    f"max_steps={STEPS}",
+)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, speech):
+    """The run that the disturbed ones have to equal, made in this process."""
+    tmp_path = tmp_path_factory.mktemp("undisturbed")
+    run = prepare(tmp_path / "run", speech, *SLOW)
+    train_here(run, tmp_path)
+    return run.output
+
+
+def train_on_ray(run):
+    from sdhubert_ray.training.loop import train
+
+    return train(run, None, uuid.uuid4().hex)
+
+
+def wait_for_step(output, step, is_alive=lambda: True, seconds=120):
+    """Wait until a checkpoint of this step is there, whole."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and is_alive():
+        found = find_checkpoint(str(output), "last")
+        if found is not None and found.step >= step:
+            return found.step
+        time.sleep(0.05)
+    raise AssertionError(f"no checkpoint of step {step}")
+
+
+def training_workers():
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                yield process
+
+
+def test_one_process_at_a_time_trains_a_run(tmp_path, speech):
+    from sdhubert_ray.output import Lease
+
+    run = prepare(tmp_path / "run", speech)
+    lease = Lease(run.output, "another")
+    try:
+        result = CliRunner().invoke(
+            app, ["train", "--config-name", "sdhubert_tiny", "--output", run.output, f"data.source={speech}", *TINY]
+        )
+    finally:
+        lease.release()
+    assert result.exit_code == 1
+    assert "is being written by another run" in result.output
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_more_workers_than_the_machine_has_are_refused(tmp_path, speech):
+    with pytest.raises(UserError, match=r"num_workers is 9, which takes 9 CPUs, but there are 4"):
+        train_on_ray(prepare(tmp_path / "run", speech, "scaling.num_workers=9"))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_workers_equal_one_with_twice_the_batch(tmp_path, speech):
+    settings = ("model.dropout=0.0", "max_steps=5", "val_check_interval=5", "lr=1e-4")
+    one = prepare(tmp_path / "one", speech, *settings, "data.batch_size=8")
+    train_here(one, tmp_path)
+    two = prepare(tmp_path / "two", speech, *settings, "data.batch_size=4", "scaling.num_workers=2")
+    assert train_on_ray(two) == 5
+    ours, theirs = last_state(one.output), last_state(two.output)
+    for key, value in ours["state_dict"].items():
+        if key.endswith("k_proj.bias"):
+            continue  # it cancels in the softmax: its gradient is rounding alone, which AdamW makes as large as any
+        torch.testing.assert_close(
+            theirs["state_dict"][key], value, rtol=1e-5, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}"
+        )
+    assert ours["sdhubert_progress"] == theirs["sdhubert_progress"]
+    for step, row in losses(one.output).items():
+        np.testing.assert_allclose(
+            *(np.array(each, float) for each in (row[:6], losses(two.output)[step][:6])), rtol=1e-4
+        )
+    assert sorted(losses(two.output)) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_killed_worker_comes_back_and_the_run_is_the_undisturbed_one(tmp_path, speech, undisturbed):
+    run = prepare(tmp_path / "run", speech, *SLOW)
+    killed = []
+
+    def kill():
+        wait_for_step(run.output, 5)
+        for process in training_workers():
+            process.kill()
+            killed.append(find_checkpoint(run.output, "last").step)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    assert train_on_ray(run) == STEPS
+    thread.join()
+    assert killed == [5]  # off a checkpoint's step, as those of steps 10 and 14 were not there
+    assert losses(run.output) == losses(undisturbed)
+    assert sorted(losses(run.output)) == list(range(1, STEPS + 1))
+    assert_same_state(last_state(run.output), last_state(undisturbed))
+
+
+@pytest.mark.ray
+def test_a_run_lives_in_an_object_store_with_its_audio(tmp_path, speech, s3_bucket):
+    """The same numbers as on disk; the second command goes on from what the first has left there."""
+    for path in sorted(speech.iterdir()):
+        storage.put(f"{s3_bucket}/speech/{path.name}", path.read_bytes())
+    settings = [*TINY, "data.batch_size=4", "val_check_interval=2", "checkpoint.keep=1"]
+    arguments = ["--config-name", "sdhubert_tiny", "--output", f"{s3_bucket}/runs/one"]
+    arguments += [f"data.source={s3_bucket}/speech", *settings]
+    for steps in (2, 4):
+        command = [sys.executable, "jobs/train.py", *arguments, f"max_steps={steps}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert "going on from step 2 of 4" in done.stdout
+    run = prepare(tmp_path / "here", speech, *settings, "max_steps=4")
+    train_here(run, tmp_path)
+    assert losses(f"{s3_bucket}/runs/one") == losses(run.output)
+    names = storage.list_files(f"{s3_bucket}/runs/one")
+    assert [name for name in names if name.endswith(CHECKPOINT_FILE)] == [f"checkpoint_000000004/{CHECKPOINT_FILE}"]
+    assert sum(name.startswith("tensorboard/") for name in names) == 2
+    assert find_checkpoint(f"{s3_bucket}/runs/one", "best").score == find_checkpoint(run.output, "best").score
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_ray_data_reads_the_same_batches(tmp_path, speech):
+    from sdhubert_ray.training.data import CropReader, TrainingOrder
+    from sdhubert_ray.training.ingest import RayLoader
+    from sdhubert_ray.training.recordings import open_recordings
+
+    folder = f"{prepare(tmp_path / 'run', speech).output}/data"
+    recordings = open_recordings(folder, "train", tmp_path)
+    order = TrainingOrder(len(recordings), 3, Share(1, 2, 4), 8, 48)
+    reader = CropReader(recordings, 8_000, 3)
+    batches = list(RayLoader(folder, 8_000, 3, order, 2))
+    for batch, draws in zip(batches, order, strict=True):
+        expected = reader.read_batch(draws)
+        assert batch.keys() == expected.keys()
+        for key in ("samples", "num_samples", "seeds", "index"):
+            assert torch.equal(batch[key], expected[key])
+            assert batch[key].dtype == expected[key].dtype
+        assert batch["skipped"] == expected["skipped"]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_killed_driver_is_gone_on_from_by_the_same_command(tmp_path, speech, undisturbed):
+    output = tmp_path / "run"
+    arguments = ["--config-name", "sdhubert_tiny", "--output", str(output), f"data.source={speech}", *TINY, *SLOW]
+    driver = subprocess.Popen(
+        [sys.executable, "jobs/train.py", *arguments],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert wait_for_step(output, 5, lambda: driver.poll() is None) == 5
+    finally:
+        children = psutil.Process(driver.pid).children(recursive=True)
+        os.kill(driver.pid, signal.SIGKILL)
+        for process in children:  # Ray ends them, but some seconds later: they would have finished the run
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        driver.wait()
+    assert find_checkpoint(str(output), "last").step == 5
+    result = CliRunner().invoke(app, ["train", *arguments])
+    assert result.exit_code == 0, result.output
+    assert "going on from step 5 of 14" in result.output
+    assert losses(output) == losses(undisturbed)
+    assert_same_state(last_state(output), last_state(undisturbed))
+    result = CliRunner().invoke(app, ["train", *arguments])
+    assert result.exit_code == 0
+    assert "14 steps are done" in result.output
