@@ -17,8 +17,16 @@ from sdhubert_ray.config import load_config
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.manifest import cut_pieces, list_input
 from sdhubert_ray.output import committed_keys, unit_name
-from sdhubert_ray.stages import STAGES, AudioSource, CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments, load_piece
-from sdhubert_ray.tables import FAILED_STATUSES, RESULT_FIELDS, STATUSES, read_intervals, read_ragged, read_vectors
+from sdhubert_ray.stages import AudioSource, CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments, load_piece
+from sdhubert_ray.tables import (
+    FAILED_STATUSES,
+    RESULT_FIELDS,
+    STAGES,
+    STATUSES,
+    read_intervals,
+    read_ragged,
+    read_vectors,
+)
 from sdhubert_ray.weights import fetch_checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -1,4 +1,4 @@
-"""The command line: `sdhubert segment`, `manifest`, `status`, `resegment`, `show`.
+"""The command line: `sdhubert segment`, `resegment`, `cluster`, `tokenize`, `evaluate`, `benchmark` and more.
 
 Heavy imports happen inside the commands, so that `--help` and errors come at once.
 """
@@ -8,7 +8,18 @@ import sys
 
 import typer
 
-from sdhubert_ray.cli import manifest, resegment, segment, show, status
+from sdhubert_ray.cli import (
+    benchmark,
+    cluster,
+    evaluate,
+    import_quantizer,
+    manifest,
+    resegment,
+    segment,
+    show,
+    status,
+    tokenize,
+)
 from sdhubert_ray.cli.console import EXIT_UNFINISHED, EXIT_USAGE, complain, log_as
 from sdhubert_ray.errors import UserError
 
@@ -21,6 +32,11 @@ app = typer.Typer(
 )
 app.command()(segment.segment)
 app.command()(resegment.resegment)
+app.command()(cluster.cluster)
+app.command()(import_quantizer.import_quantizer)
+app.command()(tokenize.tokenize)
+app.add_typer(evaluate.evaluate, name="evaluate")
+app.add_typer(benchmark.benchmark, name="benchmark")
 app.command()(manifest.manifest)
 app.command()(status.status)
 app.command()(show.show)

@@ -23,6 +23,9 @@ def resegment(
     ] = None,
     config: Annotated[str | None, typer.Option(help="A YAML file of the same keys.")] = None,
     preset: Annotated[str | None, typer.Option(help="readme or paper: their speech and syllables options.")] = None,
+    quantizer: Annotated[
+        str | None, typer.Option(help="A quantizer for the units (default: that of the features' run, if any).")
+    ] = None,
     formats: Annotated[
         list[str] | None,
         typer.Option("--format", help="parquet (always written), files, textgrid; may be repeated."),
@@ -51,6 +54,7 @@ def resegment(
     features = open_features(source)
     flags = {
         "preset": preset,
+        "quantizer": quantizer,
         "max_failed": max_failed,
         "output.formats": formats or None,
         "output.frame_features": features.precision if formats and "files" in formats else None,

@@ -37,6 +37,9 @@ def segment(
     checkpoint: Annotated[
         str | None, typer.Option(help="A path or URI, sdhubert_base (default), or bundled (random weights).")
     ] = None,
+    quantizer: Annotated[
+        str | None, typer.Option(help="A folder or URI of `sdhubert cluster`: syllables get its units.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="readme (default) or paper.")] = None,
     formats: Annotated[
         list[str] | None,
@@ -78,6 +81,7 @@ def segment(
         address = None  # set for other work; only an --address of this command contradicts
     flags = {
         "checkpoint": checkpoint,
+        "quantizer": quantizer,
         "preset": preset,
         "device": device,
         "dtype": dtype,

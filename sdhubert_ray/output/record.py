@@ -115,6 +115,7 @@ def open_output(output: str, wanted: Mapping[str, str], overwrite: bool) -> dict
                 f"output {output} has segments but no {RUN_RECORD}; choose another output, or --overwrite it"
             )
         return None
+    check_tokenized(output, record)
     before = record["fingerprint"]
     differing = sorted(key for key in {*before, *wanted} if before.get(key) != wanted.get(key))
     if differing:
@@ -125,6 +126,16 @@ def open_output(output: str, wanted: Mapping[str, str], overwrite: bool) -> dict
             f"output {output} was made with another configuration: {listed}; choose another output, or --overwrite it"
         )
     return record
+
+
+def check_tokenized(output: str, record: Mapping[str, Any]) -> None:
+    """Raise UserError where `sdhubert tokenize` has begun to write units into an output and not ended."""
+    if "tokenizing" in record:
+        name = record["tokenizing"]["name"]
+        raise UserError(
+            f"output {output} has units in a part of its rows only: a `sdhubert tokenize` was interrupted; run "
+            f"`sdhubert tokenize {output} --quantizer {name}` first"
+        )
 
 
 def clear_output(output: str) -> None:
