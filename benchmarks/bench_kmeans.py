@@ -42,6 +42,7 @@ from sdhubert_ray.kmeans import (
     NearestCenters,
     add_up,
     choose_scales,
+    count_candidates,
     mean_variance,
     measure,
     move_centers,
@@ -50,7 +51,6 @@ from sdhubert_ray.kmeans import (
 )
 
 MIB = 1 << 20
-SEED_VECTORS_PER_CLUSTER = 8
 
 
 def fit_ours(features: np.ndarray, clusters: int, steps: int, tolerance: float) -> tuple[np.ndarray, int, float]:
@@ -59,7 +59,7 @@ def fit_ours(features: np.ndarray, clusters: int, steps: int, tolerance: float) 
     priorities = np.arange(len(features), dtype=np.uint64)
     scales = choose_scales(float(np.abs(features).max()), *features.shape)
     limit = tolerance * mean_variance(measure(features, scales), scales)
-    few = features[: SEED_VECTORS_PER_CLUSTER * clusters]
+    few = features[: count_candidates(len(features), clusters)]
     centers = few[seed_centers(few, clusters, 0)]
     seeding = time.perf_counter() - began
     done = 0

@@ -20,7 +20,7 @@ from sdhubert_ray.cli import (
     status,
     tokenize,
 )
-from sdhubert_ray.cli.console import EXIT_UNFINISHED, EXIT_USAGE, complain, log_as
+from sdhubert_ray.cli.console import EXIT_UNFINISHED, EXIT_USAGE, complain, interrupt, log_as
 from sdhubert_ray.errors import UserError
 
 app = typer.Typer(
@@ -45,8 +45,10 @@ app.command()(show.show)
 def main() -> None:
     """Run the command line; what is wrong becomes one sentence, and exit code 2, or 1 if it may pass by itself."""
     log_as("text")
-    # What Kubernetes and batch systems send ends a run as Ctrl-C does: what it holds is given back.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # What Kubernetes and batch systems send ends a run as Ctrl-C does.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as a shell's background jobs have it
+            signal.signal(number, interrupt)
     try:
         app()
     except UserError as error:

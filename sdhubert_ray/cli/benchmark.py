@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sdhubert_ray.cli.console import EXIT_FAILED_ROWS
-from sdhubert_ray.cli.segment import Address
+from sdhubert_ray.cli.options import Address
 from sdhubert_ray.errors import UserError
 
 benchmark = typer.Typer(help="From a corpus to the paper's table, in one command.", no_args_is_help=True)

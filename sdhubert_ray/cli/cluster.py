@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from sdhubert_ray.cli.console import EXIT_UNFINISHED, complain, console, log_as, logs_are_json, note
-from sdhubert_ray.cli.segment import Address, LogFormat
+from sdhubert_ray.cli.options import Address, LogFormat, choose_address
 from sdhubert_ray.errors import BusyError
 
 if TYPE_CHECKING:
@@ -52,9 +52,6 @@ def cluster(
     Run again, it goes on from its last step. The result depends on the segments, these options and the seed alone.
     """
     log_as(log_format)
-    source_of_address = context.get_parameter_source("address")
-    if engine == "local" and source_of_address is not None and source_of_address.name == "ENVIRONMENT":
-        address = None  # set for other work; only an --address of this command contradicts
     from sdhubert_ray.clustering import ClusterOptions, Workers, prepare_clustering
 
     job = prepare_clustering(
@@ -63,7 +60,7 @@ def cluster(
         ClusterOptions(n_clusters, n_units, seed, max_vectors, max_iterations, tolerance),
         Workers(workers, memory_gib, device),
         engine=engine,
-        address=address,
+        address=choose_address(context, engine, address),
         sklearn=sklearn,
         overwrite=overwrite,
     )

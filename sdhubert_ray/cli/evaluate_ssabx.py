@@ -10,8 +10,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sdhubert_ray.cli.console import EXIT_FAILED_ROWS, EXIT_UNFINISHED, complain, console, log_as, note
-from sdhubert_ray.cli.segment import Address, LogFormat
+from sdhubert_ray.cli.console import (
+    EXIT_FAILED_ROWS,
+    EXIT_UNFINISHED,
+    complain,
+    console,
+    log_as,
+    note,
+    raise_if_interrupted,
+)
+from sdhubert_ray.cli.options import Address, LogFormat, choose_address
 from sdhubert_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,9 +71,6 @@ def ssabx(
     Each distinct clip is encoded once, whole. Compared is the cosine similarity of embeddings.
     """
     log_as(log_format)
-    source_of_address = context.get_parameter_source("address")
-    if engine == "local" and source_of_address is not None and source_of_address.name == "ENVIRONMENT":
-        address = None  # set for other work; only an --address of this command contradicts
     embeddings = tuple(dict.fromkeys(embedding or ["favg"]))
     unknown = [name for name in embeddings if name not in _EMBEDDINGS]
     if unknown:
@@ -92,14 +97,18 @@ def ssabx(
     layers = tuple(dict.fromkeys(layer or [config.encoder.layer]))
     scoring = Scoring(embeddings, layers, Bootstrap(bootstrap, seed))
     columns = (TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    address = choose_address(context, engine, address)
     engine = choose_engine(found, engine, address)
     hidden = engine == "ray" or not sys.stderr.isatty()  # Ray Data draws its own bars
     with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
         task = bar.add_task("embedding", total=len(found.clips))
+
+        def advance(count: int) -> None:
+            raise_if_interrupted()
+            bar.advance(task, count)
+
         try:
-            result = evaluate_ssabx(
-                found, weights, config, scoring, engine=engine, address=address, progress=lambda n: bar.advance(task, n)
-            )
+            result = evaluate_ssabx(found, weights, config, scoring, engine=engine, address=address, progress=advance)
         except IncompleteRunError as error:
             complain(str(error))
             raise typer.Exit(EXIT_UNFINISHED) from error

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from sdhubert_ray.cli.console import EXIT_UNFINISHED, complain, console, log_as, note
-from sdhubert_ray.cli.segment import Address, LogFormat
+from sdhubert_ray.cli.options import Address, LogFormat, choose_address
 from sdhubert_ray.errors import BusyError
 
 if TYPE_CHECKING:
@@ -44,9 +44,6 @@ def tokenize(
     Without OUT the table gets the units, and sequences go to SEGMENTS/units. Interrupted, the same command goes on.
     """
     log_as(log_format)
-    source_of_address = context.get_parameter_source("address")
-    if engine == "local" and source_of_address is not None and source_of_address.name == "ENVIRONMENT":
-        address = None  # set for other work; only an --address of this command contradicts
     from sdhubert_ray.formats import SequenceOptions
     from sdhubert_ray.quantizer import Quantizer
 
@@ -64,7 +61,7 @@ def tokenize(
         target=output,
         device=device,
         engine=engine,
-        address=address,
+        address=choose_address(context, engine, address),
         overwrite=overwrite,
     )
     if job.to_do:

@@ -4,7 +4,8 @@ SEGMENTS ─ source: count ─> sampling: the vectors of the smallest priorities
          ─> fitting: k-means++, then step after step over the shards, each kept as OUT/work/state.safetensors
          ─> Ward ─> OUT/quantizer.safetensors, quantizer.json
 
-The result depends on the rows, the options and the seed alone: not on files, workers, devices or interruptions.
+The result depends on the rows, the options and the seed: not on files, workers or interruptions. Only where memory or
+disk is short, which is told, are fewer vectors taken. Of devices see `kmeans.seeding`; all other steps are exact.
 """
 
 from sdhubert_ray.clustering.options import ClusterOptions, Workers

@@ -10,10 +10,9 @@ from pathlib import Path
 from sdhubert_ray.clustering.options import ClusterOptions
 from sdhubert_ray.clustering.shards import SHARD_BYTES
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.kmeans import PAIR_BYTES
+from sdhubert_ray.kmeans import PAIR_BYTES, count_candidates
 
 _MIB, _GIB = 1 << 20, 1 << 30
-_SEED_VECTORS_PER_CLUSTER = 8
 _CENTER_BYTES = 64
 """For each number of the centers, in a step: float64 and float32 of it, and sums of a shard, a worker, all workers."""
 _STEP_BYTES = 4 * SHARD_BYTES + 128 * _MIB
@@ -60,7 +59,7 @@ def plan_memory(
     step = clusters * width * _CENTER_BYTES + _STEP_BYTES
     reduction = 0 if options.n_units == clusters else clusters**2 * PAIR_BYTES // 2 + 16 * clusters * width + 64 * _MIB
     each = 20 * width + 16 * (2 + int(math.log(clusters))) + 100
-    wanted = seed_vectors or min(num_vectors, clusters * _SEED_VECTORS_PER_CLUSTER)
+    wanted = seed_vectors or count_candidates(num_vectors, clusters)
     affordable = max(0, for_task - _STEP_BYTES) // each
     for what, takes, has in (
         ("its steps take", step, for_step),

@@ -16,7 +16,7 @@ from sdhubert_ray.kmeans.lloyd import (
     move_centers,
 )
 from sdhubert_ray.kmeans.nearest import NearestCenters, nearest_centers
-from sdhubert_ray.kmeans.seeding import seed_centers
+from sdhubert_ray.kmeans.seeding import count_candidates, seed_centers
 from sdhubert_ray.kmeans.ward import PAIR_BYTES, ward_reduce
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Scales",
     "add_up",
     "choose_scales",
+    "count_candidates",
     "mean_variance",
     "measure",
     "move_centers",

@@ -8,14 +8,25 @@ import torch
 
 Array = npt.NDArray[np.floating]
 
+_PER_CENTER, _AT_LEAST = 8, 32768
 _SAME = 1e-12
 """Squared distances below this part of the squared norms are rounding errors of zero."""
+
+
+def count_candidates(num_vectors: int, num_centers: int) -> int:
+    """Among how many vectors first centers are chosen: 8 for each center, and 32,768 where that costs little.
+
+    Choosing them among all would take as long as 2 + log K steps of k-means.
+    """
+    return min(num_vectors, max(_PER_CENTER * num_centers, _AT_LEAST))
 
 
 def seed_centers(features: Array, num_centers: int, seed: int, device: str = "cpu") -> npt.NDArray[np.int64]:
     """Choose vectors to begin with: each the best of 2 + log K, drawn with odds of their squared distance to the rest.
 
-    Distances are float64. Held at once are about 8 (D + 2 log K + 8) bytes per vector.
+    Distances and their sums are float64, in the library's order of summation: another device or number of threads draws
+    another vector only where a draw falls within a rounding error of the edge between two. Held at once are about
+    8 (D + 2 log K + 8) bytes per vector.
 
     Args:
         features: (n, D), finite.
