@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from sdhubert_ray import metrics
 from sdhubert_ray.metrics import (
     SHIFTS,
     TOLERANCE,
@@ -28,10 +27,12 @@ from sdhubert_ray.metrics import (
     match_segments,
     onset_offset_boundaries,
     purity,
+    resampling,
     score_boundaries,
     sdhubert_boundaries,
     tune_shift,
 )
+from sdhubert_ray.metrics import pairs as pairing
 
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
 # Hundredths, as annotations are: many pairs are exactly a tolerance apart, as far as float64 goes.
@@ -220,7 +221,7 @@ def test_purity_of_nothing():
 def test_weighted_purity_is_that_of_utterances_drawn_again(rows):
     labels, units, utterances = np.array(rows).T
     weights = np.array([[2, 0, 1, 1], [1, 1, 1, 1]])
-    cluster, syllable = metrics._Cells(labels, units, utterances, 4).purities(weights)
+    cluster, syllable = pairing._Cells(labels, units, utterances, 4).purities(weights)
     for drawn, *found in zip(weights, cluster, syllable, strict=True):
         pairs = [(label, unit) for label, unit, utterance in rows for _ in range(drawn[utterance])]
         if pairs:
@@ -245,8 +246,8 @@ def test_intervals_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch):
     counts = np.sort(random.integers(0, 20, (40, 3)))[:, [0, 2, 1]]
     pairs = random.integers(0, 9, (2, 300)), np.sort(random.integers(0, 40, 300))
     whole = bootstrap_boundaries(counts, 100, 0), bootstrap_purity(*pairs[0], pairs[1], 40, 100, 0)
-    monkeypatch.setattr(metrics, "_WEIGHTS_AT_ONCE", 130)
-    monkeypatch.setattr(metrics, "_CELLS_AT_ONCE", 200)
+    monkeypatch.setattr(resampling, "_WEIGHTS_AT_ONCE", 130)
+    monkeypatch.setattr(pairing, "_CELLS_AT_ONCE", 200)
     assert (bootstrap_boundaries(counts, 100, 0), bootstrap_purity(*pairs[0], pairs[1], 40, 100, 0)) == whole
     assert bootstrap_boundaries(counts, 100, 1) != whole[0]
 
