@@ -185,8 +185,10 @@ def evaluate_tables(speech: Path, out: Path) -> None:
             sdhubert("evaluate", "boundary", *tested, *tuning, "--json", result)
             results[name] = json.loads(result.read_text())
         for protocol in PROTOCOLS:
-            counts = next(iter(results.values()))["protocols"][protocol]
-            about = f"{counts['utterances']} recordings, {counts['reference']} boundaries"
+            first = next(iter(results.values()))
+            counts, missing, extra = first["protocols"][protocol], first["missing"]["count"], first["extra"]["count"]
+            about = f"{counts['utterances']} recordings joined, {missing} missing, {extra} extra; "
+            about += f"{counts['reference']} boundaries"
             print(f"\n{corpus} test, protocol `{protocol}`: {about}\n")
             print(f"| segmenter | shift | {' | '.join(FIGURES)} | segments/s |\n|{'---|' * (len(FIGURES) + 3)}")
             for name, result in results.items():

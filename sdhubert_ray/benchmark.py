@@ -1,6 +1,7 @@
 """The LibriSpeech benchmark: from a corpus and a checkpoint to the paper's table, by commands that resume."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -77,9 +78,9 @@ def list_commands(options: BenchmarkOptions) -> list[list[str]]:
     if options.triplets:
         result = ["--json", storage.join(out, "ssabx.json")]
         embeddings = ["--embedding", "favg", "--embedding", "cls"]
-        checkpoint = ["--checkpoint", options.checkpoint]
+        of_audio = [text for text in options.overrides if text.startswith(("audio.", "resources."))]
         commands.append(
-            ["evaluate", "ssabx", options.root, options.triplets, *checkpoint, *embeddings, *engine, *result]
+            ["evaluate", "ssabx", options.root, options.triplets, *of_audio, *segmentation, *embeddings, *result]
         )
     return commands
 
@@ -133,7 +134,11 @@ def _list_train(root: str, train: str) -> list[str]:
 def _list_part(path: str | None, references: str) -> list[str]:
     if path is not None:
         return _read_list(path)
-    return sorted({reference.file_name for reference in load_references(references)})
+    paths = sorted({reference.file_name for reference in load_references(references)})
+    bare = next((path for path in paths if not PurePosixPath(path).suffix), None)
+    if bare is not None:
+        raise UserError(f"{references} names {bare} without its ending; list its recordings by relative paths instead")
+    return paths
 
 
 def _read_list(uri: str) -> list[str]:
@@ -146,9 +151,9 @@ def _read_list(uri: str) -> list[str]:
     paths = [line.strip() for line in lines if line.strip()]
     if not paths:
         raise UserError(f"list {uri} is empty; it has to hold one relative path per line")
-    repeated = {path for path in paths if paths.count(path) > 1} if len({*paths}) < len(paths) else set()
-    if repeated:
-        raise UserError(f"list {uri} names {min(repeated)} more than once; leave out one")
+    path, times = Counter(paths).most_common(1)[0]
+    if times > 1:
+        raise UserError(f"list {uri} names {path} more than once; leave out one")
     return paths
 
 

@@ -166,6 +166,7 @@ def plan_job(
             "features": origin.features,
             "config": asdict(config),
             "checkpoint": origin.weights,
+            "quantizer": None if origin.quantizer is None else origin.quantizer.identity(),
             "fingerprint": wanted,
             "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         }

@@ -18,11 +18,13 @@ from sdhubert_ray.stages import (
     AssignUnits,
     CutSyllables,
     DecodeAudio,
-    EncodeSpeech,
+    EmbedPacked,
+    EncodePacked,
     ReadFeatures,
     ReadUnits,
     SegmentUnits,
     WriteSegments,
+    pack_rows,
 )
 
 _GIB = 1 << 30
@@ -103,8 +105,8 @@ def chain_stages(
     resources = config.resources
     rows = on_cpus(read_units(units), ReadUnits(output), resources.decode)
     pieces = on_cpus(rows, DecodeAudio(config.audio, config.windows, attempts), resources.decode)
-    encoded = pieces.map_batches(
-        EncodeSpeech,
+    encoded = on_cpus(pieces, pack_rows, resources.decode).map_batches(
+        EncodePacked,
         fn_constructor_kwargs={
             "checkpoint": lambda: ray.get(shared),
             "windows": config.windows,
@@ -114,7 +116,7 @@ def chain_stages(
             "batch_seconds": resources.batch_seconds,
             "attempts": attempts,
         },
-        batch_size=None,
+        batch_size=1,
         batch_format="pyarrow",
         compute=encoders,
         num_cpus=resources.encode.cpus,
@@ -154,7 +156,7 @@ def build_resegment_pipeline(
     return on_cpus(on_cpus(rows, cut, taken), WriteSegments(output, config.output.compression), taken)
 
 
-def build_units_pipeline(
+def build_tokenize_pipeline(
     names: Sequence[str], quantizer: Quantizer, device: str, output: str, compression: str, parts: str | None
 ) -> ray.data.Dataset:
     """Give units to the rows of an output, file by file: in CPU tasks, or in actors that hold a GPU each.
@@ -178,12 +180,40 @@ def build_units_pipeline(
     return files.map_batches(
         AssignUnits,
         fn_constructor_args=arguments,
-        batch_size=None,
+        batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(min_size=1, max_size=most),
         num_cpus=1,
         num_gpus=1,
         memory=int(min(_UNITS_GIB * _GIB, largest_node("memory") / 4)),
+    )
+
+
+def build_embed_pipeline(
+    units: Sequence[pa.Table], checkpoint: Checkpoint, config: JobConfig, layers: Sequence[int]
+) -> ray.data.Dataset:
+    """Embed clips, unit by unit, in a pool of encoders.
+
+    Args:
+        units: manifests of clips.
+        checkpoint: sent once to the object store.
+        config: of the job, `device` being cpu or cuda.
+        layers: to read.
+
+    Returns:
+        the lazy dataset of what `EmbedClips` gives.
+    """
+    workers, memory = plan_encoders(config, len(units))
+    shared = ray.put(checkpoint)
+    return ray.data.from_arrow([pack_rows(unit) for unit in units]).map_batches(
+        EmbedPacked,
+        fn_constructor_args=[lambda: ray.get(shared), config, layers, config.device, RemoteAttempts()],
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=workers,
+        num_cpus=config.resources.encode.cpus,
+        num_gpus=config.resources.encode.gpus if config.device == "cuda" else None,
+        memory=memory,
     )
 
 

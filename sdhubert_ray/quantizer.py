@@ -117,6 +117,10 @@ class Quantizer:
             raise UserError(f"features cannot be quantized: {error}") from error
         return labels if self.reducer is None else self.reducer[labels]
 
+    def identity(self) -> dict[str, object]:
+        """What the run record of a table with its units tells of it."""
+        return {"sha256": self.sha256, "n_units": self.num_units}
+
     def full_card(self) -> dict[str, object]:
         """The card with sizes and digest, as `save` writes it."""
         own = {

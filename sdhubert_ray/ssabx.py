@@ -270,31 +270,18 @@ def _embed_here(
 def _embed_on_ray(
     units: Sequence[pa.Table], checkpoint: "Checkpoint", config: JobConfig, layers: Sequence[int], address: str | None
 ) -> Iterator[pa.Table]:
-    import ray
-    import ray.data
     from ray.exceptions import RayError
 
     from sdhubert_ray.checkpoint import load_model
     from sdhubert_ray.connect import cluster_device, connected, explain
-    from sdhubert_ray.pipeline import RemoteAttempts, plan_encoders
+    from sdhubert_ray.pipeline import build_embed_pipeline
     from sdhubert_ray.session import IncompleteRunError
 
     last = EncoderOptions(max(layers), max(layers))
     load_model(checkpoint, last, "float32", "cpu")  # what is wrong with it is told here, not by a worker
     with connected(address):
         config = replace(config, device=cluster_device(config.device))
-        workers, memory = plan_encoders(config, len(units))
-        shared = ray.put(checkpoint)
-        embedded = ray.data.from_arrow(list(units)).map_batches(
-            EmbedClips,
-            fn_constructor_args=[lambda: ray.get(shared), config, layers, config.device, RemoteAttempts()],
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=workers,
-            num_cpus=config.resources.encode.cpus,
-            num_gpus=config.resources.encode.gpus if config.device == "cuda" else None,
-            memory=memory,
-        )
+        embedded = build_embed_pipeline(units, checkpoint, config, layers)
         try:
             yield from embedded.iter_batches(batch_size=None, batch_format="pyarrow")
         except RayError as error:

@@ -254,12 +254,15 @@ def _read_finished(segments: str) -> Mapping[str, Any]:
         raise UserError(f"{segments} was made by another version of sdhubert_ray; make it again")
     plans = list_plans(segments)
     rows = {plan.number: plan.unit_rows for plan in plans}
-    left = sum(rows[plan][unit] for plan, unit in pending_units(plans, list_commits(segments)))
+    commits = list_commits(segments)
+    left = sum(rows[plan][unit] for plan, unit in pending_units(plans, commits))
     if left or record.get("state") != "finished":
         raise UserError(
             f"the run in {segments} has not finished ({left} rows are left); finish it first, by the command that "
             "began it"
         )
+    if not commits:
+        raise UserError(f"{segments} has no rows to give units to; run `sdhubert segment` into it first")
     return record
 
 
@@ -327,8 +330,8 @@ def _check_target(target: str, segments: str, sha256: str, overwrite: bool) -> b
 
 
 def _remove_earlier(job: TokenizeJob) -> None:
-    """Remove the sequences of other units, and what an interrupted run has left."""
-    if job.target is not None:
+    """Remove the sequences of other units, and what an interrupted run has left that is not needed."""
+    if job.target is not None and not job.to_do:
         storage.remove(_parts_folder(job))
     if job.replaces:
         names = SINGLE_FILES if job.target is not None else (_SEQUENCES,)
@@ -349,7 +352,7 @@ def _end(job: TokenizeJob) -> None:
     record = {key: value for key, value in job.record.items() if key != "tokenizing"}
     config = {**job.record["config"], "quantizer": job.name}
     marks = {**job.record["fingerprint"], **fingerprint({"quantizer": {"sha256": job.sha256}})}
-    _write_record(job, {**record, "config": config, "fingerprint": marks})
+    _write_record(job, {**record, "config": config, "quantizer": job.quantizer.identity(), "fingerprint": marks})
 
 
 def _write_record(job: TokenizeJob, record: Mapping[str, object]) -> None:
@@ -366,13 +369,13 @@ def _assign_on_ray(job: TokenizeJob, parts: str | None, count: Count) -> None:
     from ray.exceptions import RayError
 
     from sdhubert_ray.connect import explain
-    from sdhubert_ray.pipeline import build_units_pipeline
+    from sdhubert_ray.pipeline import build_tokenize_pipeline
     from sdhubert_ray.watch import StallWatch
 
     left = dict.fromkeys(commit.name for commit in job.commits)
     try:
         while left:
-            files = build_units_pipeline([*left], job.quantizer, job.device, job.segments, job.compression, parts)
+            files = build_tokenize_pipeline([*left], job.quantizer, job.device, job.segments, job.compression, parts)
             with StallWatch() as watch:
                 for report in files.iter_batches(batch_size=None, batch_format="pyarrow"):
                     watch.moved()

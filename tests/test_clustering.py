@@ -17,18 +17,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from outputs import write_output
 from segments import FINGERPRINT, clustered, make_table, merge_all, write_segments
+from sklearn.cluster import KMeans, MiniBatchKMeans
 
 from sdhubert_ray.clustering import (
     Clustered,
     ClusterJob,
     ClusterOptions,
     Workers,
+    memory,
     planning,
     prepare_clustering,
     run_clustering,
+    running,
     sampling,
     shards,
 )
+from sdhubert_ray.clustering.fitting import Centers, fit, sample_scales
 from sdhubert_ray.clustering.memory import available_here, plan_memory
 from sdhubert_ray.clustering.sampling import (
     SampleLots,
@@ -41,10 +45,11 @@ from sdhubert_ray.clustering.sampling import (
 from sdhubert_ray.clustering.shards import ALL, Sample, read_shard, read_smallest
 from sdhubert_ray.clustering.source import open_source
 from sdhubert_ray.errors import BusyError, UserError
-from sdhubert_ray.kmeans import nearest_centers
-from sdhubert_ray.output import Lease, list_commits
+from sdhubert_ray.kmeans import LloydSums, Moments, NearestCenters, add_up, measure, nearest_centers, seed_centers
+from sdhubert_ray.output import Lease, list_commits, read_run, write_run
 from sdhubert_ray.quantizer import Quantizer
 from sdhubert_ray.session import IncompleteRunError
+from sdhubert_ray.tokenizing import prepare_tokenizing, run_tokenizing
 
 SDHUBERT = str(Path(sys.executable).parent / "sdhubert")
 SMALL = ClusterOptions(n_clusters=24, n_units=8, max_vectors=1500)
@@ -218,6 +223,44 @@ def test_a_quantizer_comes_of_it(segments: str, tmp_path: Path) -> None:
     assert np.array_equal(reducer[km.predict(features)], quantizer.predict(features))
 
 
+class HeldTeam:
+    """This process, with a sample in memory. Methods as `fitting.Team`."""
+
+    def __init__(self, features: np.ndarray, options: ClusterOptions) -> None:
+        count, width = features.shape
+        self.sample = Sample((), ALL, count, width, "float32", float(np.abs(features).max()))
+        self._features = features
+        self._options = options
+
+    def choose_seeds(self) -> Centers:
+        return self._features[seed_centers(self._features, self._options.n_clusters, self._options.seed)]
+
+    def measure(self) -> Moments:
+        return measure(self._features, sample_scales(self.sample))
+
+    def step(self, centers: Centers) -> LloydSums:
+        sums = LloydSums.zero(*centers.shape)
+        priorities = np.arange(len(self._features), dtype=np.uint64)
+        add_up(self._features, priorities, NearestCenters(centers), sample_scales(self.sample), sums)
+        return sums
+
+
+def test_inertia_is_that_of_scikit_learn() -> None:
+    features = clustered(8000, 32, 150, noise=0.8)
+    inertias = []
+    for seed in range(3):
+        team = HeldTeam(features, ClusterOptions(100, 100, seed))
+        state = fit(team, team.sample, ClusterOptions(100, 100, seed), None, lambda _: None)
+        assert state.ended == "converged"
+        full = KMeans(100, n_init=1, random_state=seed, max_iter=100).fit(features)
+        small = MiniBatchKMeans(100, n_init=1, random_state=seed).fit(features)
+        theirs = small.cluster_centers_[nearest_centers(features, small.cluster_centers_)]
+        inertias.append((state.inertia, full.inertia_, np.square(features.astype(np.float64) - theirs).sum()))
+    ours, full_batch, mini_batch = np.mean(inertias, axis=0)
+    assert ours == pytest.approx(full_batch, rel=0.01)
+    assert ours < mini_batch
+
+
 def test_run_again_it_is_done_already_and_writes_the_pair_that_is_asked_for_late(segments: str, tmp_path: Path) -> None:
     cluster(segments, tmp_path / "out")
     before = (tmp_path / "out/quantizer.json").read_bytes()
@@ -226,6 +269,20 @@ def test_run_again_it_is_done_already_and_writes_the_pair_that_is_asked_for_late
     run_clustering(job, lambda *_: None)
     assert (tmp_path / "out/quantizer.json").read_bytes() == before
     assert (tmp_path / "out/km_24.pt").exists()
+
+
+def test_units_in_the_table_leave_it_finished(segments: str, tmp_path: Path) -> None:
+    record = read_run(segments)
+    assert record is not None
+    write_run(segments, {**record, "state": "finished", "config": {"output": {"compression": "zstd"}}})
+    cluster(segments, tmp_path / "out")
+    before, sizes = open_source(segments), [commit.size for commit in list_commits(segments)]
+    name = str(tmp_path / "out")
+    tokenizing = prepare_tokenizing(segments, Quantizer.load(name), name, device="cpu", engine="local")
+    run_tokenizing(tokenizing, lambda _: None)
+    assert [commit.size for commit in list_commits(segments)] != sizes
+    assert open_source(segments).fingerprint != before.fingerprint
+    assert prepare(segments, tmp_path / "out").finished
 
 
 def test_neither_files_nor_memory_nor_threads_change_a_bit(
@@ -268,6 +325,33 @@ def test_any_number_of_workers_one_of_them_killed_gives_the_bits_of_this_process
         assert same(tmp_path / "local", output)
     with pytest.raises(UserError, match="--workers is 5, but the cluster has CPUs for 4"):
         cluster(segments, tmp_path / "ray5", options, engine="ray", count=5)
+    with pytest.raises(UserError, match=r"--memory-gib is 9999, but 2 workers can have \d+\.\d\d GiB each at most"):
+        cluster(segments, tmp_path / "ray5", options, engine="ray", count=2, memory_gib=9999)
+
+
+def test_workers_are_laid_out_where_there_are_cpus_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sdhubert_ray.clustering import remote
+
+    gib = 1 << 30
+    kinds = [(0, 900), (16, 64), (16, 10), (4, 200)]  # a head without CPUs; much memory, but few CPUs
+    nodes = [{"Alive": True, "Resources": {"CPU": cpus, "memory": size * gib}} for cpus, size in kinds]
+    monkeypatch.setattr(remote.ray, "nodes", lambda: nodes)
+
+    def lay_out(count: int | None, memory_gib: float | None = None) -> tuple[int, int, float]:
+        layout = remote.lay_out(Workers(count, memory_gib), "cpu")
+        return layout.count, layout.cpus, round(layout.memory / gib, 1)
+
+    assert lay_out(None) == (3, 8, 8.0)
+    assert lay_out(1) == (1, 16, 51.2)
+    assert lay_out(2) == (2, 16, 8.0)
+    assert lay_out(1, 50) == (1, 16, 50)
+    with pytest.raises(UserError, match=r"--memory-gib is 50, but 2 workers can have 8\.00 GiB each at most"):
+        lay_out(2, 50)
+    monkeypatch.setattr(remote, "cluster_device", lambda _: "cpu")
+    engine, wide = remote.RayEngine(Workers(2), "work"), ClusterOptions(n_clusters=65_536, n_units=4096)
+    assert engine.plan(wide, 2**24, 64, None, seeded=False).reduce_bytes > 30 * gib
+    with pytest.raises(UserError, match=r"Ward's reduction takes \d+\.\d+ GiB of memory, but 51\.20 GiB can be had"):
+        engine.plan(ClusterOptions(n_clusters=2 * 65_536), 2**24, 64, None, seeded=False)
 
 
 @pytest.mark.ray
@@ -329,6 +413,55 @@ def test_it_goes_on_from_wherever_it_was(moment: tuple[str, int], segments: str,
     assert not (tmp_path / "out/work").exists()
 
 
+@pytest.mark.parametrize("removals", range(7))
+def test_an_overwriting_that_is_interrupted_leaves_nothing_to_be_mistaken(
+    removals: int, segments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(phase: str, done: int, *_: object) -> None:
+        if (phase, done) == ("k-means", 2):
+            raise _StopError
+
+    with pytest.raises(_StopError):
+        run_clustering(prepare(segments, tmp_path / "out"), stop)
+    left, remove = [removals], running.storage.remove
+
+    def remove_some(uri: str) -> None:
+        if not left[0]:
+            raise _StopError
+        left[0] -= 1
+        remove(uri)
+
+    other = ClusterOptions(n_clusters=24, n_units=8, max_vectors=1500, seed=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(running.storage, "remove", remove_some)
+        with pytest.raises(_StopError):
+            cluster(segments, tmp_path / "out", other, overwrite=True)
+    begun = (tmp_path / "out/work/settings.json").exists()
+    if begun:
+        with pytest.raises(UserError, match="seed is 0 there, 1 now"):
+            prepare(segments, tmp_path / "out", other)
+    cluster(segments, tmp_path / "out", other, overwrite=begun)
+    cluster(segments, tmp_path / "new", other)
+    assert same(tmp_path / "out", tmp_path / "new")
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_what_another_run_has_begun_since_the_planning_is_refused(
+    finished: bool, segments: str, tmp_path: Path
+) -> None:
+    def stop(*_: object) -> None:
+        if not finished:
+            raise _StopError
+
+    other = prepare(segments, tmp_path / "out", ClusterOptions(n_clusters=24, n_units=8, max_vectors=1500, seed=1))
+    try:
+        run_clustering(prepare(segments, tmp_path / "out"), stop)
+    except _StopError:
+        assert not finished
+    with pytest.raises(UserError, match="seed is 0 there, 1 now"):
+        run_clustering(other, lambda *_: None)
+
+
 def start(source: str, output: Path, *arguments: str) -> "subprocess.Popen[str]":
     command = [SDHUBERT, "cluster", source, str(output), *arguments, "--engine", "local", "--device", "cpu"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -381,7 +514,9 @@ from pathlib import Path
 import torch, sklearn.cluster, safetensors.numpy, pyarrow.parquet
 from sdhubert_ray.clustering import ClusterOptions, Workers, memory, prepare_clustering, run_clustering, shards
 
-source, output, mib, data_bytes = *sys.argv[1:3], *map(int, sys.argv[3:])
+source, output, mib, data_bytes = *sys.argv[1:3], *map(int, sys.argv[3:5])
+if sys.argv[5] == "many":  # as with a cluster for every eight vectors
+    memory.count_candidates = lambda num_vectors, _: num_vectors
 shards.SHARD_BYTES, memory._STEP_BYTES = 4 << 20, 64 << 20
 threading.stack_size(1 << 20)
 torch.ones(300, 300) @ torch.ones(300, 300)
@@ -398,16 +533,20 @@ print("done")
 """
 
 
-def test_data_larger_than_memory_are_clustered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seeds", ["few", "many"])
+def test_data_larger_than_memory_are_clustered(seeds: str, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     features = generator.standard_normal((700_000, 128), np.float32)  # 358 MB
     features += 2 * generator.standard_normal((50, 128), np.float32)[np.arange(700_000) % 50]
     source = write_segments(str(tmp_path / "segments"), features, rows=400, unit_rows=8)
-    command = [sys.executable, "-c", LIMITED, source, str(tmp_path / "out"), "280", str(features.nbytes)]
+    command = [sys.executable, "-c", LIMITED, source, str(tmp_path / "out"), "280", str(features.nbytes), seeds]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "ARROW_IO_THREADS": "2"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.stdout.splitlines() == ["all of it at once is too much", "done"], done.stderr
-    assert Quantizer.load(str(tmp_path / "out")).card["num_vectors"] == 700_000
+    card = Quantizer.load(str(tmp_path / "out")).card
+    assert card["num_vectors"] == 700_000
+    if seeds == "many":
+        assert 10_000 < card["seed_vectors"] < 700_000  # as many as memory allows
 
 
 def test_memory_is_divided_or_refused() -> None:
@@ -427,6 +566,29 @@ def test_memory_is_divided_or_refused() -> None:
         plan_memory(ClusterOptions(), 4 << 20, 64, gib // 4, 16 * gib)
     assert plan_memory(ClusterOptions(n_units=16384), 4 << 20, 64, gib, gib).reduce_bytes == 0
     assert 0 < available_here() < 1 << 50
+
+
+@pytest.mark.parametrize("moment", [("sample", 1), ("k-means", 0), ("k-means", 3)])
+def test_what_has_begun_with_more_memory_keeps_its_seed_vectors(
+    moment: tuple[str, int], segments: str, tmp_path: Path
+) -> None:
+    cluster(segments, tmp_path / "whole")
+    little = (memory._STEP_BYTES + 100_000) / (1 << 30)
+    assert any("are chosen from" in note for note in cluster(segments, tmp_path / "little", memory_gib=little).notes)
+
+    def stop(phase: str, done: int, *_: object) -> None:
+        if (phase, done) == moment:
+            raise _StopError
+
+    with pytest.raises(_StopError):
+        run_clustering(prepare(segments, tmp_path / "out"), stop)
+    if moment[0] == "sample":
+        with pytest.raises(IncompleteRunError, match=r"choosing the first centers takes 0\.\d+ GiB of memory, but 0\."):
+            cluster(segments, tmp_path / "out", memory_gib=little)
+        return
+    assert cluster(segments, tmp_path / "out", memory_gib=little).notes == []
+    assert same(tmp_path / "out", tmp_path / "whole")
+    assert Quantizer.load(str(tmp_path / "out")).card["seed_vectors"] == 1500
 
 
 def test_too_little_memory_is_told_before_anything_is_written(segments: str, tmp_path: Path) -> None:
@@ -512,6 +674,22 @@ def test_outputs_that_are_something_else_are_refused(segments: str, tmp_path: Pa
         prepare_clustering(segments, str(tmp_path / "out"), SMALL, Workers(2), engine="local")
     with pytest.raises(UserError, match="engine is 'dask'"):
         prepare_clustering(segments, str(tmp_path / "out"), SMALL, Workers(), engine="dask")
+
+
+def test_a_large_table_goes_to_ray_even_for_a_small_sample(
+    segments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = ClusterOptions(n_clusters=24, n_units=8, max_vectors=24)
+    total = sum(commit.size for commit in list_commits(segments))
+    for limit, engine in ((total, "ray"), (total + 1, "local")):
+        monkeypatch.setattr(planning, "ON_RAY_BYTES", limit)
+        assert prepare(segments, tmp_path / "out", few).engine == engine
+
+
+def test_an_imported_quantizer_is_not_written_over(segments: str, tmp_path: Path) -> None:
+    Quantizer(np.ones((3, 16), np.float32), None, {"source": {"km": "km.pt"}}).save(str(tmp_path / "out"))
+    with pytest.raises(UserError, match=r"out holds another quantizer \(imported\); choose another output"):
+        prepare(segments, tmp_path / "out")
 
 
 @pytest.mark.parametrize("finished", [False, True])

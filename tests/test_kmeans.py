@@ -1,11 +1,13 @@
-"""k-means: exact labels against an oracle, sums that add up in any order, scikit-learn's results."""
+"""k-means: exact labels against an oracle, sums that add up in any order, Ward's reduction by its definition."""
+
+import threading
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.cluster import AgglomerativeClustering, KMeans, MiniBatchKMeans
+from sklearn.cluster import KMeans
 
 from sdhubert_ray.kmeans import (
     LloydSums,
@@ -63,21 +65,6 @@ def sum_all(
     return total
 
 
-def fit(features: np.ndarray, num_centers: int, tolerance: float = 1e-4, max_iterations: int = 100) -> np.ndarray:
-    """Centers of k-means, all in one process."""
-    priorities = np.arange(len(features), dtype=np.uint64)
-    scales = choose_scales(float(np.abs(features).max()), *features.shape)
-    limit = tolerance * mean_variance(measure(features, scales), scales)
-    centers = features[seed_centers(features, num_centers, seed=0)].astype(np.float32)
-    for _ in range(max_iterations):
-        sums = sum_all(features, priorities, centers, scales, [np.arange(len(features))])
-        before = centers
-        centers, _ = move_centers(sums, before, scales)
-        if np.square(centers.astype(np.float64) - before).sum() <= limit:
-            break
-    return centers
-
-
 def inertia(features: np.ndarray, centers: np.ndarray) -> float:
     return float(np.square(features.astype(np.float64) - centers[nearest_centers(features, centers)]).sum())
 
@@ -128,6 +115,41 @@ def test_labels_depend_on_no_batch_and_no_threads() -> None:
         assert np.array_equal(nearest_centers(features, centers), labels)
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_thread_for_each_chunk_uses_itself_alone() -> None:
+    features, before, seen = clustered(20_000, 24, 60), torch.get_num_threads(), set()
+
+    def look(*_: object) -> None:
+        seen.add((threading.current_thread() is threading.main_thread(), torch.get_num_threads()))
+
+    torch.set_num_threads(3)
+    try:
+        NearestCenters(features[:600]).search(features, look)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {(False, 1)}
+
+
+def test_a_thread_that_cannot_be_started_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, before, started, start = clustered(20_000, 24, 60), torch.get_num_threads(), [], threading.Thread.start
+
+    def start_two(thread: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_two)
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            nearest_centers(features, features[:600])
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert not any(thread.is_alive() for thread in started)
 
 
 def test_short_products_that_others_have_allowed_change_nothing() -> None:
@@ -270,15 +292,6 @@ def test_seeds_are_of_the_seed_and_spread() -> None:
     assert sorted(seed_centers(features[:4], 4, seed=0)) == [0, 1, 2, 3]
 
 
-def test_inertia_is_that_of_scikit_learn() -> None:
-    features = clustered(8000, 32, 150, noise=0.8)
-    ours = inertia(features, fit(features, 100))
-    full = KMeans(100, n_init=1, random_state=0, max_iter=100).fit(features)
-    small = MiniBatchKMeans(100, n_init=1, random_state=0).fit(features)
-    assert ours < 1.01 * inertia(features, full.cluster_centers_.astype(np.float32))
-    assert ours < inertia(features, small.cluster_centers_.astype(np.float32))
-
-
 def test_from_the_same_centers_it_goes_where_scikit_learn_goes() -> None:
     features = clustered(2000, 10, 30).astype(np.float64)
     start = features[:20]
@@ -291,12 +304,30 @@ def test_from_the_same_centers_it_goes_where_scikit_learn_goes() -> None:
     assert np.allclose(centers, theirs.cluster_centers_, atol=1e-5)
 
 
-@pytest.mark.parametrize("num_units", [1, 2, 17, 59, 60])
-def test_ward_makes_the_partition_of_scikit_learn(num_units: int) -> None:
-    centers = clustered(60, 7, 9)
+def merge_by_definition(centers: np.ndarray, num_units: int) -> set[frozenset[int]]:
+    """Groups of centers, merged where that adds least to the squared distances to the groups' means."""
+    groups = [[center] for center in range(len(centers))]
+
+    def spread(group: list[int]) -> float:
+        members = centers[group].astype(np.float64)
+        return float(np.square(members - members.mean(axis=0)).sum())
+
+    while len(groups) > num_units:
+        pairs = [(one, two) for two in range(len(groups)) for one in range(two)]
+        spreads = [spread(group) for group in groups]
+        added = [spread(groups[one] + groups[two]) - spreads[one] - spreads[two] for one, two in pairs]
+        one, two = pairs[int(np.argmin(added))]
+        groups[one] += groups.pop(two)
+    return {frozenset(group) for group in groups}
+
+
+@pytest.mark.parametrize("num_units", [1, 2, 9, 29, 30])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_ward_merges_by_the_definition(num_units: int, seed: int) -> None:
+    centers = clustered(30, 7, 6, seed=seed)
     reducer = ward_reduce(centers, num_units)
-    theirs = AgglomerativeClustering(num_units, linkage="ward").fit_predict(centers.astype(np.float64))
-    assert len({*zip(reducer.tolist(), theirs.tolist(), strict=True)}) == num_units == len({*reducer.tolist()})
+    units = {frozenset(np.flatnonzero(reducer == unit).tolist()) for unit in range(num_units)}
+    assert units == merge_by_definition(centers, num_units)
     first = [int(np.flatnonzero(reducer == unit)[0]) for unit in range(num_units)]
     assert first == sorted(first)
     assert reducer.dtype == np.int32

@@ -461,6 +461,20 @@ def marked(output: Path) -> int:
     return sum(QUANTIZER_MARK in (schema.metadata or {}) for schema in schemas)
 
 
+def interrupted(output: Path, quantizer: str, files: int, target: str | None = None) -> None:
+    """Ctrl-C when some files are done."""
+    job = prepare_tokenizing(str(output), Quantizer.load(quantizer), quantizer, target=target)
+    done = 0
+
+    def interrupt(rows: int) -> None:
+        nonlocal done
+        done += 1
+        if done == files:
+            raise KeyboardInterrupt
+
+    run_tokenizing(job, interrupt)
+
+
 def test_killed_half_way_and_gone_on(
     golden: Path, segment: Callable[..., Summary], quantizers: dict[str, str], tmp_path: Path
 ) -> None:
@@ -498,6 +512,49 @@ def test_killed_half_way_and_gone_on(
     assert not list(output.rglob("lease.json"))
     lines = (output / "units/units.txt").read_text().splitlines()
     assert [line.split("\t")[0] for line in lines] == [f"{number:03d}.flac" for number in range(60)]
+
+
+def test_results_half_way_to_their_units_are_not_read(
+    golden: Path, segment: Callable[..., Summary], quantizers: dict[str, str], tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    segment(golden / "audio", output, ["resources.unit_rows=1", "output.rows_per_file=1"])
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(output, quantizers["one"], files=2)
+    assert marked(output) == 2
+    with pytest.raises(UserError, match=f"run `sdhubert tokenize {output} --quantizer {quantizers['one']}` first"):
+        next(read_segments(str(output)))
+    assert tokenize(output, quantizers["one"]).files_done_before == 2
+    assert len(list(read_segments(str(output)))) == 5
+
+
+def test_sequences_go_on_where_they_were_interrupted(
+    golden: Path, segment: Callable[..., Summary], quantizers: dict[str, str], tmp_path: Path
+) -> None:
+    """Files that have changed since, or have units of another quantizer, are done again."""
+    output, made = tmp_path / "out", tmp_path / "made"
+    segment(golden / "audio", output, ["resources.unit_rows=1", "output.rows_per_file=1"])
+    before = content(output)
+    expected = {}
+    for name in ("one", "other"):
+        tokenize(output, quantizers[name], "txt", target=str(tmp_path / name))
+        expected[name] = (tmp_path / name / "units.txt").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(output, quantizers["one"], files=3, target=str(made))
+    assert len(list((made / "parts").iterdir())) == 3
+    done = tokenize(output, quantizers["other"], "txt", target=str(made))
+    assert (done.files_done_before, done.rows_done) == (0, 5)
+    assert (made / "units.txt").read_bytes() == expected["other"]
+    shutil.rmtree(made)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(output, quantizers["one"], files=3, target=str(made))
+    changed = min((output / "segments").iterdir())
+    pq.write_table(pq.read_table(changed), changed, compression="none")
+    done = tokenize(output, quantizers["one"], "txt", target=str(made))
+    assert (done.files_done_before, done.rows_done) == (2, 3)
+    assert (made / "units.txt").read_bytes() == expected["one"]
+    assert sorted(content(made)) == ["units.json", "units.txt"]
+    assert {name for name, data in content(output).items() if data != before[name]} == {f"segments/{changed.name}"}
 
 
 def test_a_run_that_has_not_finished_is_refused(
@@ -609,6 +666,14 @@ def test_refused(
 def test_no_run_is_refused(made: Path, quantizers: dict[str, str]) -> None:
     with pytest.raises(UserError, match=f"{made} holds no run; name an output folder of `sdhubert segment`"):
         tokenize(made, quantizers["one"])
+
+
+def test_a_run_without_rows_is_refused(made: Path, quantizers: dict[str, str], tmp_path: Path) -> None:
+    shutil.copytree(made / "out", tmp_path / "out")
+    for name in ("manifest", "segments"):
+        shutil.rmtree(tmp_path / "out" / name)
+    with pytest.raises(UserError, match=f"{tmp_path}/out has no rows to give units to; run `sdhubert segment`"):
+        tokenize(tmp_path / "out", quantizers["one"])
 
 
 @pytest.mark.parametrize(

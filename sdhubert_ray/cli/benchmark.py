@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sdhubert_ray.cli.console import EXIT_FAILED_ROWS
-from sdhubert_ray.cli.options import Address
+from sdhubert_ray.cli.options import Address, choose_address
 from sdhubert_ray.errors import UserError
 
 benchmark = typer.Typer(help="From a corpus to the paper's table, in one command.", no_args_is_help=True)
@@ -20,6 +20,7 @@ def _group() -> None:
 
 @benchmark.command()
 def librispeech(
+    context: typer.Context,
     root: Annotated[str, typer.Argument(metavar="ROOT", help="LibriSpeech: a folder or URI with train-clean-100 ...")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Of the segmentation: syllables.syl_dur=0.2")
@@ -71,7 +72,7 @@ def librispeech(
         n_clusters=n_clusters,
         n_units=n_units,
         engine=engine,
-        address=address,
+        address=choose_address(context, engine, address),
     )
     counts = write_lists(options)
     print(f"{', '.join(f'{count} {part}' for part, count in counts.items())} recordings; results in {options.output}")

@@ -38,7 +38,7 @@ def cluster(
         float | None, typer.Option(help="Memory of a worker, GiB (default: what is free, or its node's share).")
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="local (this process), ray, or auto: ray from 4 GiB of features.")
+        str, typer.Option(help="local (this process), ray, or auto: ray from 4 GiB, of the table or the sample.")
     ] = "auto",
     address: Address = None,
     sklearn: Annotated[

@@ -85,7 +85,7 @@ def boundary(
         chosen = _tune(wanted, references, tune, tune_segments or segments, missing, tier)
     joined = join(wanted, segments, options)
     drawn = Bootstrap(bootstrap, seed)
-    report, rate = evaluate_boundary(joined, chosen.seconds, drawn), measure_rate(joined)
+    report, rate = evaluate_boundary(joined, chosen.seconds, drawn), measure_rate(joined, _units_there(segments)[0])
     _print_join(joined, missing)
     console.print(tables.boundary_table(report, chosen), soft_wrap=True)
     console.print(tables.rate_table(rate), soft_wrap=True)
@@ -127,7 +127,7 @@ def purity(
     drawn = Bootstrap(bootstrap, seed)
     if quantizer is None:
         joined = join(wanted, segments, options)
-        num_units, identity = None, None
+        num_units, identity = _units_there(segments)
     else:
         from sdhubert_ray.quantizer import Quantizer
 
@@ -167,6 +167,14 @@ def _tune(
     if joined.missing:
         note(f"note: {len(joined.missing)} of {len(validation)} recordings of {tune} are missing ({missing})")
     return tune_on(joined, tune)
+
+
+def _units_there(segments: str) -> tuple[int | None, str | None]:
+    """How many units there are to the quantizer of a table, and its digest, if the run record tells."""
+    from sdhubert_ray.output import read_run
+
+    quantizer = (read_run(segments) or {}).get("quantizer") or {}
+    return quantizer.get("n_units"), quantizer.get("sha256")
 
 
 def _print_join(joined: "Joined", missing: str) -> None:

@@ -19,8 +19,10 @@ from sdhubert_ray.kmeans import ward_reduce
 class Engine(Protocol):
     """Does the phases of a clustering."""
 
-    def plan(self, options: ClusterOptions, num_vectors: int, width: int, seed_vectors: int | None) -> Budget:
-        """Divide memory. Raises UserError where it is too little, or there is no such device."""
+    def plan(
+        self, options: ClusterOptions, num_vectors: int, width: int, seed_vectors: int | None, *, seeded: bool
+    ) -> Budget:
+        """Divide memory, see `plan_memory`. Raises UserError where it is too little, or there is no such device."""
 
     def sample(self, stage: SampleLots, lots: Iterable[pa.Table]) -> Iterator[str]:
         """The reports of lots, as they are done."""
@@ -46,12 +48,14 @@ class LocalEngine:
         self._workers = workers
         self._device = local_device(workers.device)
 
-    def plan(self, options: ClusterOptions, num_vectors: int, width: int, seed_vectors: int | None) -> Budget:
+    def plan(
+        self, options: ClusterOptions, num_vectors: int, width: int, seed_vectors: int | None, *, seeded: bool
+    ) -> Budget:
         """See `Engine`."""
         memory = available_here()
         if self._workers.memory is not None:
             memory = min(memory, self._workers.memory)
-        return plan_memory(options, num_vectors, width, memory, memory, seed_vectors)
+        return plan_memory(options, num_vectors, width, memory, memory, seed_vectors, seeded=seeded)
 
     def sample(self, stage: SampleLots, lots: Iterable[pa.Table]) -> Iterator[str]:
         """See `Engine`."""

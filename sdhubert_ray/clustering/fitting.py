@@ -176,8 +176,8 @@ def fit(
     """
     scales = sample_scales(sample)
     if state is None:
-        limit = options.tolerance * mean_variance(team.measure(), scales)
-        state = FitState(team.choose_seeds(), limit)
+        seeds = team.choose_seeds()  # first, while no worker holds a part of the sample
+        state = FitState(seeds, options.tolerance * mean_variance(team.measure(), scales))
         keep(state)
     while state.ended is None:
         sums = team.step(state.centers)

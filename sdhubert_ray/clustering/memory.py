@@ -40,7 +40,14 @@ class Budget:
 
 
 def plan_memory(
-    options: ClusterOptions, num_vectors: int, width: int, for_step: int, for_task: int, seed_vectors: int | None = None
+    options: ClusterOptions,
+    num_vectors: int,
+    width: int,
+    for_step: int,
+    for_task: int,
+    seed_vectors: int | None = None,
+    *,
+    seeded: bool = False,
 ) -> Budget:
     """Divide memory.
 
@@ -50,7 +57,8 @@ def plan_memory(
         width: D.
         for_step: what a worker has, bytes.
         for_task: what choosing the first centers has, and the reduction, bytes.
-        seed_vectors: as an earlier run has decided.
+        seed_vectors: as an earlier run has decided; they are not made fewer.
+        seeded: an earlier run has chosen the first centers.
 
     Raises:
         UserError: it is too little.
@@ -61,17 +69,18 @@ def plan_memory(
     each = 20 * width + 16 * (2 + int(math.log(clusters))) + 100
     wanted = seed_vectors or count_candidates(num_vectors, clusters)
     affordable = max(0, for_task - _STEP_BYTES) // each
+    choosing = 0 if seeded else (seed_vectors or clusters) * each + _STEP_BYTES
     for what, takes, has in (
         ("its steps take", step, for_step),
         ("Ward's reduction takes", reduction, for_task),
-        ("choosing the first centers takes", clusters * each + _STEP_BYTES, for_task),
+        ("choosing the first centers takes", choosing, for_task),
     ):
         if takes > has:
             raise UserError(
                 f"--n-clusters is {clusters}: {what} {takes / _GIB:.2f} GiB of memory, but {has / _GIB:.2f} GiB can be "
                 "had; take fewer clusters, or more memory"
             )
-    seeds = min(wanted, affordable)
+    seeds = seed_vectors or min(wanted, affordable)
     return Budget(seeds, wanted, max(0, int(0.9 * for_step) - step), seeds * each + _STEP_BYTES, step, reduction)
 
 

@@ -21,7 +21,7 @@ from sdhubert_ray.quantizer import CARD
 WORK = "work"
 SETTINGS = "settings.json"
 ON_RAY_BYTES = 4 << 30
-"""Fewer features are clustered without Ray, unless told otherwise."""
+"""Smaller tables are clustered without Ray, unless told otherwise, if the sample is smaller, too."""
 _DISK_SHARE = 0.9
 
 
@@ -108,12 +108,7 @@ def prepare_clustering(
     if read_run(output) is not None:
         raise UserError(f"output {output} is an output of `sdhubert segment`; choose another folder for the quantizer")
     settings = _settings(table, options)
-    card = read_json(storage.join(output, CARD))
-    begun = read_json(storage.join(output, f"{WORK}/{SETTINGS}"))
-    if not overwrite:
-        for before in (None if card is None else card.get("settings", {}), begun and begun["settings"]):
-            _refuse_other(output, before, settings)
-    begun, card = (None, None) if overwrite else (begun, card)
+    card, begun = (None, None) if overwrite else look_into(output, settings)
     size = min(options.sample_size, table.num_vectors)
     notes: list[str] = []
     if card is None and begun is not None:
@@ -122,7 +117,9 @@ def prepare_clustering(
         size, notes = _fit_on_disk(output, table, options, size)
     if engine == "auto":
         feature_bytes = size * table.width * np.dtype(table.dtype).itemsize
-        engine = "ray" if address or workers.count or feature_bytes >= ON_RAY_BYTES else "local"
+        file_bytes = sum(file.size for file in table.files)
+        large = max(feature_bytes, file_bytes) >= ON_RAY_BYTES
+        engine = "ray" if address or workers.count or large else "local"
     return ClusterJob(
         uuid.uuid4().hex[:12],
         table,
@@ -142,15 +139,31 @@ def prepare_clustering(
 
 
 def _settings(source: Source, options: ClusterOptions) -> dict[str, object]:
-    """What decides the result."""
+    """What decides the result. Units in the table do not: whoever gives it some finds the quantizer finished still."""
     values = {**asdict(options), "max_vectors": options.sample_size}
-    return {**values, "segments": source.digest, "segments_made_with": dict(source.fingerprint)}
+    made_with = {key: value for key, value in source.fingerprint.items() if not key.startswith("quantizer.")}
+    return {**values, "segments": source.digest, "segments_made_with": made_with}
 
 
-def _refuse_other(output: str, before: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> None:
+def look_into(output: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The card of the quantizer in an output, and what a run has noted that began one; None where there is none.
+
+    Raises:
+        UserError: it is another quantizer, or cannot be read.
+        TransientError: the store could not be reached.
+    """
+    card = read_json(storage.join(output, CARD))
+    begun = read_json(storage.join(output, f"{WORK}/{SETTINGS}"))
+    if card is not None and "settings" not in card:
+        raise UserError(f"output {output} holds another quantizer (imported); choose another output, or --overwrite it")
+    for record in (card, begun):
+        if record is not None:
+            _refuse_other(output, record["settings"], settings)
+    return card, begun
+
+
+def _refuse_other(output: str, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raises UserError where an earlier clustering was another one."""
-    if before is None:
-        return
     differing = sorted(key for key in wanted if before.get(key) != wanted[key])
     if not differing:
         return

@@ -1,6 +1,6 @@
 """A clustering on Ray: the sample by Ray Data, k-means by actors that keep their shards, seeds and units by tasks."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from sdhubert_ray.config import TaskResources
 from sdhubert_ray.connect import cluster_device
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.kmeans import LloydSums, Moments, ward_reduce
-from sdhubert_ray.pipeline import largest_node, on_cpus
+from sdhubert_ray.pipeline import on_cpus
 from sdhubert_ray.watch import StallWatch
 
 _SAMPLING = TaskResources(cpus=1.0, memory_gib=0.75)
@@ -27,6 +27,8 @@ _USABLE = 0.8
 """Of a node's memory: two reservations must not fill it to the last byte."""
 _ATTEMPTS = 8
 """Workers that die (a lost node, out of memory) are started again so many times."""
+_LOOK_SECONDS = 5.0
+_GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,14 @@ class RayEngine:
         self._work = work
         self._device = cluster_device(workers.device)
 
-    def plan(self, options: ClusterOptions, num_vectors: int, width: int, seed_vectors: int | None) -> Budget:
+    def plan(
+        self, options: ClusterOptions, num_vectors: int, width: int, seed_vectors: int | None, *, seeded: bool
+    ) -> Budget:
         """See `Engine`."""
-        for_task = int(largest_node("memory") * _USABLE)
         layout = lay_out(self._workers, self._device)
-        return plan_memory(options, num_vectors, width, layout.memory, for_task, seed_vectors)
+        nodes = [node for node in _list_nodes(self._device) if node["CPU"] >= layout.cpus]
+        for_task = int(max(node["memory"] for node in nodes) * _USABLE)
+        return plan_memory(options, num_vectors, width, layout.memory, for_task, seed_vectors, seeded=seeded)
 
     def sample(self, stage: SampleLots, lots: Iterable[pa.Table]) -> Iterator[str]:
         """See `Engine`."""
@@ -120,8 +125,11 @@ class RayTeam:
         layout = self._layout
         task = ray.remote(**_reserve(layout, self._budget.seed_bytes))(choose_seeds)
         reference = task.remote(self._sample, self._options, self._budget.seed_vectors, self._device)
-        centers: Centers = ray.get(reference)
+        # It tells nothing until it is done, and Ray does it again where its node is lost: no stall is to be seen here.
+        while not ray.wait([reference], timeout=_LOOK_SECONDS)[0]:
+            self._watch.moved()
         self._watch.moved()
+        centers: Centers = ray.get(reference)
         return centers
 
     def measure(self) -> Moments:
@@ -170,11 +178,10 @@ def lay_out(workers: Workers, device: str) -> Layout:
     """Lay workers out over the nodes: by default one per GPU, or one per node with all its CPUs.
 
     Raises:
-        UserError: the cluster has not so many CPUs or GPUs.
+        UserError: the cluster has not so many CPUs or GPUs, or not so much memory.
     """
     kind = "GPU" if device == "cuda" else "CPU"
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    nodes = [node for node in nodes if node.get("CPU", 0) >= 1 and node.get(kind, 0) >= 1]
+    nodes = _list_nodes(device)
     slots = [int(min(node["CPU"], node["GPU"]) if kind == "GPU" else node["CPU"]) for node in nodes]
     most = sum(slots)
     count = workers.count or (most if kind == "GPU" else len(nodes))
@@ -188,9 +195,28 @@ def lay_out(workers: Workers, device: str) -> Layout:
         for size in range(int(max(node["CPU"] for node in nodes)), 0, -1)
         if sum(min(slot, int(node["CPU"] // size)) for slot, node in zip(slots, nodes, strict=True)) >= count
     )
-    together = [min(slot, int(node["CPU"] // cpus), count) for slot, node in zip(slots, nodes, strict=True)]
-    fair = min(int(node["memory"] * _USABLE / here) for node, here in zip(nodes, together, strict=True) if here)
+    # As much memory each as lets so many find a place.
+    places = [min(slot, int(node["CPU"] // cpus)) for slot, node in zip(slots, nodes, strict=True)]
+    rooms = [int(node["memory"] * _USABLE) for node in nodes]
+    shares = {room // here for room, most_here in zip(rooms, places, strict=True) for here in range(1, most_here + 1)}
+    fair = next(
+        share
+        for share in sorted(shares, reverse=True)
+        if sum(min(place, room // max(share, 1)) for place, room in zip(places, rooms, strict=True)) >= count
+    )
+    if workers.memory is not None and workers.memory > fair:
+        raise UserError(
+            f"--memory-gib is {workers.memory_gib}, but {count} workers can have {fair / _GIB:.2f} GiB each at most; "
+            "take less, or fewer --workers, or larger nodes"
+        )
     return Layout(count, cpus, int(kind == "GPU"), workers.memory or fair)
+
+
+def _list_nodes(device: str) -> list[Mapping[str, float]]:
+    """The resources of the nodes that can have a worker; a head without CPUs cannot."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    kind = "GPU" if device == "cuda" else "CPU"
+    return [node for node in nodes if node.get("CPU", 0) >= 1 and node.get(kind, 0) >= 1]
 
 
 def _reserve(layout: Layout, memory: int) -> dict[str, Any]:

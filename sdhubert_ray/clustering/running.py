@@ -5,16 +5,23 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
 from sdhubert_ray import events, storage
 from sdhubert_ray.clustering.engines import Engine, LocalEngine
-from sdhubert_ray.clustering.fitting import FitState, read_state, write_state
-from sdhubert_ray.clustering.planning import SETTINGS, WORK, ClusterJob, read_json, write_json
-from sdhubert_ray.clustering.sampling import SampleLots, choose_limits, join_reports, lot_table, make_lots
+from sdhubert_ray.clustering.fitting import STATE, FitState, read_state, write_state
+from sdhubert_ray.clustering.planning import SETTINGS, ClusterJob, look_into, read_json, write_json
+from sdhubert_ray.clustering.sampling import (
+    SAMPLE_FOLDER,
+    SampleLots,
+    choose_limits,
+    join_reports,
+    lot_table,
+    make_lots,
+)
 from sdhubert_ray.clustering.shards import Sample
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import Lease, LeaseLostError
@@ -72,34 +79,44 @@ def run_clustering(job: ClusterJob, progress: Progress) -> Clustered:
 def _run(job: ClusterJob, engine: Engine | None, progress: Progress) -> Clustered:
     done = Clustered()
     if engine is not None:  # refused now rather than after the work
-        engine.plan(job.options, job.sample_size, job.source.width, None)
+        engine.plan(job.options, job.sample_size, job.source.width, None, seeded=False)
     lease = Lease(job.output, job.run_id)
+    try:
+        if not job.overwrite:
+            look_into(job.output, job.settings)  # again: another run may have been there since
+        _work(job, engine, lease, progress, done)
+    finally:
+        lease.release()
+    return done
+
+
+def _work(job: ClusterJob, engine: Engine | None, lease: Lease, progress: Progress, done: Clustered) -> None:
     try:
         events.tell(job.run_id, "started", {"output": job.output, "engine": job.engine, "vectors": job.sample_size})
         if job.overwrite:
-            _clear(job.output)
+            _clear(job)
         if engine is not None:
             _make(job, engine, lease, progress, done)
         else:
             done.quantizer = Quantizer.load(job.output)
         if job.sklearn and done.quantizer is not None:
             done.files += write_sklearn(done.quantizer, job.output)
-        storage.remove(job.work)
+        _clear_work(job.work)
         events.tell(job.run_id, "finished", {**done.seconds})
     except BaseException as error:
         events.tell(job.run_id, "stopped", {"reason": f"{type(error).__name__}: {error}"})
         if isinstance(error, UserError | storage.TransientError | LeaseLostError):
             raise IncompleteRunError(str(error)) from error
         raise
-    finally:
-        lease.release()
-    return done
 
 
 def _make(job: ClusterJob, engine: Engine, lease: Lease, progress: Progress, done: Clustered) -> None:
     """Sample, k-means, Ward, files."""
-    begun = read_json(storage.join(job.work, SETTINGS))
-    budget = engine.plan(job.options, job.sample_size, job.source.width, begun["seed_vectors"] if begun else None)
+    begun, before = read_json(storage.join(job.work, SETTINGS)), read_state(job.work)
+    if begun is not None:
+        job = replace(job, sample_size=int(begun["sample_size"]))
+    seed_vectors = None if begun is None else int(begun["seed_vectors"])
+    budget = engine.plan(job.options, job.sample_size, job.source.width, seed_vectors, seeded=before is not None)
     if budget.seed_vectors < budget.wanted_seed_vectors:
         done.notes.append(
             f"the first centers are chosen from {budget.seed_vectors} vectors instead of {budget.wanted_seed_vectors}, "
@@ -124,7 +141,7 @@ def _make(job: ClusterJob, engine: Engine, lease: Lease, progress: Progress, don
             if event != "measured":
                 progress("k-means", state.iteration, job.options.max_iterations, value)
 
-        state = engine.fit(sample, job.options, budget, read_state(job.work), keep)
+        state = engine.fit(sample, job.options, budget, before, keep)
     lease.check()
     with _timed(done, "ward"):
         progress("ward", 0, 1, None)
@@ -146,7 +163,7 @@ def _take_sample(job: ClusterJob, engine: Engine, lease: Lease, progress: Progre
     uri = storage.join(job.work, _SAMPLE)
     before = read_json(uri)
     if before is not None:
-        return Sample(**{**before, "shards": tuple(before["shards"]), "counts": tuple(before["counts"])})
+        return Sample(**{**before, "shards": tuple(before["shards"])})
     limits = choose_limits(job.source.num_vectors, job.sample_size)
     lots = [lot_table(number, lot) for number, lot in enumerate(make_lots(job.source, limits))]
     stage = SampleLots(job.source.output, job.work, job.options.seed, limits)
@@ -194,11 +211,18 @@ def _card(job: ClusterJob, sample: Sample, state: FitState, seed_vectors: int) -
     }
 
 
-def _clear(output: str) -> None:
+def _clear(job: ClusterJob) -> None:
     """Remove what an earlier clustering left. The card goes first: without it nothing is taken for a quantizer."""
-    names = [CARD, TENSORS, f"{WORK}/{SETTINGS}"]
-    storage.remove_files([storage.join(output, name) for name in names])
-    storage.remove(storage.join(output, WORK))
+    for name in (CARD, TENSORS):
+        storage.remove(storage.join(job.output, name))
+    _clear_work(job.work)
+
+
+def _clear_work(work: str) -> None:
+    """Remove what is needed on the way, the settings last: they tell whose the rest is, should this be interrupted."""
+    for name in (STATE, _SAMPLE, SAMPLE_FOLDER, SETTINGS):
+        storage.remove(storage.join(work, name))
+    storage.remove(work)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from sdhubert_ray.errors import UserError
 from sdhubert_ray.output.commits import SEGMENTS_FOLDER, read_parquet
 from sdhubert_ray.tables import Array, read_vectors
 
-_FOLDER = "sample"
+SAMPLE_FOLDER = "sample"
 _LOT_FILES = 256
 _LOTS, _LEAST_LOT_BYTES = 32, 2 << 20
 """A small sample is cut finer, so that several workers have a part of it."""
@@ -98,7 +98,7 @@ class SampleLots:
         """Do a lot, unless it has been done already."""
         lot = batch.to_pylist()[0]
         digest = hashlib.sha256(json.dumps([lot, self.seed, asdict(self.limits)]).encode()).hexdigest()[:12]
-        base = storage.join(self.work, f"{_FOLDER}/{lot['lot']:05d}-{digest}")
+        base = storage.join(self.work, f"{SAMPLE_FOLDER}/{lot['lot']:05d}-{digest}")
         report = _read_if_there(f"{base}.json")
         if report is None:
             report = json.dumps(self._take(lot, base)).encode()
@@ -167,7 +167,6 @@ def join_reports(reports: Iterable[Mapping[str, Any]], source: Source, limits: L
     shards.sort()
     return Sample(
         tuple(uri for uri, _ in shards),
-        tuple(count for _, count in shards),
         limit,
         size,
         source.width,

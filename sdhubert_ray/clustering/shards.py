@@ -33,8 +33,7 @@ class Sample:
 
     Attributes:
         shards: the URIs of the files.
-        counts: vectors of each, of which those from `limit` on do not count.
-        limit: priorities below it are in the sample.
+        limit: priorities below it are in the sample; vectors of the files from it on do not count.
         num_vectors: in the sample.
         width: D.
         dtype: of the vectors.
@@ -42,7 +41,6 @@ class Sample:
     """
 
     shards: tuple[str, ...]
-    counts: tuple[int, ...]
     limit: int
     num_vectors: int
     width: int
@@ -121,18 +119,19 @@ def read_shard(uri: str, limit: int) -> tuple[Array, npt.NDArray[np.uint64]]:
 
 def read_smallest(sample: Sample, count: int) -> Array:
     """The vectors of a sample with the smallest priorities, in their order, as (count, D)."""
-    if count < sample.num_vectors:
-        # The priorities below the limit are uniform: this part of them is enough.
-        share = (count + SIGMAS * math.sqrt(count) + 2 * SIGMAS) / sample.num_vectors
-        limit = min(sample.limit, int(share * sample.limit) + 1)
-    else:
-        limit = sample.limit
-    features, priorities = [], []
+    limit, room = sample.limit, sample.num_vectors
+    if count < room:
+        # The priorities below the limit are uniform: this part of them is enough, and its size is known nearly.
+        spread = SIGMAS * math.sqrt(count) + 2 * SIGMAS
+        limit = min(limit, int((count + spread) / room * limit) + 1)
+        room = min(room, int(count + 2 * spread) + 1)
+    # In place: pieces that are kept between shards that are not would scatter memory.
+    features, priorities, filled = np.empty((room, sample.width), sample.dtype), np.empty(room, np.uint64), 0
     for some, theirs in _read_shards(sample.shards, limit):
-        features.append(some)
-        priorities.append(theirs)
-    order = np.argsort(np.concatenate(priorities), kind="stable")[:count]
-    return np.concatenate(features)[order]
+        places = slice(filled, filled + len(some))
+        features[places], priorities[places] = some, theirs
+        filled += len(some)
+    return features[np.argsort(priorities[:filled], kind="stable")[:count]]
 
 
 def _read_shards(shards: Sequence[str], limit: int) -> Iterator[tuple[Array, npt.NDArray[np.uint64]]]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -81,11 +82,11 @@ def _read_json(uri: str) -> Any:  # noqa: ANN401 - whatever JSON holds
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    keys = [key for key, _ in pairs]
-    twice = [key for key in keys if keys.count(key) > 1] if len(set(keys)) < len(keys) else []
-    if twice:
-        raise ValueError(f"key {twice[0]!r} is there twice")
-    return dict(pairs)
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"key {twice!r} is there twice")
+    return found
 
 
 def _read_triplet(where: str, triplet: object, audio_root: str) -> list[Clip]:

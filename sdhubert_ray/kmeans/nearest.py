@@ -214,11 +214,17 @@ def _single_threads(count: int) -> Iterator[ThreadPoolExecutor]:
     before, all_there = torch.get_num_threads(), threading.Barrier(count)
 
     def begin() -> None:
+        torch.get_num_threads()  # a thread's first look sets its number to that of the process: let it be past
         torch.set_num_threads(1)
         all_there.wait()
 
     with ThreadPoolExecutor(count) as pool:
-        for started in [pool.submit(begin) for _ in range(count)]:
-            started.result()
-        torch.set_num_threads(before)  # of threads that begin elsewhere; those of the pool keep theirs
+        try:
+            for started in [pool.submit(begin) for _ in range(count)]:
+                started.result()
+        except BaseException:
+            all_there.abort()  # those that wait for a thread that could not be started
+            raise
+        finally:
+            torch.set_num_threads(before)  # of threads that begin elsewhere; those of the pool keep theirs
         yield pool

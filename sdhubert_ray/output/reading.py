@@ -12,6 +12,7 @@ from sdhubert_ray.audio import FRAME_RATE
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output.commits import Commit, list_commits, read_commit, read_commits
 from sdhubert_ray.output.plans import list_plans
+from sdhubert_ray.output.record import check_tokenized, read_run
 from sdhubert_ray.tables import Array, read_intervals, read_ragged, read_vectors
 
 # From harmless to lost: a file has the worst status of its pieces, but speech anywhere makes silence `ok`.
@@ -107,8 +108,11 @@ def read_segments(output: str) -> Iterator[FileResult]:
     """Iterate over the recordings of an output folder, the pieces of long ones joined.
 
     Raises:
-        UserError: there is no run, or a file of it is damaged.
+        UserError: there is no run, a file of it is damaged, or a `sdhubert tokenize` into it has not ended.
     """
+    record = read_run(output)
+    if record is not None:
+        check_tokenized(output, record)
     columns = ["id", "uri", "piece", "offset", "duration", "status", "error", "num_frames"]
     for table in read_files(output, [*columns, "segments", "segment_features", "units"]):
         yield join_pieces(table)

@@ -13,7 +13,9 @@ from sdhubert_ray.stages.decoding import (
     load_piece,
     prepare_piece,
 )
-from sdhubert_ray.stages.encoding import EncodeSpeech
+from sdhubert_ray.stages.embedding import EmbedPacked
+from sdhubert_ray.stages.encoding import EncodePacked, EncodeSpeech
+from sdhubert_ray.stages.rows import pack_rows
 from sdhubert_ray.stages.tokens import AssignUnits
 from sdhubert_ray.stages.units import SegmentUnits, WriteSegments
 
@@ -22,6 +24,8 @@ __all__ = [
     "AudioSource",
     "CutSyllables",
     "DecodeAudio",
+    "EmbedPacked",
+    "EncodePacked",
     "EncodeSpeech",
     "Piece",
     "ReadFeatures",
@@ -29,5 +33,6 @@ __all__ = [
     "SegmentUnits",
     "WriteSegments",
     "load_piece",
+    "pack_rows",
     "prepare_piece",
 ]

@@ -11,7 +11,7 @@ from sdhubert_ray.config import JobConfig
 from sdhubert_ray.output.attempts import Attempts, run_unit
 from sdhubert_ray.presets import EncoderOptions
 from sdhubert_ray.stages.decoding import DecodeAudio
-from sdhubert_ray.stages.rows import GIVEN_UP
+from sdhubert_ray.stages.rows import GIVEN_UP, unpack_rows
 from sdhubert_ray.tables import ragged_vectors, read_ragged
 
 if TYPE_CHECKING:
@@ -83,6 +83,13 @@ class EmbedClips:
         usable = [piece for piece, error in zip(samples, errors, strict=True) if piece is not None and error is None]
         pooled = iter(pool_pieces(self.model, usable, self.pad_samples, self.layers, self.batch_seconds))
         return errors, [None if error else next(pooled) for error in errors]
+
+
+class EmbedPacked(EmbedClips):
+    """`EmbedClips` of a manifest that `pack_rows` has made one row."""
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return super().__call__(unpack_rows(batch))
 
 
 def _flaw(clip: dict[str, Any], end: float) -> str | None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from sdhubert_ray.output.attempts import Attempts, run_unit
 from sdhubert_ray.presets import EncoderOptions
-from sdhubert_ray.stages.rows import GIVEN_UP, failed, replaced, timed
+from sdhubert_ray.stages.rows import GIVEN_UP, failed, replaced, timed, unpack_rows
 from sdhubert_ray.tables import ragged, ragged_vectors, read_ragged
 from sdhubert_ray.windows import WindowOptions
 
@@ -83,6 +83,13 @@ class EncodeSpeech:
         ):
             batch = batch.append_column(name, column)
         return timed(batch, "encode", began)
+
+
+class EncodePacked(EncodeSpeech):
+    """`EncodeSpeech` of rows that `pack_rows` has made one."""
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return super().__call__(unpack_rows(batch))
 
 
 def _without_samples(batch: pa.Table, reason: str) -> pa.Table:

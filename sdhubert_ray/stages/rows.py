@@ -21,6 +21,28 @@ def failed(batch: pa.Table, reason: str) -> pa.Table:
     return replaced(batch, "error", pa.array(errors, pa.string()))
 
 
+def pack_rows(batch: pa.Table) -> pa.Table:
+    """All rows as one, of one column `packed`: Ray gives stages that hold a GPU a number of rows, never a whole block.
+
+    The column holds an Arrow stream; `unpack_rows` reads it back.
+    """
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_table(batch.combine_chunks())
+    stream = sink.getvalue()
+    offsets = pa.array([0, stream.size], pa.int64()).buffers()[1]
+    return pa.table({"packed": pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, stream])})
+
+
+def unpack_rows(batch: pa.Table) -> pa.Table:
+    """The rows that `pack_rows` made one, without a copy."""
+    column = batch.combine_chunks().column("packed").chunk(0)
+    _, offsets, streams = column.buffers()  # the value itself, column[0], would be a copy
+    begin, end = np.frombuffer(offsets, np.int64)[column.offset : column.offset + 2].tolist()
+    with pa.ipc.open_stream(streams.slice(begin, end - begin)) as reader:
+        return reader.read_all()
+
+
 def replaced(batch: pa.Table, name: str, column: pa.Array) -> pa.Table:
     """A table with another column of a name."""
     return batch.set_column(batch.column_names.index(name), name, column)
