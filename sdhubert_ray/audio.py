@@ -295,8 +295,9 @@ def _read_range(
     promised = sound.frames if sound.frames < _UNKNOWN_FRAMES else None
     skip = 0
     if first and sound.format not in _INEXACT_SEEK:
+        first = first if promised is None else min(first, promised)
         try:
-            sound.seek(first if promised is None else min(first, promised))
+            sound.seek(first)
         except soundfile.LibsndfileError:  # a coding without seeking, or damage before `first`: it is read through
             skip = first
     else:

@@ -104,6 +104,7 @@ class JobConfig:
         device: `auto` takes a GPU where there is one.
         dtype: precision of the encoder.
         max_failed: more rows unreadable, missing or failed end the run with exit code 3.
+        quantizer: a folder or URI of `sdhubert cluster`: syllables get its units; none leaves them without.
     """
 
     preset: str = "readme"
@@ -111,6 +112,7 @@ class JobConfig:
     device: str = "auto"
     dtype: str = "float32"
     max_failed: int = 0
+    quantizer: str | None = None
     audio: AudioOptions = field(default_factory=AudioOptions)
     windows: WindowOptions = field(default_factory=WindowOptions)
     encoder: EncoderOptions = field(default_factory=EncoderOptions)
@@ -131,8 +133,10 @@ class JobConfig:
         """The options that change segments."""
         return SegmentationOptions(self.audio, self.windows, self.encoder, self.speech, self.syllables)
 
-    def identity(self, checkpoint_sha256: str) -> dict[str, object]:
-        """What decides the results: the weights, the segmentation, the precision, and what the table holds."""
+    def identity(self, checkpoint_sha256: str, quantizer_sha256: str | None = None) -> dict[str, object]:
+        """What decides the results: the weights, the segmentation, the precision, what the table holds, the units."""
+        # No key without a quantizer: outputs from before there were any can go on.
+        units: dict[str, object] = {"quantizer": {"sha256": quantizer_sha256}} if quantizer_sha256 else {}
         return {
             "checkpoint_sha256": checkpoint_sha256,
             "dtype": self.dtype,
@@ -141,6 +145,7 @@ class JobConfig:
                 "frame_features": self.output.frame_features,
                 "segment_features": self.output.segment_features,
             },
+            **units,
         }
 
 

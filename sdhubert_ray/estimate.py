@@ -21,6 +21,7 @@ from sdhubert_ray.errors import UserError
 from sdhubert_ray.execute import local_device
 from sdhubert_ray.output import publish_plan, read_plan, read_unit, stage_plan, write_commit
 from sdhubert_ray.output.plans import UNITS_PER_PART
+from sdhubert_ray.quantizer import Quantizer
 from sdhubert_ray.session import Job
 from sdhubert_ray.stages import CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments
 from sdhubert_ray.tables import STAGES, STATUSES
@@ -117,12 +118,12 @@ def estimate_job(job: Job) -> Estimate:
     checkpoint = job.origin.checkpoint
     if checkpoint is None:
         raise ValueError("a job on saved features has nothing to encode")
-    rows = draw_sample(job)
+    rows, quantizer = draw_sample(job), job.origin.quantizer
     if job.engine == "ray":
         trial, workers = _try_on_ray(job, checkpoint, rows)
     else:
         device = local_device(job.config.device)
-        trial, workers = try_rows(rows, checkpoint, job.config, device), Workers("local", device, 1, 0)
+        trial, workers = try_rows(rows, checkpoint, job.config, device, quantizer), Workers("local", device, 1, 0)
     known_seconds, unknown = _count_left(job)
     return extrapolate(trial, workers, job.rows_left, _units_left(job), known_seconds, unknown)
 
@@ -146,7 +147,9 @@ def draw_sample(job: Job) -> pa.Table:
     return pa.concat_tables(drawn, promote_options="permissive").take(pa.array(random.permutation(count)))
 
 
-def try_rows(rows: pa.Table, checkpoint: Checkpoint, config: JobConfig, device: str) -> Trial:
+def try_rows(
+    rows: pa.Table, checkpoint: Checkpoint, config: JobConfig, device: str, quantizer: Quantizer | None = None
+) -> Trial:
     """Put rows through the stages of a run, one after the other until there are `SAMPLE_SECONDS` of audio.
 
     Args:
@@ -154,7 +157,9 @@ def try_rows(rows: pa.Table, checkpoint: Checkpoint, config: JobConfig, device: 
         checkpoint: the weights.
         config: of the job.
         device: `cpu` or `cuda`.
+        quantizer: that gives units, if any does.
     """
+    quantize = None if quantizer is None else lambda: quantizer
     with tempfile.TemporaryDirectory(prefix="sdhubert-plan-") as folder:
         output = str(Path(folder) / "output")
         decoded = _decode(_as_unit(rows, output, Path(folder)), config)
@@ -167,7 +172,7 @@ def try_rows(rows: pa.Table, checkpoint: Checkpoint, config: JobConfig, device: 
         began = time.process_time()
         encoded = encode(decoded)
         cpu_seconds = time.process_time() - began
-        table = CutSyllables(config.segmentation, config.output)(encoded)
+        table = CutSyllables(config.segmentation, config.output, quantizer=quantize)(encoded)
         report = WriteSegments(output, config.output.compression)(table).to_pylist()[0]
         formats.export(output, config.output.formats)
         files = [path for path in Path(output).rglob("*") if path.is_file()]
@@ -266,7 +271,8 @@ def _try_on_ray(job: Job, checkpoint: Checkpoint, rows: pa.Table) -> tuple[Trial
         gpus = max(1.0, resources.encode.gpus) if config.device == "cuda" else 0
         task = ray.remote(num_cpus=resources.encode.cpus, num_gpus=gpus, max_retries=0)(try_rows)
         try:
-            trial: Trial = ray.get(task.remote(rows, ray.put(checkpoint), config, config.device))
+            shared = ray.put(checkpoint), config, config.device, ray.put(job.origin.quantizer)
+            trial: Trial = ray.get(task.remote(rows, *shared))
         except RayError as error:
             reason = explain(error)
             raise UserError(f"the sample could not be tried on the cluster ({reason}); run without --plan") from error

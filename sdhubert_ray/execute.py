@@ -29,6 +29,7 @@ from sdhubert_ray.output import (
     read_plan,
 )
 from sdhubert_ray.planning import Found, UnitOptions, stage_input, stage_retry
+from sdhubert_ray.quantizer import Quantizer
 from sdhubert_ray.session import IncompleteRunError, Job, Origin, Progress, Session, Summary, merge_here
 from sdhubert_ray.stages import CutSyllables, ReadFeatures, SegmentUnits, WriteSegments
 from sdhubert_ray.tables import FAILED_STATUSES
@@ -75,7 +76,9 @@ def prepare_job(
         UserError: anything that the caller has to mend.
     """
     _check_choices(engine, address, overwrite, retry)
-    load_model(checkpoint, config.encoder, "float32", "cpu")  # a wrong checkpoint is refused here, not in a worker
+    # A wrong checkpoint or quantizer is refused here, not in a worker.
+    width = load_model(checkpoint, config.encoder, "float32", "cpu").hidden_size
+    config, quantizer = load_quantizer(config, width, f"checkpoint {checkpoint.name}")
     output = storage.absolute(output)
     layout = UnitOptions(config.audio.piece_seconds, config.resources.unit_seconds, config.resources.unit_rows)
 
@@ -86,11 +89,35 @@ def prepare_job(
             raise UserError(f"output {output} has no run whose rows could be tried again; leave out --retry")
         return stage_retry(output, plans, commits, retry, layout, folder), Found(), "retry"
 
-    origin = Origin(
-        source, {"name": checkpoint.name, "sha256": checkpoint.sha256, "options": checkpoint.options}, checkpoint
-    )
-    identity = config.identity(checkpoint.sha256)
+    weights = {"name": checkpoint.name, "sha256": checkpoint.sha256, "options": checkpoint.options}
+    origin = Origin(source, weights, checkpoint, quantizer=quantizer)
+    identity = config.identity(checkpoint.sha256, quantizer.sha256 if quantizer else None)
     return plan_job(config, origin, identity, output, stage, engine=engine, address=address, overwrite=overwrite)
+
+
+def load_quantizer(config: JobConfig, width: int | None, source: str) -> tuple[JobConfig, Quantizer | None]:
+    """Load the quantizer of a configuration, if it has one.
+
+    Args:
+        config: of the job.
+        width: of the features, if it is known.
+        source: what they come from.
+
+    Returns:
+        the configuration with the quantizer's place from any folder, and the quantizer.
+
+    Raises:
+        UserError: it cannot be loaded, or is for features of another width.
+    """
+    if config.quantizer is None:
+        return config, None
+    quantizer = Quantizer.load(config.quantizer)
+    if width not in (None, quantizer.width):
+        raise UserError(
+            f"quantizer {config.quantizer} is for features of width {quantizer.width}, those of {source} have {width}; "
+            "choose the quantizer that was made from such features"
+        )
+    return replace(config, quantizer=storage.absolute(config.quantizer)), quantizer
 
 
 def plan_job(
@@ -139,6 +166,7 @@ def plan_job(
             "features": origin.features,
             "config": asdict(config),
             "checkpoint": origin.weights,
+            "quantizer": None if origin.quantizer is None else origin.quantizer.identity(),
             "fingerprint": wanted,
             "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         }
@@ -189,11 +217,12 @@ def _run_here(job: Job, summary: Summary, progress: Progress) -> None:
 
 def _work_here(job: Job) -> Callable[[pa.Table], pa.Table]:
     """What does a unit, in this process."""
-    config, checkpoint = job.config, job.origin.checkpoint
+    config, checkpoint, quantizer = job.config, job.origin.checkpoint, job.origin.quantizer
+    quantize = None if quantizer is None else lambda: quantizer
     if checkpoint is not None:
-        return SegmentUnits(lambda: checkpoint, config, local_device(config.device), job.output)
+        return SegmentUnits(lambda: checkpoint, config, local_device(config.device), job.output, quantizer=quantize)
     read = ReadFeatures(str(job.origin.features), job.output, config.dtype)
-    cut = CutSyllables(config.segmentation, config.output)
+    cut = CutSyllables(config.segmentation, config.output, quantizer=quantize)
     write = WriteSegments(job.output, config.output.compression)
     return lambda unit: write(cut(read(unit)))
 
@@ -227,12 +256,12 @@ def _pipeline_builder(job: Job) -> Callable[[Sequence[tuple[int, int]]], "ray.da
     from sdhubert_ray.connect import cluster_device
     from sdhubert_ray.pipeline import build_pipeline, build_resegment_pipeline
 
-    checkpoint = job.origin.checkpoint
+    checkpoint, quantizer = job.origin.checkpoint, job.origin.quantizer
     if checkpoint is None:
         features = str(job.origin.features)
-        return lambda units: build_resegment_pipeline(units, features, job.config, job.output)
+        return lambda units: build_resegment_pipeline(units, features, job.config, job.output, quantizer)
     config = replace(job.config, device=cluster_device(job.config.device))
-    return lambda units: build_pipeline(units, checkpoint, config, job.output)
+    return lambda units: build_pipeline(units, checkpoint, config, job.output, quantizer)
 
 
 def _merge_on_ray(output: str, groups: Sequence[Sequence[Commit]], compression: str) -> None:
@@ -244,11 +273,16 @@ def _merge_on_ray(output: str, groups: Sequence[Sequence[Commit]], compression: 
     ray.get([merge.remote(output, list(group), compression) for group in groups])
 
 
-def _check_choices(engine: str, address: str | None, overwrite: bool, retry: Sequence[str]) -> None:
+def check_engine(engine: str, address: str | None) -> None:
+    """Raise UserError where there is no such engine, or it does not go with the address."""
     if engine not in ENGINES:
         raise UserError(f"engine is {engine!r}; it has to be one of {', '.join(ENGINES)}")
     if engine == "local" and address:
         raise UserError("the local engine uses no cluster; leave out --address, or take --engine ray")
+
+
+def _check_choices(engine: str, address: str | None, overwrite: bool, retry: Sequence[str]) -> None:
+    check_engine(engine, address)
     unknown = sorted(set(retry) - FAILED_STATUSES)
     if unknown:
         raise UserError(f"--retry is {unknown[0]!r}; it has to be one of {', '.join(sorted(FAILED_STATUSES))}")

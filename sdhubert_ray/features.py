@@ -60,6 +60,14 @@ def read_features(source: str, rows: pa.Table, dtype: npt.DTypeLike) -> pa.Table
     return table.append_column("unit_name", rows.column("unit_name"))
 
 
+def read_width(source: str) -> int | None:
+    """D of the frame features of an output, or None where it has no rows yet."""
+    for commit in list_commits(source):
+        rows = read_parquet(_uri(source, commit.name), lambda parquet: parquet.schema_arrow.empty_table())
+        return int(rows.schema.field("frame_features").type.value_type.list_size)
+    return None
+
+
 def _place_now(source: str, name: str, group: int) -> tuple[str, int] | None:
     """The file and row group that a unit is in now: files have a row group per unit, and are put together."""
     if storage.exists(_uri(source, name)):

@@ -217,18 +217,73 @@ def encode_windows(
     Raises:
         OutOfMemoryError: the GPU cannot hold one window.
     """
-    parameter = next(model.parameters())
+    half = next(model.parameters()).dtype != torch.float32
+    found: dict[int, tuple[Features, Features]] = {}
+    for members, counts, states in _forward(model, windows, (options.layer, options.normcut_layer), batch_seconds):
+        features, normed = (_to_numpy(layer[:, 1:], half) for layer in states)
+        for row, (index, count) in enumerate(zip(members, counts, strict=True)):
+            found[index] = features[row, :count], normed[row, :count]
+    return [found[index] for index in range(len(windows))]
+
+
+class PooledPiece(NamedTuple):
+    """A piece as a whole, in each of L layers.
+
+    Attributes:
+        means: (L, D) float32, mean over its frames.
+        cls: (L, D) float32, its CLS state.
+    """
+
+    means: npt.NDArray[np.float32]
+    cls: npt.NDArray[np.float32]
+
+
+def pool_pieces(
+    model: SDHuBERT, pieces: Sequence[Samples], pad_samples: int, layers: Sequence[int], batch_seconds: float
+) -> list[PooledPiece]:
+    """Encode z-scored pieces, (n,) float32 each, as one window each, and keep only what they are as a whole.
+
+    Args:
+        model: as for `encode_windows`.
+        pieces: likewise.
+        pad_samples: zero samples put on both sides of each piece.
+        layers: the L hidden states to read.
+        batch_seconds: as for `encode_windows`.
+
+    Raises:
+        OutOfMemoryError: the GPU cannot hold one piece.
+    """
+    whole = WindowOptions(window_seconds=None, pad_samples=pad_samples)
+    windows = [np.pad(samples, pad_samples) for samples in pieces]
+    found: dict[int, PooledPiece] = {}
+    for members, _, states in _forward(model, windows, layers, batch_seconds):
+        for row, index in enumerate(members):
+            frames = slice(1, 1 + count_frames(len(pieces[index]), whole))
+            # Sums in float64: rounded to float32, they are the same whatever the order of the terms.
+            means = torch.stack([layer[row, frames].mean(0, dtype=torch.float64) for layer in states])
+            cls = torch.stack([layer[row, 0] for layer in states])
+            found[index] = PooledPiece(means.float().cpu().numpy(), cls.float().cpu().numpy())
+    return [found[index] for index in range(len(pieces))]
+
+
+def _forward(
+    model: SDHuBERT, windows: Sequence[Samples], layers: Sequence[int], batch_seconds: float
+) -> Iterator[tuple[list[int], list[int], list[Tensor]]]:
+    """Batches of windows through the model, as `encode_windows` describes.
+
+    Yields:
+        the windows of a batch (which ones, and the frames of each), and their states of `layers`: (B, 1 + T, D) each.
+    """
     buckets: dict[int, list[int]] = {}
     for index, window in enumerate(windows):
         buckets.setdefault(padded_samples(len(window)), []).append(index)
-    states: dict[int, tuple[Features, Features]] = {}
     for length, members in sorted(buckets.items()):
         size = max(1, int(batch_seconds * SAMPLE_RATE) // length)
         left = members
         while left:
             batch = left[:size]
             try:
-                encoded = _encode_batch(model, [windows[index] for index in batch], length, size, options, parameter)
+                counts, states = _forward_batch(model, [windows[index] for index in batch], length, size, layers)
             except OutOfMemoryError:
                 if size == 1:
                     raise
@@ -236,19 +291,14 @@ def encode_windows(
                 torch.cuda.empty_cache()
                 logger.warning("the GPU's memory is too small; going on with %d windows of %d samples", size, length)
                 continue
-            states.update(zip(batch, encoded, strict=True))
+            yield batch, counts, states
             left = left[size:]
-    return [states[index] for index in range(len(windows))]
 
 
-def _encode_batch(
-    model: SDHuBERT,
-    windows: list[Samples],
-    length: int,
-    size: int,
-    options: EncoderOptions,
-    parameter: Tensor,
-) -> list[tuple[Features, Features]]:
+def _forward_batch(
+    model: SDHuBERT, windows: list[Samples], length: int, size: int, layers: Sequence[int]
+) -> tuple[list[int], list[Tensor]]:
+    parameter = next(model.parameters())
     # A GPU picks its kernels by the shape of the batch: a full one, though partly empty, keeps results the same.
     rows = size if parameter.is_cuda else len(windows)
     samples = np.zeros((rows, length), dtype=np.float32)
@@ -258,12 +308,9 @@ def _encode_batch(
         lengths[row] = len(window)
     num_samples = torch.from_numpy(lengths).to(parameter.device)
     with torch.inference_mode():
-        layers = (options.layer, options.normcut_layer)
         outputs = model(torch.from_numpy(samples).to(parameter), num_samples, layers)
-        frames = model.count_frames(num_samples)[: len(windows)].tolist()
-        half = parameter.dtype != torch.float32
-        arrays = [_to_numpy(states[: len(windows), 1:], half) for states in outputs]
-    return [(arrays[0][row, :count], arrays[1][row, :count]) for row, count in enumerate(frames)]
+        counts = model.count_frames(num_samples)[: len(windows)].tolist()
+        return counts, [states[: len(windows)] for states in outputs]
 
 
 def _to_numpy(states: Tensor, half: bool) -> Features:

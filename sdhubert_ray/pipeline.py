@@ -1,6 +1,7 @@
 """The distributed pipeline: one chain, readable aloud."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pyarrow as pa
@@ -12,23 +13,33 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sdhubert_ray.checkpoint import Checkpoint
 from sdhubert_ray.config import JobConfig, TaskResources
 from sdhubert_ray.output.attempts import Notebook
+from sdhubert_ray.quantizer import Quantizer
 from sdhubert_ray.stages import (
+    AssignUnits,
     CutSyllables,
     DecodeAudio,
-    EncodeSpeech,
+    EmbedPacked,
+    EncodePacked,
     ReadFeatures,
     ReadUnits,
     SegmentUnits,
     WriteSegments,
+    pack_rows,
 )
 
 _GIB = 1 << 30
+_QUANTIZER_GIB = 1.0
+_UNITS_GIB = 2.5
 _MAX_BLOCK_BYTES = 2 * _GIB
 _CALLS_PER_GPU = 2  # the next unit is unpacked while this one is encoded
 
 
 def build_pipeline(
-    units: Sequence[tuple[int, int]], checkpoint: Checkpoint, config: JobConfig, output: str
+    units: Sequence[tuple[int, int]],
+    checkpoint: Checkpoint,
+    config: JobConfig,
+    output: str,
+    quantizer: Quantizer | None = None,
 ) -> ray.data.Dataset:
     """Chain the stages over units of an output's plans, on the connected cluster.
 
@@ -41,6 +52,7 @@ def build_pipeline(
         checkpoint: sent once to the object store, from where every encoder reads it.
         config: of the job, `device` being cpu or cuda.
         output: folder with the plans, and to commit to.
+        quantizer: that gives units, sent once as the checkpoint is; None leaves syllables without.
 
     Returns:
         the lazy dataset of the write stage's reports.
@@ -48,18 +60,29 @@ def build_pipeline(
     # A unit's features stay in one block, so that a unit stays one commit.
     ray.data.DataContext.get_current().target_max_block_size = _MAX_BLOCK_BYTES
     chain = chain_stages if config.device == "cuda" else chain_units
-    return chain(units, checkpoint, config, output)
+    return chain(units, checkpoint, config, output, quantizer)
 
 
 def chain_units(
-    units: Sequence[tuple[int, int]], checkpoint: Checkpoint, config: JobConfig, output: str
+    units: Sequence[tuple[int, int]],
+    checkpoint: Checkpoint,
+    config: JobConfig,
+    output: str,
+    quantizer: Quantizer | None = None,
 ) -> ray.data.Dataset:
     """One pool, whose actors do units from end to end. Arguments as `build_pipeline`."""
     workers, memory = plan_encoders(config, len(units))
     shared = ray.put(checkpoint)
     return read_units(units).map_batches(
         SegmentUnits,
-        fn_constructor_args=[lambda: ray.get(shared), config, config.device, output, RemoteAttempts()],
+        fn_constructor_args=[
+            lambda: ray.get(shared),
+            config,
+            config.device,
+            output,
+            RemoteAttempts(),
+            share_quantizer(quantizer) if quantizer else None,
+        ],
         batch_size=None,
         batch_format="pyarrow",
         compute=workers,
@@ -69,7 +92,11 @@ def chain_units(
 
 
 def chain_stages(
-    units: Sequence[tuple[int, int]], checkpoint: Checkpoint, config: JobConfig, output: str
+    units: Sequence[tuple[int, int]],
+    checkpoint: Checkpoint,
+    config: JobConfig,
+    output: str,
+    quantizer: Quantizer | None = None,
 ) -> ray.data.Dataset:
     """CPU tasks, a pool of encoders, CPU tasks. Arguments as `build_pipeline`."""
     encoders, memory = plan_encoders(config, len(units))
@@ -78,8 +105,8 @@ def chain_stages(
     resources = config.resources
     rows = on_cpus(read_units(units), ReadUnits(output), resources.decode)
     pieces = on_cpus(rows, DecodeAudio(config.audio, config.windows, attempts), resources.decode)
-    encoded = pieces.map_batches(
-        EncodeSpeech,
+    encoded = on_cpus(pieces, pack_rows, resources.decode).map_batches(
+        EncodePacked,
         fn_constructor_kwargs={
             "checkpoint": lambda: ray.get(shared),
             "windows": config.windows,
@@ -89,19 +116,24 @@ def chain_stages(
             "batch_seconds": resources.batch_seconds,
             "attempts": attempts,
         },
-        batch_size=None,
+        batch_size=1,
         batch_format="pyarrow",
         compute=encoders,
         num_cpus=resources.encode.cpus,
         num_gpus=resources.encode.gpus if config.device == "cuda" else None,
         memory=memory,
     )
-    segments = on_cpus(encoded, CutSyllables(config.segmentation, config.output, attempts), resources.cut)
-    return on_cpus(segments, WriteSegments(output, config.output.compression), resources.cut)
+    cut = CutSyllables(config.segmentation, config.output, attempts, share_quantizer(quantizer) if quantizer else None)
+    taken = cut_resources(config, quantizer)
+    return on_cpus(on_cpus(encoded, cut, taken), WriteSegments(output, config.output.compression), taken)
 
 
 def build_resegment_pipeline(
-    units: Sequence[tuple[int, int]], features: str, config: JobConfig, output: str
+    units: Sequence[tuple[int, int]],
+    features: str,
+    config: JobConfig,
+    output: str,
+    quantizer: Quantizer | None = None,
 ) -> ray.data.Dataset:
     """Chain the stages from saved features on: each unit is read, cut and committed by a CPU task.
 
@@ -110,15 +142,91 @@ def build_resegment_pipeline(
         features: the output whose features are taken.
         config: of the job.
         output: folder with the plans, and to commit to.
+        quantizer: that gives units, or None.
 
     Returns:
         the lazy dataset of the write stage's reports.
     """
     ray.data.DataContext.get_current().target_max_block_size = _MAX_BLOCK_BYTES  # a unit stays one commit
-    taken = config.resources.cut
+    taken = cut_resources(config, quantizer)
     rows = on_cpus(read_units(units), ReadFeatures(features, output, config.dtype), taken)
-    segments = on_cpus(rows, CutSyllables(config.segmentation, config.output, RemoteAttempts()), taken)
-    return on_cpus(segments, WriteSegments(output, config.output.compression), taken)
+    cut = CutSyllables(
+        config.segmentation, config.output, RemoteAttempts(), share_quantizer(quantizer) if quantizer else None
+    )
+    return on_cpus(on_cpus(rows, cut, taken), WriteSegments(output, config.output.compression), taken)
+
+
+def build_tokenize_pipeline(
+    names: Sequence[str], quantizer: Quantizer, device: str, output: str, compression: str, parts: str | None
+) -> ray.data.Dataset:
+    """Give units to the rows of an output, file by file: in CPU tasks, or in actors that hold a GPU each.
+
+    Args:
+        names: of the files.
+        quantizer: sent once to the object store.
+        device: `cpu` or `cuda`.
+        output: whose files they are.
+        compression: the Parquet codec.
+        parts: as `AssignUnits` takes it.
+
+    Returns:
+        the lazy dataset of the stage's reports.
+    """
+    files = ray.data.from_arrow([pa.table({"name": [name]}) for name in names])
+    arguments = (share_quantizer(quantizer), quantizer.sha256, device, output, compression, parts)
+    if device != "cuda":
+        return on_cpus(files, AssignUnits(*arguments), TaskResources(memory_gib=_UNITS_GIB))
+    most = max(1, min(int(cluster_resources().get("GPU", 0)), len(names)))
+    return files.map_batches(
+        AssignUnits,
+        fn_constructor_args=arguments,
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(min_size=1, max_size=most),
+        num_cpus=1,
+        num_gpus=1,
+        memory=int(min(_UNITS_GIB * _GIB, largest_node("memory") / 4)),
+    )
+
+
+def build_embed_pipeline(
+    units: Sequence[pa.Table], checkpoint: Checkpoint, config: JobConfig, layers: Sequence[int]
+) -> ray.data.Dataset:
+    """Embed clips, unit by unit, in a pool of encoders.
+
+    Args:
+        units: manifests of clips.
+        checkpoint: sent once to the object store.
+        config: of the job, `device` being cpu or cuda.
+        layers: to read.
+
+    Returns:
+        the lazy dataset of what `EmbedClips` gives.
+    """
+    workers, memory = plan_encoders(config, len(units))
+    shared = ray.put(checkpoint)
+    return ray.data.from_arrow([pack_rows(unit) for unit in units]).map_batches(
+        EmbedPacked,
+        fn_constructor_args=[lambda: ray.get(shared), config, layers, config.device, RemoteAttempts()],
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=workers,
+        num_cpus=config.resources.encode.cpus,
+        num_gpus=config.resources.encode.gpus if config.device == "cuda" else None,
+        memory=memory,
+    )
+
+
+def share_quantizer(quantizer: Quantizer) -> Callable[[], Quantizer]:
+    """Put a quantizer into the object store, once; workers read it there, without a copy."""
+    shared = ray.put(quantizer)
+    return lambda: ray.get(shared)
+
+
+def cut_resources(config: JobConfig, quantizer: Quantizer | None) -> TaskResources:
+    """What a task that cuts takes: with a quantizer it holds torch and the centers, too."""
+    taken = config.resources.cut
+    return taken if quantizer is None else replace(taken, memory_gib=taken.memory_gib + _QUANTIZER_GIB)
 
 
 def read_units(units: Sequence[tuple[int, int]]) -> ray.data.Dataset:

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from sdhubert_ray import storage
 from sdhubert_ray.config import JobConfig, load_config
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.execute import plan_job
-from sdhubert_ray.features import FILE, GROUP
+from sdhubert_ray.execute import load_quantizer, plan_job
+from sdhubert_ray.features import FILE, GROUP, read_width
 from sdhubert_ray.output import (
     Commit,
     Plan,
@@ -139,16 +139,25 @@ def prepare_resegment(
         UserError: anything that the caller has to mend.
     """
     output = storage.absolute(output).rstrip("/")
-    if output == features.output or _is_same_folder(output, features.output):
+    if storage.is_same_folder(output, features.output):
         raise UserError(f"output {output} is where the features are; choose another output")
 
     def stage(plans: Sequence[Plan], _: Sequence[Commit], folder: Path) -> tuple[StagedPlan, Found, str]:
         return stage_features(features.output, output, plans, folder)
 
-    identity = config.identity(features.sha256)
+    try:
+        config, quantizer = load_quantizer(config, read_width(features.output), features.output)
+    except UserError as error:
+        if config.quantizer != features.config.get("quantizer"):
+            raise
+        raise UserError(
+            f"the quantizer that {features.output} was made with cannot be taken over ({error}); give quantizer=PATH, "
+            "or quantizer=null for syllables without units"
+        ) from error
+    identity = config.identity(features.sha256, quantizer.sha256 if quantizer else None)
     if features.is_rounded:
         identity["features_kept_as"] = features.precision
-    origin = Origin(features.output, features.weights, None, features.output)
+    origin = Origin(features.output, features.weights, None, features.output, quantizer)
     return plan_job(config, origin, identity, output, stage, engine=engine, address=address, overwrite=overwrite)
 
 
@@ -175,11 +184,6 @@ def stage_features(source: str, output: str, plans: Sequence[Plan], folder: Path
     if not found.recordings:
         raise UserError(f"{source} has no rows that are done; run the `sdhubert segment` that makes it first")
     return staged, found, "retry" if had.again else "resegment"
-
-
-def _is_same_folder(one: str, other: str) -> bool:
-    """Tell whether two local names are of one folder, through links or dots."""
-    return storage.is_local(one) and storage.is_local(other) and Path(one).resolve() == Path(other).resolve()
 
 
 class _Had:

@@ -35,6 +35,7 @@ from sdhubert_ray.output import (
 from sdhubert_ray.output.commits import remove_covered
 from sdhubert_ray.output.summary import Totals, count_results
 from sdhubert_ray.planning import Found
+from sdhubert_ray.quantizer import Quantizer
 from sdhubert_ray.tables import FAILED_STATUSES, STAGES
 
 Progress = Callable[[int, float], None]
@@ -85,12 +86,14 @@ class Origin:
         weights: the checkpoint's name and digest, for the run record.
         checkpoint: that encodes; None where features are there already.
         features: the output whose features are taken, or None.
+        quantizer: that gives units; None leaves syllables without.
     """
 
     name: str
     weights: object
     checkpoint: Checkpoint | None
     features: str | None = None
+    quantizer: Quantizer | None = None
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,9 @@ class Session:
         """Planning may have taken hours, without the lease."""
         job = self._job
         plans = [plan.number for plan in list_plans(job.output)]
-        if (read_run(job.output) is None) != job.anew or plans != [plan.number for plan in job.plans]:
+        record = read_run(job.output)
+        other = record is not None and (record["fingerprint"] != job.record["fingerprint"] or "tokenizing" in record)
+        if (record is None) != job.anew or plans != [plan.number for plan in job.plans] or other:
             raise BusyError(f"output {job.output} was changed by another run since this one was planned")
 
     def add(self, report: pa.Table) -> None:

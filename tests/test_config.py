@@ -76,6 +76,7 @@ LAYOUT_OPTIONS = {
     "checkpoint": "elsewhere/copy.pt",  # the hash of its content counts
     "device": "cpu",
     "max_failed": 7,
+    "quantizer": "elsewhere/quantizer",  # likewise
     "output.formats": ("parquet", "textgrid"),
     "output.compression": "gzip",
     "output.rows_per_file": 100,
@@ -96,6 +97,7 @@ LAYOUT_OPTIONS = {
     "resources.cut.workers": 5,
 }
 OPTIONAL = [
+    "quantizer",
     "audio.channel",
     "windows.window_seconds",
     "speech.silence_threshold",
@@ -477,6 +479,13 @@ def test_identity_knows_a_preset_by_its_options():
 
 def test_identity_holds_the_weights():
     assert JobConfig().identity("a") != JobConfig().identity("b")
+
+
+def test_identity_holds_the_quantizer_if_there_is_one():
+    """An output from before there were quantizers has the identity of one without."""
+    without, one, other = (fingerprint(JobConfig().identity("a", sha256)) for sha256 in (None, "b", "c"))
+    assert one == {**without, "quantizer.sha256": '"b"'} != other
+    assert not [key for key in without if "quantizer" in key]
 
 
 def test_identity_is_the_same_however_a_value_was_written():

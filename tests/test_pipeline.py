@@ -1,18 +1,27 @@
 """The chain of stages that GPUs use, here with encoders on CPUs; the pools that a cluster is given."""
 
 import shutil
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
+import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sdhubert_ray import Quantizer
 from sdhubert_ray.config import load_config
+from sdhubert_ray.evaluation.triplets import Clip
 from sdhubert_ray.execute import prepare_job, run_job
+from sdhubert_ray.formats import SequenceOptions
 from sdhubert_ray.manifest import list_input
 from sdhubert_ray.output import list_commits, list_plans, pending_units, publish_plan
+from sdhubert_ray.ssabx import cut_units, embed_clips
+from sdhubert_ray.tokenizing import prepare_tokenizing, run_tokenizing
 from sdhubert_ray.weights import fetch_checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -56,7 +65,7 @@ def kill_encoder(output, killed):
     while not (output / "segments").exists() or len(list((output / "segments").iterdir())) < 3:
         time.sleep(0.01)
     for process in psutil.Process().children(recursive=True):
-        if "EncodeSpeech" in " ".join(process.cmdline()):
+        if "EncodePacked" in " ".join(process.cmdline()):
             process.kill()
             killed.append(process.pid)
             return
@@ -103,3 +112,55 @@ def test_pools_follow_the_cluster_and_the_options():
     assert sizes(100, *growing)[:3] == (1, 2, 9)
     # What no node could grant is not asked for.
     assert sizes(100, "resources.encode.memory_gib=100000")[3] < 100000 << 30
+
+
+# -- where there are GPUs
+
+
+@pytest.fixture
+def quantizer(tmp_path):
+    made = Quantizer(np.random.default_rng(0).normal(0, 0.3, (20, 48)).astype(np.float32), None)
+    made.save(str(tmp_path / "quantizer"))
+    return made
+
+
+def test_pipelines_of_gpus_can_be_built(tiny_checkpoint, quantizer, golden, tmp_path):
+    """Ray refuses what it is asked for as soon as it is asked."""
+    from sdhubert_ray.pipeline import build_embed_pipeline, build_pipeline, build_tokenize_pipeline
+
+    checkpoint = fetch_checkpoint(str(tiny_checkpoint))
+    config = load_config(None, ["device=cuda"], {}, checkpoint.options)
+    output = str(tmp_path / "out")
+    clips = cut_units([Clip(str(golden / "audio/synth_0.flac"), 0.0, 1.0)], config)
+    build_pipeline([(1, 0), (1, 1)], checkpoint, config, output, quantizer)
+    build_tokenize_pipeline(["00001-0000000.parquet"], quantizer, "cuda", output, "zstd", None)
+    build_embed_pipeline(clips, checkpoint, config, [9])
+
+
+def test_what_gpus_run_gives_the_results_of_one_process(tiny_checkpoint, quantizer, golden, tmp_path):
+    """On a cluster of its own, which says that it has two GPUs: see the script."""
+    audio, fake = golden / "audio", tmp_path / "fake"
+    fake.mkdir()
+    script = [sys.executable, Path(__file__).parent / "fake_gpus.py"]
+    command = [*script, audio, tiny_checkpoint, tmp_path / "quantizer", fake]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    gpus = {path.name for path in (fake / "gpus").iterdir()}
+    assert {"EncodePacked-0", "EncodePacked-1", "EmbedPacked-0", "EmbedPacked-1"} <= gpus
+    assert gpus & {"AssignUnits-0", "AssignUnits-1"}
+    checkpoint = fetch_checkpoint(str(tiny_checkpoint))
+    config = load_config(None, ["device=cpu", "resources.unit_rows=2"], {}, checkpoint.options)
+    out = tmp_path / "out"
+    job = prepare_job(config, checkpoint, str(audio), list_input(str(audio)), str(out), engine="local")
+    run_job(job, lambda count, seconds: None)
+    assert rows(fake / "out").equals(rows(out))
+    options = {"target": str(tmp_path / "made"), "engine": "local"}
+    run_tokenizing(
+        prepare_tokenizing(str(out), quantizer, "q", SequenceOptions(("txt",)), **options), lambda rows: None
+    )
+    assert (fake / "made/units.txt").read_bytes() == (tmp_path / "made/units.txt").read_bytes()
+    clips = [Clip(str(path), 0.0, 0.3) for path in sorted(audio.glob("*.flac"))]
+    embedded, _ = embed_clips(clips, checkpoint, config, [9], engine="local", address=None, progress=lambda count: None)
+    found = np.load(fake / "embedded.npz")
+    for name, vectors in embedded.items():
+        np.testing.assert_array_equal(found[name], vectors)

@@ -17,8 +17,17 @@ from sdhubert_ray.config import load_config
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.manifest import cut_pieces, list_input
 from sdhubert_ray.output import committed_keys, unit_name
-from sdhubert_ray.stages import STAGES, AudioSource, CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments, load_piece
-from sdhubert_ray.tables import FAILED_STATUSES, RESULT_FIELDS, STATUSES, read_intervals, read_ragged, read_vectors
+from sdhubert_ray.stages import AudioSource, CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments, load_piece
+from sdhubert_ray.stages.rows import pack_rows, unpack_rows
+from sdhubert_ray.tables import (
+    FAILED_STATUSES,
+    RESULT_FIELDS,
+    STAGES,
+    STATUSES,
+    read_intervals,
+    read_ragged,
+    read_vectors,
+)
 from sdhubert_ray.weights import fetch_checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -480,6 +489,43 @@ def test_a_recording_that_a_gpu_cannot_hold_fails_alone(checkpoint, files):
         assert encoded.column("frame_features")[row] == expected.column("frame_features")[row]
     table = CutSyllables(config.segmentation, config.output)(encoded)
     assert table.column("segments")[1].as_py() == []
+
+
+# -- rows packed into one
+
+COLUMN = st.lists(st.none() | st.lists(st.floats(width=32, allow_nan=False), max_size=3), max_size=6)
+
+
+@settings(deadline=None)
+@given(COLUMN, st.integers(0, 6), st.integers(0, 6), st.booleans())
+def test_packed_rows_come_back_as_they_were(values, start, length, chunked):
+    """Nulls, slices, no rows at all, columns in chunks, and the metadata of the schema."""
+    columns = {
+        "key": pa.array([f"{row}" for row in range(len(values))], pa.string()),
+        "samples": pa.array(values, pa.list_(pa.float32())),
+        "phase": pa.array([None if value is None else len(value) for value in values], pa.int32()),
+    }
+    table = pa.table(columns, metadata={"made": "here"}).slice(start, length)
+    if chunked:
+        table = pa.concat_tables([table.slice(0, 2), table.slice(2)])
+    packed = pack_rows(table)
+    assert packed.num_rows == 1
+    several = pa.concat_tables([pack_rows(table.slice(0, 1)), packed, packed])
+    for rows in (packed, several.slice(1, 1), several.combine_chunks().slice(1, 1)):
+        back = unpack_rows(rows)
+        back.validate(full=True)
+        assert back.equals(table, check_metadata=True)
+        assert all(column.num_chunks <= 1 for column in back.columns)
+
+
+def test_packed_rows_are_not_copied():
+    table = pa.table({"samples": pa.array([np.arange(100_000, dtype=np.float32)], pa.list_(pa.float32()))})
+    packed = pack_rows(table)
+    *_, stream = packed.column("packed").chunk(0).buffers()
+    before = pa.total_allocated_bytes()
+    samples = unpack_rows(packed).column("samples").chunk(0).values
+    assert stream.address <= samples.buffers()[1].address < stream.address + stream.size
+    assert pa.total_allocated_bytes() - before < 10_000
 
 
 # -- writing

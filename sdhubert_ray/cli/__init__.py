@@ -1,4 +1,4 @@
-"""The command line: `sdhubert segment`, `manifest`, `status`, `resegment`, `show`, `train`, `export`.
+"""The command line: `sdhubert segment`, `resegment`, `cluster`, `tokenize`, `evaluate`, `benchmark`, `train` and more.
 
 Heavy imports happen inside the commands, so that `--help` and errors come at once.
 """
@@ -8,8 +8,21 @@ import sys
 
 import typer
 
-from sdhubert_ray.cli import export, manifest, resegment, segment, show, status, train
-from sdhubert_ray.cli.console import EXIT_UNFINISHED, EXIT_USAGE, complain, log_as
+from sdhubert_ray.cli import (
+    benchmark,
+    cluster,
+    evaluate,
+    export,
+    import_quantizer,
+    manifest,
+    resegment,
+    segment,
+    show,
+    status,
+    tokenize,
+    train,
+)
+from sdhubert_ray.cli.console import EXIT_UNFINISHED, EXIT_USAGE, complain, interrupt, log_as
 from sdhubert_ray.errors import UserError
 
 app = typer.Typer(
@@ -21,6 +34,11 @@ app = typer.Typer(
 )
 app.command()(segment.segment)
 app.command()(resegment.resegment)
+app.command()(cluster.cluster)
+app.command()(import_quantizer.import_quantizer)
+app.command()(tokenize.tokenize)
+app.add_typer(evaluate.evaluate, name="evaluate")
+app.add_typer(benchmark.benchmark, name="benchmark")
 app.command()(manifest.manifest)
 app.command()(status.status)
 app.command()(show.show)
@@ -31,8 +49,10 @@ app.command()(export.export)
 def main() -> None:
     """Run the command line; what is wrong becomes one sentence, and exit code 2, or 1 if it may pass by itself."""
     log_as("text")
-    # What Kubernetes and batch systems send ends a run as Ctrl-C does: what it holds is given back.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # What Kubernetes and batch systems send ends a run as Ctrl-C does.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as a shell's background jobs have it
+            signal.signal(number, interrupt)
     try:
         app()
     except UserError as error:

@@ -2,6 +2,8 @@
 
 import logging
 import sys
+import threading
+from types import FrameType
 
 from rich.console import Console
 
@@ -11,6 +13,19 @@ from sdhubert_ray.events import JsonLines
 EXIT_UNFINISHED, EXIT_USAGE, EXIT_FAILED_ROWS = 1, 2, 3
 
 console = Console(markup=False, highlight=False)
+_interrupted = threading.Event()
+
+
+def interrupt(_: int, __: FrameType | None) -> None:
+    """Handle the signals that end a run: what it holds is given back."""
+    _interrupted.set()
+    raise KeyboardInterrupt
+
+
+def raise_if_interrupted() -> None:
+    """Raise an interrupt that was lost: one that falls into a decoder's callback goes no further."""
+    if _interrupted.is_set():
+        raise KeyboardInterrupt
 
 
 def log_as(log_format: str) -> None:

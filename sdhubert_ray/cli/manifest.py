@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from sdhubert_ray.cli.segment import Limit, Split, Where
+from sdhubert_ray.cli.options import Limit, Split, Where
 
 
 def manifest(

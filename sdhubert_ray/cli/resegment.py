@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from sdhubert_ray.cli.console import EXIT_FAILED_ROWS, log_as, note
+from sdhubert_ray.cli.options import Address, LogFormat, choose_address
 from sdhubert_ray.cli.running import do_job
-from sdhubert_ray.cli.segment import Address, LogFormat
 
 
 def resegment(
@@ -23,6 +23,9 @@ def resegment(
     ] = None,
     config: Annotated[str | None, typer.Option(help="A YAML file of the same keys.")] = None,
     preset: Annotated[str | None, typer.Option(help="readme or paper: their speech and syllables options.")] = None,
+    quantizer: Annotated[
+        str | None, typer.Option(help="A quantizer for the units (default: that of the features' run, if any).")
+    ] = None,
     formats: Annotated[
         list[str] | None,
         typer.Option("--format", help="parquet (always written), files, textgrid; may be repeated."),
@@ -43,14 +46,12 @@ def resegment(
     Options that are not given are those that the features were made with. Run again, it does what is left or new.
     """
     log_as(log_format)
-    source_of_address = context.get_parameter_source("address")
-    if engine == "local" and source_of_address is not None and source_of_address.name == "ENVIRONMENT":
-        address = None  # set for other work; only an --address of this command contradicts
     from sdhubert_ray.resegment import load_options, open_features, prepare_resegment
 
     features = open_features(source)
     flags = {
         "preset": preset,
+        "quantizer": quantizer,
         "max_failed": max_failed,
         "output.formats": formats or None,
         "output.frame_features": features.precision if formats and "files" in formats else None,
@@ -61,7 +62,7 @@ def resegment(
         features,
         output,
         engine=engine,
-        address=address,
+        address=choose_address(context, engine, address),
         overwrite=overwrite,
     )
     if preset:

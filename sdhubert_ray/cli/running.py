@@ -15,7 +15,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from sdhubert_ray.cli.console import EXIT_UNFINISHED, complain, console, note
+from sdhubert_ray.cli.console import EXIT_UNFINISHED, complain, console, note, raise_if_interrupted
 from sdhubert_ray.errors import BusyError
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def do_job(job: "Job") -> "Summary":
 
         def advance(count: int, seconds: float) -> None:
             nonlocal hours
+            raise_if_interrupted()
             hours += seconds / 3600
             bar.update(task, advance=count, hours=hours)
 

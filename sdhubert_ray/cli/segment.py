@@ -5,22 +5,10 @@ from typing import Annotated
 import typer
 
 from sdhubert_ray.cli.console import EXIT_FAILED_ROWS, log_as
+from sdhubert_ray.cli.options import Address, Limit, LogFormat, Split, Where, choose_address
 from sdhubert_ray.cli.plan import print_plan
 from sdhubert_ray.cli.running import do_job, print_found
 from sdhubert_ray.errors import UserError
-
-LogFormat = Annotated[str, typer.Option(help="text (default), or json: a line per event, with the run's id.")]
-Address = Annotated[
-    str | None, typer.Option(envvar="RAY_ADDRESS", help="Of a Ray cluster; without one Ray starts here.")
-]
-Where = Annotated[
-    list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only these rows of a manifest; may be repeated.")
-]
-Limit = Annotated[int | None, typer.Option(min=1, help="A sample of so many recordings.")]
-Split = Annotated[
-    list[str] | None,
-    typer.Option(help="Only this folder of LibriSpeech's layout, such as test-clean; may be repeated."),
-]
 
 
 def segment(
@@ -36,6 +24,9 @@ def segment(
     config: Annotated[str | None, typer.Option(help="A YAML file of the same keys.")] = None,
     checkpoint: Annotated[
         str | None, typer.Option(help="A path or URI, sdhubert_base (default), or bundled (random weights).")
+    ] = None,
+    quantizer: Annotated[
+        str | None, typer.Option(help="A folder or URI of `sdhubert cluster`: syllables get its units.")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="readme (default) or paper.")] = None,
     formats: Annotated[
@@ -73,11 +64,9 @@ def segment(
     Run again with the same configuration, it does what is left.
     """
     log_as(log_format)
-    source_of_address = context.get_parameter_source("address")
-    if engine == "local" and source_of_address is not None and source_of_address.name == "ENVIRONMENT":
-        address = None  # set for other work; only an --address of this command contradicts
     flags = {
         "checkpoint": checkpoint,
+        "quantizer": quantizer,
         "preset": preset,
         "device": device,
         "dtype": dtype,
@@ -109,7 +98,7 @@ def segment(
         listing,
         output,
         engine=engine,
-        address=address,
+        address=choose_address(context, engine, address),
         overwrite=overwrite,
         retry=retry or (),
     )

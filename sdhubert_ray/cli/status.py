@@ -37,7 +37,8 @@ def status(
     seconds_left = sum(by_number[plan].unit_seconds[unit] for plan, unit in pending)
     lease = read_lease(output)
     running = lease is not None and is_held(output)
-    state = "running" if running else "interrupted" if pending or record["state"] == "running" else "finished"
+    unfinished = pending or record["state"] == "running" or "tokenizing" in record
+    state = "running" if running else "interrupted" if unfinished else "finished"
     progress = lease["progress"] if running and lease is not None else {}
     rate = progress["rows"] / progress["seconds"] if progress.get("seconds") else 0.0
     if as_json:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sdhubert_ray.cli.console import EXIT_UNFINISHED, complain, log_as
-from sdhubert_ray.cli.segment import Address, LogFormat
+from sdhubert_ray.cli.options import Address, LogFormat
 from sdhubert_ray.errors import BusyError, UserError
 
 

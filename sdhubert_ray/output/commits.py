@@ -4,6 +4,7 @@ A unit's file has the unit's name: whoever does a unit again replaces the same f
 a run has finished, small files are put together; the new file covers the old ones from the moment it is there.
 """
 
+import contextlib
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ MAX_FILE_BYTES = 256 << 20
 
 _NAME = re.compile(r"([0-9]{5})-([0-9]{7})(?:-([0-9]{7}))?\.parquet")
 _READS_AT_ONCE = 8
+_ADVICE = "remove it and run again to make its rows anew"
 
 
 class Commit(NamedTuple):
@@ -42,7 +44,7 @@ def is_commit_name(name: str) -> bool:
 
 def write_commit(output: str, name: str, table: pa.Table, compression: str) -> int:
     """Write the rows of a unit as one Parquet file, at once or not at all; returns its bytes."""
-    data = _to_parquet([table], compression)
+    data = to_parquet([table], compression)
     storage.put(_uri(output, f"{name}.parquet"), data)
     return len(data)
 
@@ -60,7 +62,7 @@ def read_parquet(
     uri: str,
     read: Callable[[pq.ParquetFile], pa.Table],
     size: int | None = None,
-    advice: str = "remove it and run again to make its rows anew",
+    advice: str = _ADVICE,
 ) -> pa.Table:
     """Open a Parquet file of an output and read some of it.
 
@@ -75,9 +77,15 @@ def read_parquet(
         UserError: it is not a whole Parquet file, or may not be read.
         TransientError: the store could not be reached.
     """
+    with _opened(uri, size, advice) as parquet:
+        return read(parquet)
+
+
+@contextlib.contextmanager
+def _opened(uri: str, size: int | None, advice: str = _ADVICE) -> Iterator[pq.ParquetFile]:
     try:
         with storage.open_binary(uri, size=size, sparse=True) as file:
-            return read(pq.ParquetFile(file, page_checksum_verification=True))
+            yield pq.ParquetFile(file, page_checksum_verification=True)
     except FileNotFoundError as error:
         raise GoneError(f"{uri} is gone: a run puts its files together; try again") from error
     except storage.TransientError:
@@ -148,7 +156,7 @@ def merge_commits(output: str, group: Sequence[Commit], compression: str) -> str
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
         files = pool.map(lambda commit: _row_groups(_uri(output, commit.name), commit.size or None), group)
         tables = (table for groups in files for table in groups)
-        storage.put(_uri(output, name), _to_parquet(tables, compression))
+        storage.put(_uri(output, name), to_parquet(tables, compression))
     storage.remove_files([_uri(output, commit.name) for commit in group])
     return name
 
@@ -167,7 +175,26 @@ def drop_superseded(output: str, keys: frozenset[str], before_plan: int, compres
             continue
         uri = _uri(output, commit.name)
         kept = (rows.filter(pc.invert(pc.is_in(rows.column("key"), wanted))) for rows in _row_groups(uri))
-        storage.put(uri, _to_parquet(kept, compression))
+        storage.put(uri, to_parquet(kept, compression))
+
+
+def iter_row_groups(output: str, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Read a committed file a row group at a time: all columns, or those of these that it has. As `read_parquet`."""
+    with _opened(_uri(output, name), None) as parquet:
+        chosen = None if columns is None else [column for column in columns if column in parquet.schema_arrow.names]
+        for index in range(parquet.num_row_groups):
+            yield parquet.read_row_group(index, chosen)
+
+
+def commit_schema(output: str, name: str) -> pa.Schema:
+    """The schema of a committed file, with its metadata. Raises as `read_parquet`."""
+    with _opened(_uri(output, name), None) as parquet:
+        return parquet.schema_arrow
+
+
+def replace_commit(output: str, name: str, tables: Iterable[pa.Table], compression: str) -> None:
+    """Put another file in the place of a committed one, with a row group for each table, at once or not at all."""
+    storage.put(_uri(output, name), to_parquet(tables, compression))
 
 
 def _row_groups(uri: str, size: int | None = None) -> list[pa.Table]:
@@ -181,7 +208,7 @@ def _row_groups(uri: str, size: int | None = None) -> list[pa.Table]:
     return groups
 
 
-def _to_parquet(tables: Iterable[pa.Table], compression: str) -> bytes:
+def to_parquet(tables: Iterable[pa.Table], compression: str) -> bytes:
     """The bytes of a Parquet file with a row group for each table."""
     buffer = io.BytesIO()
     writer: pq.ParquetWriter | None = None

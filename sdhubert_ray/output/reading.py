@@ -1,6 +1,6 @@
 """Results read back: recording by recording, the pieces of long ones joined, the latest attempt of each."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from sdhubert_ray.audio import FRAME_RATE
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output.commits import Commit, list_commits, read_commit, read_commits
 from sdhubert_ray.output.plans import list_plans
+from sdhubert_ray.output.record import check_tokenized, read_run
 from sdhubert_ray.tables import Array, read_intervals, read_ragged, read_vectors
 
 # From harmless to lost: a file has the worst status of its pieces, but speech anywhere makes silence `ok`.
@@ -47,7 +48,9 @@ class FileResult:
     offset: float = 0.0
 
 
-def read_files(output: str, columns: Sequence[str], only: str | None = None) -> Iterator[pa.Table]:
+def read_files(
+    output: str, columns: Sequence[str], only: str | None = None, read: Callable[[str], pa.Table] | None = None
+) -> Iterator[pa.Table]:
     """Read an output recording by recording: a table of its pieces, in order, the latest attempt of each.
 
     One file of the output is held at a time (of recordings that were tried again, the places of their rows).
@@ -56,6 +59,7 @@ def read_files(output: str, columns: Sequence[str], only: str | None = None) -> 
         output: folder of a run.
         columns: columns to read, those that are there; `id` and `piece` are always read.
         only: the id of the one recording to read.
+        read: reads a file of the output, by name, and gives these columns; none: as they stand there.
 
     Raises:
         UserError: there is no run, or a file of it is damaged.
@@ -64,11 +68,16 @@ def read_files(output: str, columns: Sequence[str], only: str | None = None) -> 
     plans = list_plans(output)
     if not plans:
         raise UserError(f"{output} holds no run; name the output folder of `sdhubert segment`")
-    columns = list(dict.fromkeys(("id", "piece", *columns)))
+    chosen = list(dict.fromkeys(("id", "piece", *columns)))
+    if read is None:
+
+        def read(name: str) -> pa.Table:
+            return read_commit(output, name, chosen)
+
     if only is not None:
         places = _find_rows(output, commits, {only})
         if only in places:
-            yield _gather(output, places[only], columns)
+            yield _gather(places[only], read)
         return
     again = {plan.number for plan in plans if plan.kind == "retry"}
     retried = {
@@ -79,7 +88,7 @@ def read_files(output: str, columns: Sequence[str], only: str | None = None) -> 
     places = _find_rows(output, commits, retried) if retried else {}
     waiting: pa.Table | None = None  # the last recording of a file may go on in the next one
     for commit in commits:
-        for rows in _recordings(read_commit(output, commit.name, columns)):
+        for rows in _recordings(read(commit.name)):
             file_id = rows.column("id")[0].as_py()
             if waiting is not None and waiting.column("id")[0].as_py() == file_id:
                 waiting = pa.concat_tables([waiting, rows])
@@ -90,7 +99,7 @@ def read_files(output: str, columns: Sequence[str], only: str | None = None) -> 
             if file_id in retried:
                 waiting = None
                 if file_id in places:
-                    yield _gather(output, places.pop(file_id), columns)
+                    yield _gather(places.pop(file_id), read)
     if waiting is not None:
         yield waiting
 
@@ -99,8 +108,11 @@ def read_segments(output: str) -> Iterator[FileResult]:
     """Iterate over the recordings of an output folder, the pieces of long ones joined.
 
     Raises:
-        UserError: there is no run, or a file of it is damaged.
+        UserError: there is no run, a file of it is damaged, or a `sdhubert tokenize` into it has not ended.
     """
+    record = read_run(output)
+    if record is not None:
+        check_tokenized(output, record)
     columns = ["id", "uri", "piece", "offset", "duration", "status", "error", "num_frames"]
     for table in read_files(output, [*columns, "segments", "segment_features", "units"]):
         yield join_pieces(table)
@@ -127,7 +139,7 @@ def join_pieces(table: pa.Table) -> FileResult:
         num_frames=count_joined([row["offset"] for row in pieces], [row["num_frames"] for row in pieces]),
         segments=np.concatenate(segments) if segments else np.zeros((0, 2)),
         segment_features=np.concatenate(kept) if kept else None,
-        units=np.concatenate(units) if units else None,
+        units=np.concatenate(units) if len(units) == table.num_rows else None,
         offset=pieces[0]["offset"],
     )
 
@@ -170,7 +182,7 @@ def _find_rows(output: str, commits: Sequence[Commit], ids: Collection[str]) -> 
     return places
 
 
-def _gather(output: str, places: dict[int, tuple[str, int]], columns: Sequence[str]) -> pa.Table:
+def _gather(places: dict[int, tuple[str, int]], read: Callable[[str], pa.Table]) -> pa.Table:
     rows = [(name, row) for _, (name, row) in sorted(places.items())]
-    tables = {name: read_commit(output, name, columns) for name in {name for name, _ in rows}}
+    tables = {name: read(name) for name in {name for name, _ in rows}}
     return pa.concat_tables([tables[name].slice(row, 1) for name, row in rows])

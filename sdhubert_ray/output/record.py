@@ -115,6 +115,7 @@ def open_output(output: str, wanted: Mapping[str, str], overwrite: bool) -> dict
                 f"output {output} has segments but no {RUN_RECORD}; choose another output, or --overwrite it"
             )
         return None
+    check_tokenized(output, record)
     refuse_other(output, record["fingerprint"], wanted)
     return record
 
@@ -132,6 +133,16 @@ def refuse_other(output: str, before: Mapping[str, str], wanted: Mapping[str, st
         )
         raise UserError(
             f"output {output} was made with another configuration: {listed}; choose another output, or --overwrite it"
+        )
+
+
+def check_tokenized(output: str, record: Mapping[str, Any]) -> None:
+    """Raise UserError where `sdhubert tokenize` has begun to write units into an output and not ended."""
+    if "tokenizing" in record:
+        name = record["tokenizing"]["name"]
+        raise UserError(
+            f"output {output} has units in a part of its rows only: a `sdhubert tokenize` was interrupted; run "
+            f"`sdhubert tokenize {output} --quantizer {name}` first"
         )
 
 

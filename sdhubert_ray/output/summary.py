@@ -67,7 +67,7 @@ def count_results(output: str, plans: Sequence[Plan], commits: Sequence[Commit])
     totals = Totals(size=sum(commit.size for commit in commits))
     statuses: Counter[str] = Counter()
     pieces: dict[str, tuple[str, str | None]] = dict.fromkeys(_long_recordings(output, plans), ("", None))
-    latest = _latest_attempts(output, plans, commits)
+    latest = latest_attempts(output, plans, commits)
     for commit, table in read_commits(output, commits, _COLUMNS):
         if latest:
             last = [latest.get(key, commit.plan) == commit.plan for key in table.column("key").to_pylist()]
@@ -119,7 +119,7 @@ def _long_recordings(output: str, plans: Sequence[Plan]) -> set[str]:
     return found
 
 
-def _latest_attempts(output: str, plans: Sequence[Plan], commits: Sequence[Commit]) -> dict[str, int]:
+def latest_attempts(output: str, plans: Sequence[Plan], commits: Sequence[Commit]) -> dict[str, int]:
     """The plan with the latest attempt of each key that was tried again."""
     again = {plan.number for plan in plans if plan.kind == "retry"}
     latest: dict[str, int] = {}

@@ -28,6 +28,7 @@ __all__ = [
     "has_magic",
     "is_folder",
     "is_local",
+    "is_same_folder",
     "join",
     "list_files",
     "open_binary",
@@ -113,6 +114,13 @@ def exists(uri: str) -> bool:
 def is_folder(uri: str) -> bool:
     """Tell whether this is a folder, or an object store's prefix. Raises OSError where a store does not tell."""
     return local.path_of(uri).is_dir() if is_local(uri) else remote.is_folder(uri)
+
+
+def is_same_folder(one: str, other: str) -> bool:
+    """Tell whether two names are of one folder: the same name, or local ones that lead there through links or dots."""
+    if one.rstrip("/") == other.rstrip("/"):
+        return True
+    return is_local(one) and is_local(other) and local.path_of(one).resolve() == local.path_of(other).resolve()
 
 
 def put(uri: str, data: bytes | Iterable[bytes]) -> None:

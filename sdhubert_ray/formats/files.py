@@ -1,4 +1,4 @@
-"""What other tools read: the original's text and npy files, Praat TextGrids."""
+"""The original's text and npy files, and Praat TextGrids: files for each recording."""
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
@@ -116,11 +116,12 @@ def _write_files(target: str, table: pa.Table, result: FileResult) -> None:
     kind = table.schema.field("frame_features").type.value_type
     width, dtype = kind.list_size, kind.value_type.to_pandas_dtype()
     pooled = result.segment_features if result.segment_features is not None else np.zeros((0, width), dtype)
-    storage.put(f"{target}_segmentfeature.npy", _npy(pooled))
+    storage.put(f"{target}_segmentfeature.npy", to_npy(pooled))
     storage.put(f"{target}_feature.npy", _npy_stream(table, width, np.dtype(dtype)))
 
 
-def _npy(array: npt.NDArray[np.generic]) -> bytes:
+def to_npy(array: npt.NDArray[np.generic]) -> bytes:
+    """The bytes of a .npy file."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()

@@ -1,0 +1,225 @@
+"""`sdhubert evaluate`: segments and units against reference syllables, embeddings against triplets."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sdhubert_ray.cli.console import console, note
+from sdhubert_ray.cli.evaluate_ssabx import ssabx
+from sdhubert_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from sdhubert_ray.evaluation.joining import Joined
+    from sdhubert_ray.evaluation.published import Published
+    from sdhubert_ray.evaluation.references import Reference
+    from sdhubert_ray.evaluation.scoring import Bootstrap, Shift
+
+evaluate = typer.Typer(
+    help="Segments, units and embeddings against references: boundary, purity, ssabx.", no_args_is_help=True
+)
+
+Segments = Annotated[str, typer.Argument(metavar="SEGMENTS", help="An output folder or URI of `sdhubert segment`.")]
+References = Annotated[
+    str,
+    typer.Argument(
+        metavar="REFERENCES",
+        help="LibriSpeech syllable JSON (id -> {file_name, syllables: [{start, end, label}]}), a folder of Praat "
+        "TextGrids, or one.",
+    ),
+]
+Missing = Annotated[
+    str,
+    typer.Option(help="Referenced recordings without segments: error, skip (left out) or empty (without segments)."),
+]
+By = Annotated[
+    list[str] | None, typer.Option(metavar="COLUMN", help="A table by this column, such as speaker; may be repeated.")
+]
+Tier = Annotated[
+    str | None,
+    typer.Option(help="Of TextGrids (default: called syllables, or phones, which are syllabified in English)."),
+]
+JsonFile = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write all figures here, a file or URI.")]
+Resamples = Annotated[int, typer.Option("--bootstrap", min=0, help="Resamples of utterances for 95 % intervals.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the bootstrap.")]
+
+
+@evaluate.command()
+def boundary(
+    segments: Segments,
+    references: References,
+    tune: Annotated[
+        str | None, typer.Option(metavar="REFERENCES", help="Of validation recordings, to choose the shift on.")
+    ] = None,
+    tune_segments: Annotated[
+        str | None, typer.Option(metavar="SEGMENTS", help="Their output folder (default: SEGMENTS).")
+    ] = None,
+    shift: Annotated[float | None, typer.Option(help="Seconds added to the reference, chosen before.")] = None,
+    missing: Missing = "error",
+    by: By = None,
+    tier: Tier = None,
+    json_file: JsonFile = None,
+    bootstrap: Resamples = 1000,
+    seed: Seed = 0,
+) -> None:
+    """How well segments meet the boundaries of syllables, within 50 ms: precision, recall, F1, R-value.
+
+    Two protocols: `sdhubert` (starts and ends of syllables, shifted, and starts of segments) and `onsets_offsets`
+    (starts and ends of both, no shift). The shift is chosen on other recordings with --tune; without, it is 0.
+    """
+    if shift is not None and tune is not None:
+        raise UserError("--shift and --tune cannot both be given; leave out one")
+    if tune_segments is not None and tune is None:
+        raise UserError("--tune-segments needs --tune, the references of its recordings")
+    from sdhubert_ray.evaluation import join, load_references, tables
+    from sdhubert_ray.evaluation.joining import JoinOptions
+    from sdhubert_ray.evaluation.published import BOUNDARY
+    from sdhubert_ray.evaluation.scoring import Bootstrap, Shift, evaluate_boundary, measure_rate
+
+    options = JoinOptions(missing, tuple(dict.fromkeys(by or [])))
+    wanted = load_references(references, tier)
+    chosen = Shift() if shift is None else Shift(shift, "given")
+    if tune is not None:
+        chosen = _tune(wanted, references, tune, tune_segments or segments, missing, tier)
+    joined = join(wanted, segments, options)
+    drawn = Bootstrap(bootstrap, seed)
+    report, rate = evaluate_boundary(joined, chosen.seconds, drawn), measure_rate(joined, _units_there(segments)[0])
+    _print_join(joined, missing)
+    console.print(tables.boundary_table(report, chosen), soft_wrap=True)
+    console.print(tables.rate_table(rate), soft_wrap=True)
+    for table in tables.boundary_groups(report):
+        console.print(table, soft_wrap=True)
+    published = _print_published(joined, BOUNDARY)
+    if chosen.source == "not tuned":
+        note("NOT TUNED: the shift of protocol sdhubert is 0; --tune REFERENCES chooses it on validation recordings")
+    if json_file:
+        figures = {"shift": asdict(chosen), "token_rate": asdict(rate), **asdict(report), "published": published}
+        _write(json_file, "boundary", (segments, references, tier, missing), joined, drawn, figures)
+
+
+@evaluate.command()
+def purity(
+    segments: Segments,
+    references: References,
+    quantizer: Annotated[
+        str | None, typer.Option(help="Makes units of the segment features (default: units of `sdhubert tokenize`).")
+    ] = None,
+    missing: Missing = "error",
+    by: By = None,
+    tier: Tier = None,
+    json_file: JsonFile = None,
+    bootstrap: Resamples = 1000,
+    seed: Seed = 0,
+) -> None:
+    """How well units and syllables agree: cluster purity and syllable purity.
+
+    Each segment is assigned to a syllable. Two protocols: `sdhubert` counts every pair, `strict` those that overlap.
+    """
+    from sdhubert_ray.evaluation import join, load_references, tables
+    from sdhubert_ray.evaluation.joining import JoinOptions
+    from sdhubert_ray.evaluation.published import PURITY
+    from sdhubert_ray.evaluation.scoring import Bootstrap, evaluate_purity, measure_rate
+
+    options = JoinOptions(missing, tuple(dict.fromkeys(by or [])))
+    wanted = load_references(references, tier)
+    drawn = Bootstrap(bootstrap, seed)
+    if quantizer is None:
+        joined = join(wanted, segments, options)
+        num_units, identity = _units_there(segments)
+    else:
+        from sdhubert_ray.quantizer import Quantizer
+
+        loaded = Quantizer.load(quantizer)
+        joined = join(wanted, segments, options, loaded.predict)
+        num_units, identity = loaded.num_units, loaded.sha256
+    report, rate = evaluate_purity(joined, drawn), measure_rate(joined, num_units)
+    _print_join(joined, missing)
+    console.print(tables.purity_table(report), soft_wrap=True)
+    console.print(tables.rate_table(rate), soft_wrap=True)
+    for table in tables.purity_groups(report):
+        console.print(table, soft_wrap=True)
+    published = _print_published(joined, PURITY)
+    if json_file:
+        used = {"quantizer": quantizer, "quantizer_sha256": identity}
+        figures = {**used, "token_rate": asdict(rate), **asdict(report), "published": published}
+        _write(json_file, "purity", (segments, references, tier, missing), joined, drawn, figures)
+
+
+evaluate.command()(ssabx)
+
+
+def _tune(
+    tested: "Sequence[Reference]", references: str, tune: str, segments: str, missing: str, tier: str | None
+) -> "Shift":
+    from sdhubert_ray.evaluation import join, load_references, tune_on
+    from sdhubert_ray.evaluation.joining import JoinOptions, bare_name
+
+    validation = load_references(tune, tier)
+    both = {bare_name(one.file_name) for one in tested} & {bare_name(one.file_name) for one in validation}
+    if both:
+        raise UserError(
+            f"{len(both)} recordings, such as {min(both)}, are in {tune} and in {references}; the shift has to be "
+            "chosen on other recordings than it is tested on"
+        )
+    joined = join(validation, segments, JoinOptions(missing))
+    if joined.missing:
+        note(f"note: {len(joined.missing)} of {len(validation)} recordings of {tune} are missing ({missing})")
+    return tune_on(joined, tune)
+
+
+def _units_there(segments: str) -> tuple[int | None, str | None]:
+    """How many units there are to the quantizer of a table, and its digest, if the run record tells."""
+    from sdhubert_ray.output import read_run
+
+    quantizer = (read_run(segments) or {}).get("quantizer") or {}
+    return quantizer.get("n_units"), quantizer.get("sha256")
+
+
+def _print_join(joined: "Joined", missing: str) -> None:
+    from sdhubert_ray.evaluation.tables import describe_join
+
+    for line in describe_join(joined, missing):
+        print(line)
+
+
+def _print_published(joined: "Joined", published: "Sequence[Published]") -> list[dict[str, object]]:
+    """Show what papers say, if it is of this test set."""
+    from sdhubert_ray.evaluation.published import is_librispeech_test
+    from sdhubert_ray.evaluation.tables import published_table
+
+    if not is_librispeech_test(one.reference.file_name for one in joined.utterances):
+        return []
+    console.print(published_table(published), soft_wrap=True)
+    return [asdict(one) for one in published]
+
+
+def _write(
+    target: str,
+    metric: str,
+    inputs: tuple[str, str, str | None, str],
+    joined: "Joined",
+    bootstrap: "Bootstrap",
+    figures: Mapping[str, object],
+) -> None:
+    from importlib.metadata import version
+
+    from sdhubert_ray import storage
+    from sdhubert_ray.metrics import LEVEL
+
+    segments, references, tier, missing = inputs
+    result = {
+        "metric": metric,
+        "sdhubert_ray": version("sdhubert_ray"),
+        "segments": segments,
+        "references": references,
+        "tier": tier,
+        "utterances": len(joined.utterances),
+        "missing": {"policy": missing, "count": len(joined.missing), "file_names": joined.missing},
+        "failed": dict(joined.failed),
+        "extra": {"count": joined.num_extra, "such_as": joined.extra},
+        "bootstrap": {**asdict(bootstrap), "level": LEVEL, "over": "utterances"},
+        **figures,
+    }
+    storage.put(target, json.dumps(result, indent=1, ensure_ascii=False).encode() + b"\n")

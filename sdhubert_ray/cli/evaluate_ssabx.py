@@ -1,0 +1,158 @@
+"""`sdhubert evaluate ssabx`: do embeddings of clips tell what is said?"""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from sdhubert_ray.cli.console import (
+    EXIT_FAILED_ROWS,
+    EXIT_UNFINISHED,
+    complain,
+    console,
+    log_as,
+    note,
+    raise_if_interrupted,
+)
+from sdhubert_ray.cli.options import Address, LogFormat, choose_address
+from sdhubert_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from sdhubert_ray.ssabx import Result
+
+_EMBEDDINGS = ("favg", "cls")
+_SHOWN = 20
+
+
+def ssabx(
+    context: typer.Context,
+    audio_root: Annotated[
+        str, typer.Argument(metavar="AUDIO_ROOT", help="What file names are relative to: a folder or URI.")
+    ],
+    triplets: Annotated[
+        str, typer.Argument(metavar="TRIPLETS", help="JSON: id -> {X, P, N: {file_name, segment: [start, end], text}}.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Of audio and resources: audio.channel=0")
+    ] = None,
+    checkpoint: Annotated[
+        str, typer.Option(help="A path or URI, sdhubert_base, or bundled (random weights).")
+    ] = "sdhubert_base",
+    embedding: Annotated[
+        list[str] | None,
+        typer.Option(help="favg (mean over frames, default) or cls (the CLS state); may be repeated."),
+    ] = None,
+    layer: Annotated[
+        list[int] | None,
+        typer.Option(min=0, help="Of hidden states (default: the checkpoint's, or 9); may be repeated."),
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="paper (no padding) or readme: how a clip is z-scored and padded.")
+    ] = "paper",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    engine: Annotated[
+        str, typer.Option(help="local (this process), ray, or auto: ray from 10 minutes of clips.")
+    ] = "auto",
+    address: Address = None,
+    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples of the 95 % intervals; 0 for none.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 0,
+    max_failed: Annotated[int, typer.Option(min=0, help="More triplets that cannot be used exit with 3.")] = 0,
+    json_file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the result here too.")] = None,
+    log_format: LogFormat = "text",
+) -> None:
+    """Spoken-sentence ABX: how often a clip that says the same is nearer than one that does not.
+
+    Each distinct clip is encoded once, whole. Compared is the cosine similarity of embeddings.
+    """
+    log_as(log_format)
+    embeddings = tuple(dict.fromkeys(embedding or ["favg"]))
+    unknown = [name for name in embeddings if name not in _EMBEDDINGS]
+    if unknown:
+        raise UserError(f"--embedding is {unknown[0]!r}; it has to be one of {', '.join(_EMBEDDINGS)}")
+    other = [text for text in overrides or [] if not text.startswith(("audio.", "resources."))]
+    if other:
+        raise UserError(f"{other[0]!r} does not apply here; KEY=VALUE may be of audio and resources")
+    flags = {"preset": preset, "device": device, "dtype": dtype, "checkpoint": checkpoint}
+    # What can be mended is told before torch is loaded, which takes seconds.
+    from sdhubert_ray import storage
+    from sdhubert_ray.config import load_config
+    from sdhubert_ray.ssabx import Bootstrap, Scoring, choose_engine, evaluate_ssabx, read_triplets
+
+    load_config(None, overrides or [], flags, {})
+    if not storage.is_folder(audio_root):
+        raise UserError(f"AUDIO_ROOT {audio_root} is no folder; name the one that the file names are relative to")
+    found = read_triplets(triplets, audio_root)
+
+    from sdhubert_ray.session import IncompleteRunError
+    from sdhubert_ray.weights import fetch_checkpoint
+
+    weights = fetch_checkpoint(checkpoint)
+    config = load_config(None, overrides or [], flags, weights.options)
+    layers = tuple(dict.fromkeys(layer or [config.encoder.layer]))
+    scoring = Scoring(embeddings, layers, Bootstrap(bootstrap, seed))
+    columns = (TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    address = choose_address(context, engine, address)
+    engine = choose_engine(found, engine, address)
+    hidden = engine == "ray" or not sys.stderr.isatty()  # Ray Data draws its own bars
+    with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
+        task = bar.add_task("embedding", total=len(found.clips))
+
+        def advance(count: int) -> None:
+            raise_if_interrupted()
+            bar.advance(task, count)
+
+        try:
+            result = evaluate_ssabx(found, weights, config, scoring, engine=engine, address=address, progress=advance)
+        except IncompleteRunError as error:
+            complain(str(error))
+            raise typer.Exit(EXIT_UNFINISHED) from error
+        except KeyboardInterrupt as error:
+            complain("interrupted")
+            raise typer.Exit(EXIT_UNFINISHED) from error
+    if json_file:
+        _write(json_file, audio_root, triplets, result)
+    _print_result(result)
+    if len(result.left_out) > max_failed:
+        raise typer.Exit(EXIT_FAILED_ROWS)
+
+
+def _print_result(result: "Result") -> None:
+    facts = Table(show_header=False, box=None)
+    facts.add_row("checkpoint", f"{result.checkpoint}, {result.preset}, {result.dtype}")
+    facts.add_row("triplets", f"{result.num_triplets - len(result.left_out)} of {result.num_triplets}")
+    facts.add_row("clips", f"{result.num_clips} distinct, {result.seconds:.1f} s; engine {result.engine}")
+    console.print(facts, soft_wrap=True)
+    table = Table(box=None)
+    table.add_column("embedding")
+    for name in ("layer", "SSABX %", "95 % interval", "ties"):
+        table.add_column(name, justify="right")
+    for score in result.scores:
+        value, low, high = score.accuracy.value, score.accuracy.low, score.accuracy.high
+        share = "-" if value is None else f"{100 * value:.1f}"
+        interval = "-" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
+        table.add_row(score.embedding, str(score.layer), share, interval, str(score.ties))
+    console.print(table, soft_wrap=True)
+    if any(score.ties for score in result.scores):
+        note("note: ties (P as near to X as N) count as wrong")
+    for name, reason in list(result.left_out.items())[:_SHOWN]:
+        note(f"left out: {name}: {reason}")
+    if len(result.left_out) > _SHOWN:
+        note(f"... and {len(result.left_out) - _SHOWN} more; --json FILE lists all")
+
+
+def _write(target: str, audio_root: str, triplets: str, result: "Result") -> None:
+    from importlib.metadata import version
+
+    from sdhubert_ray import storage
+    from sdhubert_ray.metrics import LEVEL
+
+    content = asdict(result)
+    content["bootstrap"] |= {"level": LEVEL, "over": "triplets"}
+    about = {"metric": "ssabx", "sdhubert_ray": version("sdhubert_ray"), "audio_root": audio_root, "triplets": triplets}
+    storage.put(target, json.dumps({**about, **content}, indent=1, ensure_ascii=False).encode() + b"\n")

@@ -1,0 +1,17 @@
+"""Evaluation against reference syllables: reading them, joining them to a segments table, scoring, and tables of it."""
+
+from sdhubert_ray.evaluation.joining import Joined, JoinOptions, Utterance, join
+from sdhubert_ray.evaluation.references import Reference, load_references
+from sdhubert_ray.evaluation.scoring import evaluate_boundary, evaluate_purity, tune_on
+
+__all__ = [
+    "JoinOptions",
+    "Joined",
+    "Reference",
+    "Utterance",
+    "evaluate_boundary",
+    "evaluate_purity",
+    "join",
+    "load_references",
+    "tune_on",
+]

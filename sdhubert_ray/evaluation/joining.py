@@ -1,0 +1,257 @@
+"""Reference syllables joined to the recordings of a segments table.
+
+The rule: names are compared without the ending of an audio file (.flac, .wav, .mp3 ...); a recording's `id` is looked
+for among the references' file_name, and if it is none of these, among the references' ids. All else in a name counts,
+folders too.
+"""
+
+import posixpath
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from sdhubert_ray import storage
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.evaluation.references import Reference
+from sdhubert_ray.manifest import AUDIO_SUFFIXES
+from sdhubert_ray.manifest.columns import near_miss
+from sdhubert_ray.output import join_pieces, list_commits, read_files, read_run
+from sdhubert_ray.output.commits import SEGMENTS_FOLDER, read_parquet
+from sdhubert_ray.output.record import check_tokenized
+from sdhubert_ray.tables import FAILED_STATUSES, FRAME_COLUMNS, Array
+
+Quantize = Callable[[Array], npt.NDArray[np.int32]]
+"""From features (n, D) to units (n,)."""
+
+MISSING = ("error", "skip", "empty")
+_COLUMNS = ("id", "uri", "piece", "offset", "duration", "status", "error", "num_frames", "segments", "units")
+_NO_GROUP = "(none)"
+_SHOWN = 3
+_QUANTIZED_AT_ONCE = 8192
+
+
+@dataclass(frozen=True)
+class JoinOptions:
+    """How references and recordings meet.
+
+    Attributes:
+        missing: what becomes of a reference without a recording, or with one that could not be read: `error`, `skip`
+            (left out) or `empty` (counts as a recording without segments).
+        by: columns of the table, such as speaker, by whose values figures are given too.
+    """
+
+    missing: str = "error"
+    by: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.missing not in MISSING:
+            raise UserError(f"--missing is {self.missing!r}; it has to be one of {', '.join(MISSING)}")
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A recording and its reference.
+
+    Attributes:
+        reference: its syllables.
+        segments: (P, 2) float64, seconds.
+        units: (P,) int32, or None without a quantizer.
+        duration: seconds; 0 where there is no recording.
+        groups: its value of each column of `JoinOptions.by`, as text.
+    """
+
+    reference: Reference
+    segments: npt.NDArray[np.float64]
+    units: Array | None
+    duration: float
+    groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What met.
+
+    Attributes:
+        utterances: in the order of the references.
+        by: the columns that groups are of.
+        missing: file names of the references without a recording that could be read; see `JoinOptions`.
+        failed: of these, by id, the recordings that are in the table, and their status.
+        num_extra: recordings in the table that no reference is for.
+        extra: the ids of some of them.
+    """
+
+    utterances: tuple[Utterance, ...]
+    by: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
+    num_extra: int = 0
+    extra: tuple[str, ...] = ()
+
+
+def join(
+    references: Sequence[Reference], output: str, options: JoinOptions, quantize: Quantize | None = None
+) -> Joined:
+    """Join references to the recordings of an output. Recordings that none is for are read over, not held.
+
+    Args:
+        references: of distinct recordings.
+        output: folder of a run.
+        options: see `JoinOptions`.
+        quantize: makes units of segment features; None takes those of the table, if it has any.
+
+    Raises:
+        UserError: the output cannot be read or lacks a column; a reference or recording is there twice; a reference
+            has no recording and `missing` is `error`, or none has one.
+    """
+    meeting = _Meeting(references, output, options.by, quantize)
+    for table in _read(output, options.by, with_features=quantize is not None):
+        meeting.add(table)
+    found, failed = meeting.finish(), meeting.failed
+    missing = [reference.file_name for number, reference in enumerate(references) if number not in found]
+    if missing and (options.missing == "error" or not found):
+        raise _missing_error(output, references, missing, failed, [*meeting.ids.values(), *meeting.extra])
+    if options.missing == "empty":
+        for number, reference in enumerate(references):
+            groups = meeting.groups.get(number, tuple(_NO_GROUP for _ in options.by))
+            found.setdefault(number, Utterance(reference, np.zeros((0, 2)), None, 0.0, groups))
+    utterances = tuple(found[number] for number in sorted(found))
+    return Joined(utterances, options.by, tuple(missing), failed, meeting.num_extra, tuple(meeting.extra))
+
+
+def bare_name(name: str) -> str:
+    """A name without the ending of an audio file, as names are compared."""
+    stem, ending = posixpath.splitext(name)
+    return stem if ending.lower() in AUDIO_SUFFIXES else name
+
+
+class _Index:
+    """References by the names that they may be found by."""
+
+    def __init__(self, references: Sequence[Reference]) -> None:
+        self._by_file = self._number([reference.file_name for reference in references], "file_name")
+        self._by_id = self._number([reference.id for reference in references], "id")
+
+    def find(self, file_id: str) -> int | None:
+        """The number of the reference of a recording."""
+        name = bare_name(file_id)
+        return self._by_file.get(name, self._by_id.get(name))
+
+    @staticmethod
+    def _number(names: Sequence[str], kind: str) -> dict[str, int]:
+        numbers: dict[str, int] = {}
+        for number, name in enumerate(names):
+            other = numbers.setdefault(bare_name(name), number)
+            if other != number:
+                raise UserError(
+                    f"two references have {kind} {names[other]!r} and {name!r}, which name one recording; leave out one"
+                )
+        return numbers
+
+
+class _Meeting:
+    """References and the recordings that have met them so far, by number of the reference."""
+
+    def __init__(
+        self, references: Sequence[Reference], output: str, by: Sequence[str], quantize: Quantize | None
+    ) -> None:
+        self._references, self._output, self._by, self._quantize = references, output, by, quantize
+        self._index = _Index(references)
+        self._found: dict[int, Utterance] = {}
+        self._waiting: dict[int, Array] = {}  # features that are not quantized yet
+        self.ids: dict[int, str] = {}
+        self.groups: dict[int, tuple[str, ...]] = {}
+        self.failed: dict[str, str] = {}
+        self.num_extra = 0
+        self.extra: list[str] = []
+
+    def add(self, table: pa.Table) -> None:
+        """Take the rows of a recording."""
+        file_id = table.column("id")[0].as_py()
+        number = self._index.find(file_id)
+        if number is None:
+            self.num_extra += 1
+            self.extra += [file_id] if len(self.extra) < _SHOWN else []
+            return
+        reference = self._references[number]
+        if number in self.ids:
+            raise UserError(
+                f"{self._output} has recordings {self.ids[number]!r} and {file_id!r} for the reference of "
+                f"{reference.file_name}; leave out or rename one"
+            )
+        self.ids[number] = file_id
+        self.groups[number] = tuple(_as_text(table.column(name)[0].as_py()) for name in self._by)
+        result = join_pieces(table)
+        if result.status in FAILED_STATUSES:
+            self.failed[file_id] = result.status
+            return
+        self._found[number] = Utterance(reference, result.segments, result.units, result.duration, self.groups[number])
+        if self._quantize is not None and len(result.segments):
+            if result.segment_features is None:
+                raise UserError(
+                    f"{self._output} keeps no segment features to quantize; run `sdhubert segment` with them"
+                )
+            self._waiting[number] = result.segment_features
+            if sum(map(len, self._waiting.values())) >= _QUANTIZED_AT_ONCE:
+                self._assign()
+
+    def finish(self) -> dict[int, Utterance]:
+        """All that have met."""
+        self._assign()
+        return self._found
+
+    def _assign(self) -> None:
+        """Make units of the features that wait, in one go."""
+        if self._quantize is None or not self._waiting:
+            return
+        units = self._quantize(np.concatenate(list(self._waiting.values())))
+        ends = np.cumsum([len(features) for features in self._waiting.values()])
+        for number, part in zip(self._waiting, np.split(units, ends[:-1]), strict=True):
+            self._found[number] = replace(self._found[number], units=part)
+        self._waiting = {}
+
+
+def _read(output: str, by: Sequence[str], *, with_features: bool) -> Iterator[pa.Table]:
+    record = read_run(output)
+    if record is not None:
+        check_tokenized(output, record)
+    columns = [*_COLUMNS, *by, *(("segment_features",) if with_features else ())]
+    for number, table in enumerate(read_files(output, columns)):
+        lacking = [name for name in by if name not in table.column_names] if number == 0 else []
+        if lacking:
+            there = _list_columns(output)
+            raise UserError(f"--by is {lacking[0]!r}, but {output} has no such column; {near_miss(lacking[0], there)}")
+        yield table
+
+
+def _list_columns(output: str) -> list[str]:
+    """The columns of a table that figures can be grouped by."""
+    first = storage.join(output, f"{SEGMENTS_FOLDER}/{list_commits(output)[0].name}")
+    names: list[str] = read_parquet(first, lambda parquet: parquet.schema_arrow.names)
+    lists = {"segments", "segment_features", "units", *FRAME_COLUMNS}
+    return [name for name in names if name not in lists]
+
+
+def _missing_error(
+    output: str,
+    references: Sequence[Reference],
+    missing: Sequence[str],
+    failed: Mapping[str, str],
+    there: Sequence[str],
+) -> UserError:
+    named = ", ".join(missing[:_SHOWN])
+    unread = f" ({len(failed)} are there, but {', '.join(sorted({*failed.values()}))})" if failed else ""
+    hint = f"; recordings there are called like {there[0]!r}" if there and not failed else ""
+    way = "give their segments, or --missing skip leaves them out, --missing empty counts them as without segments"
+    if len(missing) == len(references):
+        way = "names have to be the same but for the ending of the audio"
+    return UserError(
+        f"{len(missing)} of {len(references)} referenced recordings have no segments in {output}{unread}, such as "
+        f"{named}{hint}; {way}"
+    )
+
+
+def _as_text(value: object) -> str:
+    return _NO_GROUP if value is None else str(value)

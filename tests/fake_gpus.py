@@ -1,0 +1,66 @@
+"""What a cluster with GPUs runs, on one that only says it has two: models on CPUs, by actors that reserve a GPU each.
+
+    python fake_gpus.py AUDIO CHECKPOINT QUANTIZER FOLDER
+
+AUDIO is segmented into FOLDER/out, tokenized into FOLDER/made, and embedded into FOLDER/embedded.npz; each actor leaves
+a file, named after its stage and GPU, in FOLDER/gpus.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import ray
+
+from sdhubert_ray import Quantizer, pipeline
+from sdhubert_ray.config import load_config
+from sdhubert_ray.evaluation.triplets import Clip
+from sdhubert_ray.execute import prepare_job, run_job
+from sdhubert_ray.formats import SequenceOptions
+from sdhubert_ray.manifest import list_input
+from sdhubert_ray.ssabx import embed_clips
+from sdhubert_ray.tokenizing import prepare_tokenizing, run_tokenizing
+from sdhubert_ray.weights import fetch_checkpoint
+
+AUDIO, CHECKPOINT, QUANTIZER, FOLDER = sys.argv[1:]
+
+
+def on_fake_gpu(stage):
+    """A stage whose `device` has to be cuda and is the CPU."""
+
+    class OnFakeGpu(stage):
+        def __init__(self, *args, **named):
+            (gpu,) = ray.get_runtime_context().get_accelerator_ids()["GPU"]
+            gpus = Path(FOLDER, "gpus")
+            gpus.mkdir(exist_ok=True)
+            (gpus / f"{stage.__name__}-{gpu}").touch()
+            assert "cuda" in args or named["device"] == "cuda"
+            args = ["cpu" if value == "cuda" else value for value in args]
+            super().__init__(*args, **{**named, **({"device": "cpu"} if "device" in named else {})})
+
+    return OnFakeGpu
+
+
+def main():
+    for name in ("EncodePacked", "EmbedPacked", "AssignUnits"):
+        setattr(pipeline, name, on_fake_gpu(getattr(pipeline, name)))
+    ray.init("local", num_cpus=4, num_gpus=2, include_dashboard=False)
+    checkpoint = fetch_checkpoint(CHECKPOINT)
+    overrides = ["device=cuda", "resources.unit_rows=2", "output.rows_per_file=2"]
+    config = load_config(None, overrides, {}, checkpoint.options)
+    output = str(Path(FOLDER, "out"))
+    run_job(prepare_job(config, checkpoint, AUDIO, list_input(AUDIO), output, engine="ray"), lambda *counts: None)
+    options = {"target": str(Path(FOLDER, "made")), "device": "cuda", "engine": "ray"}
+    formats = SequenceOptions(("txt",))
+    job = prepare_tokenizing(output, Quantizer.load(QUANTIZER), QUANTIZER, formats, **options)
+    run_tokenizing(job, lambda rows: None)
+    clips = [Clip(str(path), 0.0, 0.3) for path in sorted(Path(AUDIO).glob("*.flac"))]
+    embedded, errors = embed_clips(
+        clips, checkpoint, config, [9], engine="ray", address=None, progress=lambda count: None
+    )
+    assert errors == [None] * len(clips)
+    np.savez(Path(FOLDER, "embedded.npz"), **embedded)
+
+
+if __name__ == "__main__":
+    main()
