@@ -2,12 +2,14 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.evaluation import load_references
+from sdhubert_ray.evaluation.triplets import read_triplets
 
 PARTS = ("train", "validation", "test")
 
@@ -106,6 +108,7 @@ def write_lists(options: BenchmarkOptions) -> dict[str, int]:
                 raise UserError(
                     f"{shared[0]} is in the {other} part and in the {part} part; no recording may be in two"
                 )
+    _refuse_others(options.output, paths)
     for part in PARTS:
         rows = [
             {"id": path, "uri": storage.join(options.root, path), "split": part, "speaker": _speaker(path)}
@@ -116,6 +119,31 @@ def write_lists(options: BenchmarkOptions) -> dict[str, int]:
         lines = "".join(f"{json.dumps(row)}\n" for row in rows)
         storage.put(storage.join(folder, f"{part}.jsonl"), lines.encode())
     return {part: len(paths[part]) for part in PARTS}
+
+
+def check_options(options: BenchmarkOptions) -> None:
+    """Find mistakes that a later step would find after hours.
+
+    Raises:
+        UserError: an option or file that a step refuses.
+    """
+    from sdhubert_ray.clustering import ClusterOptions
+    from sdhubert_ray.config import load_config
+    from sdhubert_ray.weights import fetch_checkpoint
+
+    ClusterOptions(options.n_clusters, options.n_units)
+    load_config(None, options.overrides, {"preset": options.preset}, {})
+    if options.triplets:
+        read_triplets(options.triplets, options.root)
+    fetch_checkpoint(options.checkpoint)
+
+
+def _refuse_others(output: str, paths: Mapping[str, Sequence[str]]) -> None:
+    """Raises UserError where an earlier benchmark in the output was of other recordings."""
+    for part in PARTS:
+        uri = storage.join(output, f"lists/{part}.txt")
+        if storage.exists(uri) and storage.read_bytes(uri).decode().splitlines() != list(paths[part]):
+            raise UserError(f"{uri} lists other recordings than this benchmark's; choose another --output")
 
 
 def _list_train(root: str, train: str) -> list[str]:

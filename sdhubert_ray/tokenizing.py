@@ -256,7 +256,8 @@ def _read_finished(segments: str) -> Mapping[str, Any]:
     rows = {plan.number: plan.unit_rows for plan in plans}
     commits = list_commits(segments)
     left = sum(rows[plan][unit] for plan, unit in pending_units(plans, commits))
-    if left or record.get("state") != "finished":
+    # Rows that a half-done tokenizing has lost are made anew by `segment` when the others have their units.
+    if "tokenizing" not in record and (left or record.get("state") != "finished"):
         raise UserError(
             f"the run in {segments} has not finished ({left} rows are left); finish it first, by the command that "
             "began it"
@@ -337,6 +338,18 @@ def _remove_earlier(job: TokenizeJob) -> None:
         names = SINGLE_FILES if job.target is not None else (_SEQUENCES,)
         for name in (*names, STATISTICS):
             storage.remove(storage.join(job.written, name))
+    elif job.sequences.formats and not _are_alike(job):
+        storage.remove_files([storage.join(job.sequences_folder, name) for name in SINGLE_FILES])
+
+
+def _are_alike(job: TokenizeJob) -> bool:
+    """Whether the sequences that are there, if any, are of the same rows and written in the same way."""
+    if not storage.exists(job.statistics):
+        return True
+    before = json.loads(storage.read_bytes(job.statistics))
+    wanted = {"dedup": job.sequences.dedup, "durations": job.sequences.durations}
+    there = {key: value for key, value in before.get("sequences", {}).items() if key in wanted}
+    return before.get("run_id") == job.record["run_id"] and (there == wanted or not before["sequences"]["formats"])
 
 
 def _begin(job: TokenizeJob) -> None:
@@ -437,6 +450,7 @@ def _counted(tables: Iterator[pa.Table], usage: UnitUsage) -> Iterator[UnitSeque
 def _statistics(job: TokenizeJob, usage: UnitUsage) -> dict[str, object]:
     return {
         "segments": job.segments,
+        "run_id": job.record["run_id"],
         "quantizer": {"name": job.name, "sha256": job.sha256, "n_units": job.quantizer.num_units},
         "recordings": usage.recordings,
         "left_out": usage.left_out,

@@ -152,3 +152,26 @@ def test_what_is_not_there_is_one_sentence(corpus, tmp_path, capsys, monkeypatch
     assert not (corpus / "segments").exists()
     assert run(monkeypatch, tmp_path / "nothing", "--checkpoint", "bundled") == 2
     assert "train-clean-100" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--n-clusters", "4", "--n-units", "8"], "n-units"),
+        (["--triplets", "nothing.json"], "nothing.json"),
+        (["syllables.sly_dur=0.2"], "syllables.syl_dur"),
+        (["--checkpoint", "nothing.pt"], "nothing.pt"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_written(corpus, capsys, monkeypatch, arguments, reason):
+    given = ["--checkpoint", "bundled"] if "--checkpoint" not in arguments else []
+    assert run(monkeypatch, corpus, *given, *arguments) == 2
+    assert reason in capsys.readouterr().err
+    assert not (corpus / "segments").exists()
+
+
+def test_other_recordings_than_those_of_the_results_are_refused(corpus, tmp_path):
+    write_lists(make_options(corpus))
+    (tmp_path / "subset.txt").write_text(f"{TRAIN[0]}\n")
+    with pytest.raises(UserError, match="lists other recordings"):
+        write_lists(make_options(corpus, train=str(tmp_path / "subset.txt")))

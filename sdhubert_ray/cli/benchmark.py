@@ -54,7 +54,7 @@ def librispeech(
 ) -> None:
     """Segment, cluster, give units, evaluate: each step is a command that is printed, and resumes where it was left."""
     from sdhubert_ray import storage
-    from sdhubert_ray.benchmark import BenchmarkOptions, list_commands, write_lists
+    from sdhubert_ray.benchmark import BenchmarkOptions, check_options, list_commands, write_lists
 
     name = PurePosixPath(checkpoint).stem
     options = BenchmarkOptions(
@@ -74,6 +74,7 @@ def librispeech(
         engine=engine,
         address=choose_address(context, engine, address),
     )
+    check_options(options)
     counts = write_lists(options)
     print(f"{', '.join(f'{count} {part}' for part, count in counts.items())} recordings; results in {options.output}")
     for arguments in list_commands(options):

@@ -21,6 +21,8 @@ evaluate = typer.Typer(
     help="Segments, units and embeddings against references: boundary, purity, ssabx.", no_args_is_help=True
 )
 
+_MAX_SHIFT = 1.0
+
 Segments = Annotated[str, typer.Argument(metavar="SEGMENTS", help="An output folder or URI of `sdhubert segment`.")]
 References = Annotated[
     str,
@@ -71,6 +73,8 @@ def boundary(
     """
     if shift is not None and tune is not None:
         raise UserError("--shift and --tune cannot both be given; leave out one")
+    if shift is not None and not abs(shift) <= _MAX_SHIFT:
+        raise UserError(f"--shift is {shift}; it has to be in seconds, from -{_MAX_SHIFT} to {_MAX_SHIFT}")
     if tune_segments is not None and tune is None:
         raise UserError("--tune-segments needs --tune, the references of its recordings")
     from sdhubert_ray.evaluation import join, load_references, tables
@@ -157,7 +161,8 @@ def _tune(
     from sdhubert_ray.evaluation.joining import JoinOptions, bare_name
 
     validation = load_references(tune, tier)
-    both = {bare_name(one.file_name) for one in tested} & {bare_name(one.file_name) for one in validation}
+    names = [{bare_name(name) for one in some for name in (one.file_name, one.id)} for some in (tested, validation)]
+    both = names[0] & names[1]
     if both:
         raise UserError(
             f"{len(both)} recordings, such as {min(both)}, are in {tune} and in {references}; the shift has to be "

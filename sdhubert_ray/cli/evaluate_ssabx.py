@@ -115,9 +115,9 @@ def ssabx(
         except KeyboardInterrupt as error:
             complain("interrupted")
             raise typer.Exit(EXIT_UNFINISHED) from error
+    _print_result(result)
     if json_file:
         _write(json_file, audio_root, triplets, result)
-    _print_result(result)
     if len(result.left_out) > max_failed:
         raise typer.Exit(EXIT_FAILED_ROWS)
 

@@ -1,5 +1,6 @@
 """What is asked of a clustering."""
 
+import math
 from dataclasses import dataclass
 
 from sdhubert_ray.errors import UserError
@@ -72,7 +73,7 @@ class Workers:
             raise UserError(f"--device is {self.device!r}; it has to be auto, cpu or cuda")
         if self.count is not None and self.count < 1:
             raise UserError(f"--workers is {self.count}; it has to be 1 or more")
-        if self.memory_gib is not None and not self.memory_gib > 0:
+        if self.memory_gib is not None and not 0 < self.memory_gib < math.inf:
             raise UserError(f"--memory-gib is {self.memory_gib}; it has to be a positive number")
 
     @property

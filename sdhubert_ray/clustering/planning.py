@@ -156,8 +156,12 @@ def look_into(output: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any] 
     begun = read_json(storage.join(output, f"{WORK}/{SETTINGS}"))
     if card is not None and "settings" not in card:
         raise UserError(f"output {output} holds another quantizer (imported); choose another output, or --overwrite it")
+    if begun is not None and not all(isinstance(begun.get(key), int) for key in ("sample_size", "seed_vectors")):
+        raise UserError(f"{output}/{WORK}/{SETTINGS} is damaged; choose another output, or --overwrite it")
     for record in (card, begun):
         if record is not None:
+            if not isinstance(record.get("settings"), dict):
+                raise UserError(f"output {output} has a damaged record; choose another output, or --overwrite it")
             _refuse_other(output, record["settings"], settings)
     return card, begun
 

@@ -163,7 +163,10 @@ def _take_sample(job: ClusterJob, engine: Engine, lease: Lease, progress: Progre
     uri = storage.join(job.work, _SAMPLE)
     before = read_json(uri)
     if before is not None:
-        return Sample(**{**before, "shards": tuple(before["shards"])})
+        try:
+            return Sample(**{**before, "shards": tuple(before["shards"])})
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{uri} is damaged ({error}); choose another output, or --overwrite it") from error
     limits = choose_limits(job.source.num_vectors, job.sample_size)
     lots = [lot_table(number, lot) for number, lot in enumerate(make_lots(job.source, limits))]
     stage = SampleLots(job.source.output, job.work, job.options.seed, limits)

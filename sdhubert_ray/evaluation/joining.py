@@ -218,17 +218,19 @@ def _read(output: str, by: Sequence[str], *, with_features: bool) -> Iterator[pa
     if record is not None:
         check_tokenized(output, record)
     columns = [*_COLUMNS, *by, *(("segment_features",) if with_features else ())]
-    for number, table in enumerate(read_files(output, columns)):
-        lacking = [name for name in by if name not in table.column_names] if number == 0 else []
-        if lacking:
-            there = _list_columns(output)
-            raise UserError(f"--by is {lacking[0]!r}, but {output} has no such column; {near_miss(lacking[0], there)}")
-        yield table
+    there = _list_columns(output) if by and record is not None else []
+    for name in by if there else ():
+        if name not in there:
+            raise UserError(f"--by is {name!r}, but {output} has no such column to group by; {near_miss(name, there)}")
+    yield from read_files(output, columns)
 
 
 def _list_columns(output: str) -> list[str]:
     """The columns of a table that figures can be grouped by."""
-    first = storage.join(output, f"{SEGMENTS_FOLDER}/{list_commits(output)[0].name}")
+    commits = list_commits(output)
+    if not commits:
+        return []
+    first = storage.join(output, f"{SEGMENTS_FOLDER}/{commits[0].name}")
     names: list[str] = read_parquet(first, lambda parquet: parquet.schema_arrow.names)
     lists = {"segments", "segment_features", "units", *FRAME_COLUMNS}
     return [name for name in names if name not in lists]

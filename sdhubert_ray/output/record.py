@@ -131,9 +131,10 @@ def refuse_other(output: str, before: Mapping[str, str], wanted: Mapping[str, st
         listed = ", ".join(
             f"{key} ({before.get(key, 'unset')} there, {wanted.get(key, 'unset')} now)" for key in differing
         )
-        raise UserError(
-            f"output {output} was made with another configuration: {listed}; choose another output, or --overwrite it"
-        )
+        way = "choose another output, or --overwrite it"
+        if differing == ["quantizer.sha256"] and "quantizer.sha256" not in wanted:
+            way = "it has units: give segment the --quantizer that they are of"
+        raise UserError(f"output {output} was made with another configuration: {listed}; {way}")
 
 
 def check_tokenized(output: str, record: Mapping[str, Any]) -> None:
