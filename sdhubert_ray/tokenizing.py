@@ -349,7 +349,7 @@ def _are_alike(job: TokenizeJob) -> bool:
     before = json.loads(storage.read_bytes(job.statistics))
     wanted = {"dedup": job.sequences.dedup, "durations": job.sequences.durations}
     there = {key: value for key, value in before.get("sequences", {}).items() if key in wanted}
-    return before.get("run_id") == job.record["run_id"] and (there == wanted or not before["sequences"]["formats"])
+    return before.get("run_id") == job.record.get("run_id") and (there == wanted or not before["sequences"]["formats"])
 
 
 def _begin(job: TokenizeJob) -> None:
@@ -450,7 +450,7 @@ def _counted(tables: Iterator[pa.Table], usage: UnitUsage) -> Iterator[UnitSeque
 def _statistics(job: TokenizeJob, usage: UnitUsage) -> dict[str, object]:
     return {
         "segments": job.segments,
-        "run_id": job.record["run_id"],
+        "run_id": job.record.get("run_id"),
         "quantizer": {"name": job.name, "sha256": job.sha256, "n_units": job.quantizer.num_units},
         "recordings": usage.recordings,
         "left_out": usage.left_out,

@@ -608,7 +608,9 @@ def test_what_fails_in_a_worker_is_told_in_its_own_words(
     with pytest.raises(IncompleteRunError, match=f"{damaged} is damaged"):
         tokenize(tmp_path / "out", quantizers["one"], engine="ray")
     damaged.write_bytes(whole)
-    done = tokenize(tmp_path / "out", quantizers["one"], engine="ray")
+    # In this process: a worker whose task was cancelled while it imported torch cannot import it any more, and the
+    # tests' cluster would use that worker again.
+    done = tokenize(tmp_path / "out", quantizers["one"])
     assert done.rows_done + done.files_done_before == 5
 
 

@@ -299,7 +299,8 @@ def wait_for_step(output, step, is_alive=lambda: True, seconds=120):
 
 
 def training_workers():
-    for process in psutil.process_iter():
+    """Those of this process's own Ray: others on this machine may train too."""
+    for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if "RayTrainWorker" in " ".join(process.cmdline()):
                 yield process
@@ -350,6 +351,7 @@ def test_two_workers_equal_one_with_twice_the_batch(tmp_path, speech):
     assert sorted(losses(two.output)) == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_worker_comes_back_and_the_run_is_the_undisturbed_one(tmp_path, speech, undisturbed):
@@ -372,6 +374,7 @@ def test_a_killed_worker_comes_back_and_the_run_is_the_undisturbed_one(tmp_path,
     assert_same_state(last_state(run.output), last_state(undisturbed))
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_run_lives_in_an_object_store_with_its_audio(tmp_path, speech, s3_bucket):
     """The same numbers as on disk; the second command goes on from what the first has left there."""
@@ -415,6 +418,7 @@ def test_ray_data_reads_the_same_batches(tmp_path, speech):
         assert batch["skipped"] == expected["skipped"]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_driver_is_gone_on_from_by_the_same_command(tmp_path, speech, undisturbed):
