@@ -15,3 +15,8 @@ class BusyError(Exception):
 
 class AudioError(Exception):
     """One file that cannot be decoded; the message becomes the `error` of its row, status `unreadable`."""
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, its first line, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

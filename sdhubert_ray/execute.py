@@ -112,11 +112,8 @@ def load_quantizer(config: JobConfig, width: int | None, source: str) -> tuple[J
     if config.quantizer is None:
         return config, None
     quantizer = Quantizer.load(config.quantizer)
-    if width not in (None, quantizer.width):
-        raise UserError(
-            f"quantizer {config.quantizer} is for features of width {quantizer.width}, those of {source} have {width}; "
-            "choose the quantizer that was made from such features"
-        )
+    if width is not None:
+        quantizer.check_width(width, config.quantizer, source)
     return replace(config, quantizer=storage.absolute(config.quantizer)), quantizer
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sdhubert_ray import storage
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import UserError, first_line
 from sdhubert_ray.tables import Array
 
 if TYPE_CHECKING:
@@ -117,6 +117,14 @@ class Quantizer:
             raise UserError(f"features cannot be quantized: {error}") from error
         return labels if self.reducer is None else self.reducer[labels]
 
+    def check_width(self, width: int, name: str, source: str) -> None:
+        """Raise UserError where this quantizer, called `name`, is not for the features of `source`, `width` wide."""
+        if width != self.width:
+            raise UserError(
+                f"quantizer {name} is for features of width {self.width}, those of {source} have {width}; choose the "
+                "quantizer that was made from such features"
+            )
+
     def identity(self) -> dict[str, object]:
         """What the run record of a table with its units tells of it."""
         return {"sha256": self.sha256, "n_units": self.num_units}
@@ -197,9 +205,7 @@ def read_original(km_path: str, reducer_path: str, trust_pickle: bool) -> Quanti
     try:
         reducer = np.load(io.BytesIO(reducer_data), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise UserError(
-            f"reducer {reducer_path} is no .npy array ({_first_line(error)}); name the .npy file"
-        ) from error
+        raise UserError(f"reducer {reducer_path} is no .npy array ({first_line(error)}); name the .npy file") from error
     if not isinstance(reducer, np.ndarray) or reducer.ndim != 1 or reducer.dtype.kind not in "iu" or not reducer.size:
         raise UserError(f"reducer {reducer_path} has to be a .npy array of integers, one per center")
     if not 0 <= int(reducer.min()) <= int(reducer.max()) < len(reducer):
@@ -251,7 +257,7 @@ def _unpickle_centers(name: str, data: bytes) -> npt.NDArray[np.float32]:
             model = joblib.load(io.BytesIO(data))
         except _UNPICKLE_ERRORS as error:
             raise UserError(
-                f"{name} cannot be read as a joblib pickle ({type(error).__name__}: {_first_line(error)}); name the "
+                f"{name} cannot be read as a joblib pickle ({type(error).__name__}: {first_line(error)}); name the "
                 "k-means of the original system, or convert it where it was made"
             ) from error
     for warning in caught:
@@ -294,7 +300,7 @@ def _read(uri: str, named: str) -> bytes:
             f"{named} does not exist or is no quantizer{wanted}; name what `sdhubert cluster` wrote"
         ) from error
     except OSError as error:
-        raise UserError(f"{uri} cannot be read ({_first_line(error)}); name another, or mend the access") from error
+        raise UserError(f"{uri} cannot be read ({first_line(error)}); name another, or mend the access") from error
 
 
 def _parse_tensors(uri: str, data: bytes) -> dict[str, Array]:
@@ -304,7 +310,7 @@ def _parse_tensors(uri: str, data: bytes) -> dict[str, Array]:
     try:
         arrays: dict[str, Array] = load(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"quantizer {uri} is damaged ({_first_line(error)}); make it again") from error
+        raise UserError(f"quantizer {uri} is damaged ({first_line(error)}); make it again") from error
     if "centers" not in arrays:
         raise UserError(f"quantizer {uri} has no tensor `centers`; name what `sdhubert cluster` wrote")
     for name, dtype in _TENSOR_TYPES.items():
@@ -317,11 +323,7 @@ def _parse_card(uri: str, data: bytes) -> dict[str, Any]:
     try:
         card = json.loads(data)
     except ValueError as error:
-        raise UserError(f"{uri} is damaged ({_first_line(error)}); make the quantizer again") from error
+        raise UserError(f"{uri} is damaged ({first_line(error)}); make the quantizer again") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise UserError(f"{uri} is no card of a quantizer that this version reads; make the quantizer again")
     return card
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

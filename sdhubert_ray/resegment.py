@@ -27,6 +27,7 @@ from sdhubert_ray.output import (
     stage_plan,
 )
 from sdhubert_ray.output.commits import read_commits
+from sdhubert_ray.output.summary import latest_attempts
 from sdhubert_ray.planning import DigestSet, Found
 from sdhubert_ray.session import Job, Origin
 from sdhubert_ray.tables import MANIFEST_FIELDS
@@ -209,7 +210,7 @@ class _Had:
 def _lacking(source: str, had: _Had, found: Found) -> Iterator[pa.Table]:
     """The rows to be staged, a table for each row group of the source that has any."""
     plans, commits = list_plans(source), list_commits(source)
-    latest = _later_attempts(source, plans, commits)
+    latest = latest_attempts(source, plans, commits)
     for plan in plans:
         units = _plan_units(source, plan)
         here = [commit for commit in commits if commit.plan == plan.number]
@@ -246,12 +247,3 @@ def _plan_units(source: str, plan: Plan) -> Iterator[tuple[int, pa.Table]]:
             yield unit, part.slice(row, plan.unit_rows[unit])
             row += plan.unit_rows[unit]
             unit += 1
-
-
-def _later_attempts(source: str, plans: Sequence[Plan], commits: Sequence[Commit]) -> dict[str, int]:
-    """The plan with the latest attempt that is done, of the keys that were tried again."""
-    again = {plan.number for plan in plans if plan.kind == "retry"}
-    latest: dict[str, int] = {}
-    for commit, table in read_commits(source, [commit for commit in commits if commit.plan in again], ["key"]):
-        latest.update(dict.fromkeys(table.column("key").to_pylist(), commit.plan))
-    return latest

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from sdhubert_ray import storage
-from sdhubert_ray.errors import AudioError
+from sdhubert_ray.errors import AudioError, first_line
 
 TAR_SUFFIX = ".tar"
 PARQUET_SUFFIX = ".parquet"
@@ -212,7 +212,7 @@ def _open_parquet(uri: str, size: int | None) -> _ParquetShard:
         try:
             parquet = pyarrow.parquet.ParquetFile(file)
         except pa.ArrowException as error:
-            raise AudioError(f"cannot be read as Parquet ({_first_line(error)})") from error
+            raise AudioError(f"cannot be read as Parquet ({first_line(error)})") from error
         column = find_audio(parquet.schema_arrow)
         if column is None:
             raise AudioError("has no column of audio bytes")
@@ -231,7 +231,7 @@ def _read_group(uri: str, size: int | None, group: int) -> pa.ChunkedArray:
         try:
             return parquet.read_row_group(group, columns=leaves).column(0)
         except pa.ArrowException as error:
-            raise AudioError(f"cannot be read as Parquet ({_first_line(error)})") from error
+            raise AudioError(f"cannot be read as Parquet ({first_line(error)})") from error
 
 
 _tars = _Recent(_index_members, _TARS_KEPT)
@@ -287,7 +287,3 @@ def _describe_damage(file: BinaryIO, reason: str) -> str:
 
 def _is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

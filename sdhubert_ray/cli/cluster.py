@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sdhubert_ray.cli.console import EXIT_UNFINISHED, complain, console, log_as, logs_are_json, note
+from sdhubert_ray.cli.console import console, log_as, logs_are_json, note
 from sdhubert_ray.cli.options import Address, LogFormat, choose_address
-from sdhubert_ray.errors import BusyError
+from sdhubert_ray.cli.running import ended_early
 
 if TYPE_CHECKING:
     from sdhubert_ray.clustering import Clustered, ClusterJob
@@ -88,7 +88,6 @@ def _print_found(job: "ClusterJob", segments: str) -> None:
 
 def _run(job: "ClusterJob") -> "Clustered":
     from sdhubert_ray.clustering import run_clustering
-    from sdhubert_ray.session import IncompleteRunError
 
     columns = (
         TextColumn("{task.description}"),
@@ -109,17 +108,8 @@ def _run(job: "ClusterJob") -> "Clustered":
             if hidden and value is not None and not logs_are_json():
                 print(f"step {done}: {shown}", file=sys.stderr)
 
-        try:
+        with ended_early():
             return run_clustering(job, advance)
-        except BusyError as error:
-            complain(str(error))
-            raise typer.Exit(EXIT_UNFINISHED) from error
-        except IncompleteRunError as error:
-            complain(f"{error}; the same command resumes")
-            raise typer.Exit(EXIT_UNFINISHED) from error
-        except KeyboardInterrupt as error:
-            complain("interrupted; the same command resumes")
-            raise typer.Exit(EXIT_UNFINISHED) from error
 
 
 def _print_quantizer(job: "ClusterJob", done: "Clustered") -> None:

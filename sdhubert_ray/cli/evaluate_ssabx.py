@@ -12,20 +12,18 @@ from rich.table import Table
 
 from sdhubert_ray.cli.console import (
     EXIT_FAILED_ROWS,
-    EXIT_UNFINISHED,
-    complain,
     console,
     log_as,
     note,
     raise_if_interrupted,
 )
 from sdhubert_ray.cli.options import Address, LogFormat, choose_address
+from sdhubert_ray.cli.running import ended_early
 from sdhubert_ray.errors import UserError
 
 if TYPE_CHECKING:
     from sdhubert_ray.ssabx import Result
 
-_EMBEDDINGS = ("favg", "cls")
 _SHOWN = 20
 
 
@@ -71,10 +69,12 @@ def ssabx(
     Each distinct clip is encoded once, whole. Compared is the cosine similarity of embeddings.
     """
     log_as(log_format)
+    from sdhubert_ray.stages.embedding import EMBEDDINGS
+
     embeddings = tuple(dict.fromkeys(embedding or ["favg"]))
-    unknown = [name for name in embeddings if name not in _EMBEDDINGS]
+    unknown = [name for name in embeddings if name not in EMBEDDINGS]
     if unknown:
-        raise UserError(f"--embedding is {unknown[0]!r}; it has to be one of {', '.join(_EMBEDDINGS)}")
+        raise UserError(f"--embedding is {unknown[0]!r}; it has to be one of {', '.join(EMBEDDINGS)}")
     other = [text for text in overrides or [] if not text.startswith(("audio.", "resources."))]
     if other:
         raise UserError(f"{other[0]!r} does not apply here; KEY=VALUE may be of audio and resources")
@@ -89,7 +89,6 @@ def ssabx(
         raise UserError(f"AUDIO_ROOT {audio_root} is no folder; name the one that the file names are relative to")
     found = read_triplets(triplets, audio_root)
 
-    from sdhubert_ray.session import IncompleteRunError
     from sdhubert_ray.weights import fetch_checkpoint
 
     weights = fetch_checkpoint(checkpoint)
@@ -107,14 +106,8 @@ def ssabx(
             raise_if_interrupted()
             bar.advance(task, count)
 
-        try:
+        with ended_early(way=""):
             result = evaluate_ssabx(found, weights, config, scoring, engine=engine, address=address, progress=advance)
-        except IncompleteRunError as error:
-            complain(str(error))
-            raise typer.Exit(EXIT_UNFINISHED) from error
-        except KeyboardInterrupt as error:
-            complain("interrupted")
-            raise typer.Exit(EXIT_UNFINISHED) from error
     _print_result(result)
     if json_file:
         _write(json_file, audio_root, triplets, result)

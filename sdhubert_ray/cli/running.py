@@ -1,6 +1,8 @@
 """Doing a job with its progress on the terminal, and printing what came of it."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import typer
@@ -22,6 +24,24 @@ if TYPE_CHECKING:
     from sdhubert_ray.session import Job, Summary
 
 _SHOWN_FAILURES = 20
+
+
+@contextlib.contextmanager
+def ended_early(way: str = "; the same command resumes") -> Iterator[None]:
+    """Say why the work within could not be finished, and exit with 1; `way` is what can be done about it."""
+    from sdhubert_ray.session import IncompleteRunError
+
+    try:
+        yield
+    except BusyError as error:
+        complain(str(error))
+        raise typer.Exit(EXIT_UNFINISHED) from error
+    except IncompleteRunError as error:
+        complain(f"{error}{way}")
+        raise typer.Exit(EXIT_UNFINISHED) from error
+    except KeyboardInterrupt as error:
+        complain(f"interrupted{way}")
+        raise typer.Exit(EXIT_UNFINISHED) from error
 
 
 def print_found(job: "Job") -> None:
@@ -46,7 +66,6 @@ def print_found(job: "Job") -> None:
 def do_job(job: "Job") -> "Summary":
     """Run a job, print its summary, and exit with 1 where it cannot finish."""
     from sdhubert_ray.execute import run_job
-    from sdhubert_ray.session import IncompleteRunError
 
     columns = (
         TextColumn("segmenting"),
@@ -68,17 +87,8 @@ def do_job(job: "Job") -> "Summary":
             hours += seconds / 3600
             bar.update(task, advance=count, hours=hours)
 
-        try:
+        with ended_early():
             summary = run_job(job, advance)
-        except BusyError as error:
-            complain(str(error))
-            raise typer.Exit(EXIT_UNFINISHED) from error
-        except IncompleteRunError as error:
-            complain(f"{error}; the same command resumes")
-            raise typer.Exit(EXIT_UNFINISHED) from error
-        except KeyboardInterrupt as error:
-            complain("interrupted; the same command resumes")
-            raise typer.Exit(EXIT_UNFINISHED) from error
     _print_summary(summary)
     return summary
 

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sdhubert_ray.cli.console import EXIT_UNFINISHED, complain, console, log_as, note
+from sdhubert_ray.cli.console import console, log_as, note
 from sdhubert_ray.cli.options import Address, LogFormat, choose_address
-from sdhubert_ray.errors import BusyError
+from sdhubert_ray.cli.running import ended_early
 
 if TYPE_CHECKING:
     from sdhubert_ray.output.usage import UnitUsage
@@ -80,7 +80,6 @@ def tokenize(
 
 
 def _run(job: "TokenizeJob") -> "Tokenized":
-    from sdhubert_ray.session import IncompleteRunError
     from sdhubert_ray.tokenizing import run_tokenizing
 
     columns = (
@@ -102,17 +101,8 @@ def _run(job: "TokenizeJob") -> "Tokenized":
             rows += count
             bar.update(task, advance=1, rows=rows)
 
-        try:
+        with ended_early():
             return run_tokenizing(job, advance)
-        except BusyError as error:
-            complain(str(error))
-            raise typer.Exit(EXIT_UNFINISHED) from error
-        except IncompleteRunError as error:
-            complain(f"{error}; the same command goes on")
-            raise typer.Exit(EXIT_UNFINISHED) from error
-        except KeyboardInterrupt as error:
-            complain("interrupted; the same command goes on")
-            raise typer.Exit(EXIT_UNFINISHED) from error
 
 
 def _print_usage(usage: "UnitUsage", num_units: int) -> None:

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from sdhubert_ray.cli.console import EXIT_UNFINISHED, complain, log_as
+from sdhubert_ray.cli.console import log_as
 from sdhubert_ray.cli.options import Address, LogFormat
-from sdhubert_ray.errors import BusyError, UserError
+from sdhubert_ray.cli.running import ended_early
+from sdhubert_ray.errors import UserError
 
 
 def train(
@@ -44,18 +45,8 @@ def train(
     if run.begun is not None:
         print(f"going on from step {run.begun.step} of {config.max_steps}")
 
-    from sdhubert_ray.session import IncompleteRunError
     from sdhubert_ray.training.loop import train as train_run
 
-    try:
+    with ended_early():
         step = train_run(run, address, uuid.uuid4().hex[:12])
-    except BusyError as error:
-        complain(str(error))
-        raise typer.Exit(EXIT_UNFINISHED) from error
-    except IncompleteRunError as error:
-        complain(f"{error}; the same command resumes")
-        raise typer.Exit(EXIT_UNFINISHED) from error
-    except KeyboardInterrupt as error:
-        complain("interrupted; the same command resumes")
-        raise typer.Exit(EXIT_UNFINISHED) from error
     print(f"{step} steps are done: {run.output}")

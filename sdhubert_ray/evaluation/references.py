@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sdhubert_ray import storage
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import UserError, first_line
 from sdhubert_ray.evaluation.textgrid import read_textgrid
 
 _FORM = "it has to hold id -> {file_name, syllables: [{start, end, label}]}"
@@ -77,7 +77,7 @@ def _read_json(uri: str) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"references {uri} is not there; name a JSON file or a folder of TextGrids") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"references {uri} cannot be read ({_first_line(error)}); {_FORM}") from error
+        raise UserError(f"references {uri} cannot be read ({first_line(error)}); {_FORM}") from error
     if not isinstance(entries, dict):
         raise UserError(f"references {uri} is a {type(entries).__name__}; {_FORM}")
     return entries
@@ -121,7 +121,3 @@ def _checked(name: str, file_name: str, rows: Sequence[tuple[float, float, str]]
     rows = sorted(rows, key=lambda row: row[:2])
     times = np.array([row[:2] for row in rows], np.float64).reshape(-1, 2)
     return Reference(name, file_name, times, tuple(row[2] for row in rows))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -25,6 +25,7 @@ from sdhubert_ray.metrics import (
     purity,
     score_boundaries,
     tune_shift,
+    unit_entropy,
 )
 
 Ints = npt.NDArray[np.int64]
@@ -209,10 +210,8 @@ def measure_rate(joined: Joined, num_units: int | None = None) -> TokenRate:
     if hertz is None or not units or sum(map(len, units)) != segments:
         return TokenRate(segments, seconds, hertz)
     counts = np.unique(np.concatenate(units), return_counts=True)[1]
-    shares = counts / counts.sum()
-    entropy = abs(float((shares * np.log2(shares)).sum()))
     bits = hertz * float(np.log2(num_units or len(counts)))
-    return TokenRate(segments, seconds, hertz, len(counts), num_units, bits, hertz * entropy)
+    return TokenRate(segments, seconds, hertz, len(counts), num_units, bits, hertz * unit_entropy(counts))
 
 
 class _Pairs:

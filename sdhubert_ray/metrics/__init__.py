@@ -19,6 +19,7 @@ from sdhubert_ray.metrics.boundary import (
     tune_shift,
 )
 from sdhubert_ray.metrics.pairs import bootstrap_purity, match_segments, purity
+from sdhubert_ray.metrics.rates import UnitRates, unit_entropy, unit_rates
 from sdhubert_ray.metrics.resampling import LEVEL, Interval
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "BoundaryCounts",
     "BoundaryScores",
     "Interval",
+    "UnitRates",
     "bootstrap_boundaries",
     "bootstrap_purity",
     "bootstrap_share",
@@ -41,4 +43,6 @@ __all__ = [
     "sdhubert_boundaries",
     "ssabx_margins",
     "tune_shift",
+    "unit_entropy",
+    "unit_rates",
 ]

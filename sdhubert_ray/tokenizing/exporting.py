@@ -1,0 +1,98 @@
+"""Sequences and statistics of the units of a table, and those of earlier runs that they replace."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import lru_cache
+
+import pyarrow as pa
+
+from sdhubert_ray import storage
+from sdhubert_ray.audio import FRAME_RATE
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.formats import UnitSequence, read_sequence, write_sequences
+from sdhubert_ray.formats.sequences import SEQUENCE_COLUMNS, SINGLE_FILES
+from sdhubert_ray.output import (
+    read_commit,
+    read_files,
+)
+from sdhubert_ray.output.commits import read_parquet
+from sdhubert_ray.output.usage import UnitUsage
+from sdhubert_ray.tables import FAILED_STATUSES
+from sdhubert_ray.tokenizing.planning import SEQUENCES, STATISTICS, TokenizeJob
+
+_FILES_KEPT = 4
+
+
+def remove_earlier(job: TokenizeJob) -> None:
+    """Remove the sequences of other units, and what an interrupted run has left that is not needed."""
+    if job.target is not None and not job.to_do:
+        storage.remove(job.parts)
+    if job.replaces:
+        names = SINGLE_FILES if job.target is not None else (SEQUENCES,)
+        for name in (*names, STATISTICS):
+            storage.remove(storage.join(job.written, name))
+    elif job.sequences.formats and not _are_alike(job):
+        storage.remove_files([storage.join(job.sequences_folder, name) for name in SINGLE_FILES])
+
+
+def _are_alike(job: TokenizeJob) -> bool:
+    """Whether the sequences that are there, if any, are of the same rows and written in the same way."""
+    if not storage.exists(job.statistics):
+        return True
+    before = json.loads(storage.read_bytes(job.statistics))
+    wanted = {"dedup": job.sequences.dedup, "durations": job.sequences.durations}
+    there = {key: value for key, value in before.get("sequences", {}).items() if key in wanted}
+    return before.get("run_id") == job.record.get("run_id") and (there == wanted or not before["sequences"]["formats"])
+
+
+def export(job: TokenizeJob, usage: UnitUsage) -> None:
+    """Write the sequences and the statistics, in one pass over the recordings."""
+    parts = job.parts if job.to_do and job.target is not None else None
+
+    @lru_cache(_FILES_KEPT)  # the pieces of a recording that was tried again are looked up one recording at a time
+    def read(name: str) -> pa.Table:
+        return _read_units(job.segments, name, parts)
+
+    tables = read_files(job.segments, SEQUENCE_COLUMNS, read=read)
+    write_sequences(_counted(tables, usage), job.sequences_folder, job.sequences, job.names)
+    storage.put(job.statistics, json.dumps(_statistics(job, usage), indent=1).encode() + b"\n")
+    if parts is not None:
+        storage.remove(parts)
+
+
+def _read_units(segments: str, name: str, parts: str | None) -> pa.Table:
+    """A file of a table, with the units in it or those of its part."""
+    if parts is None:
+        return read_commit(segments, name, SEQUENCE_COLUMNS)
+    table = read_commit(segments, name, ["key", *SEQUENCE_COLUMNS])
+    part: pa.Table = read_parquet(storage.join(parts, name), lambda parquet: parquet.read())
+    if not part.column("key").equals(table.column("key")):
+        raise UserError(f"{segments} was changed while its units were found; run the same command again")
+    return table.set_column(table.column_names.index("units"), "units", part.column("units"))
+
+
+def _counted(tables: Iterator[pa.Table], usage: UnitUsage) -> Iterator[UnitSequence]:
+    """The sequences of recordings that did not fail; all are counted."""
+    for table in tables:
+        sequence = read_sequence(table)
+        if sequence.status in FAILED_STATUSES:
+            usage.left_out += 1
+            continue
+        usage.add(sequence.units, sequence.duration, float(sequence.durations.sum()) / FRAME_RATE)
+        yield sequence
+
+
+def _statistics(job: TokenizeJob, usage: UnitUsage) -> dict[str, object]:
+    return {
+        "segments": job.segments,
+        "run_id": job.record.get("run_id"),
+        "quantizer": {"name": job.name, "sha256": job.sha256, "n_units": job.quantizer.num_units},
+        "recordings": usage.recordings,
+        "left_out": usage.left_out,
+        "audio_seconds": usage.audio_seconds,
+        "segment_seconds": usage.segment_seconds,
+        "units": asdict(usage.rates()),
+        "merged": asdict(usage.rates(merged=True)),
+        "sequences": asdict(job.sequences),
+    }

@@ -1,0 +1,229 @@
+"""A tokenizing that is checked and planned: what is to be done, and what is refused."""
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sdhubert_ray import storage
+from sdhubert_ray.config import DEVICES
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.execute import check_engine
+from sdhubert_ray.formats import SequenceOptions, name_files
+from sdhubert_ray.output import (
+    Commit,
+    list_commits,
+    list_plans,
+    pending_units,
+    read_plan,
+    read_run,
+)
+from sdhubert_ray.output.commits import commit_schema
+from sdhubert_ray.output.record import RUN_RECORD
+from sdhubert_ray.quantizer import Quantizer
+
+ON_RAY_BYTES = 1 << 30
+"""A smaller table gets its units without Ray, unless told otherwise."""
+STATISTICS = "units.json"
+SEQUENCES, _PARTS = "units", "parts"
+SHA256 = "quantizer.sha256"
+
+
+@dataclass(frozen=True)
+class TokenizeJob:
+    """A table to be given units, checked and not begun: nothing is written yet.
+
+    Attributes:
+        run_id: unique to this run.
+        segments: the output whose segments get units, absolute.
+        target: where sequences and statistics go; None: into `segments`, whose table gets the units.
+        quantizer: that gives them.
+        sha256: its digest.
+        name: where it is, absolute.
+        record: the run record of `segments`.
+        commits: its files.
+        to_do: whether units have to be found: they are not in the table.
+        replaces: whether sequences and statistics that are there are of other units.
+        sequences: what is exported.
+        names: of the files of recordings, by id, where `sequences` has any.
+        engine: `local` or `ray`.
+        address: of a Ray cluster, or None.
+        device: `auto`, `cpu` or `cuda`.
+    """
+
+    run_id: str
+    segments: str
+    target: str | None
+    quantizer: Quantizer
+    sha256: str
+    name: str
+    record: Mapping[str, Any]
+    commits: Sequence[Commit]
+    to_do: bool
+    replaces: bool
+    sequences: SequenceOptions
+    names: Mapping[str, str]
+    engine: str
+    address: str | None
+    device: str
+
+    @property
+    def written(self) -> str:
+        """The folder that is written into."""
+        return self.segments if self.target is None else self.target
+
+    @property
+    def sequences_folder(self) -> str:
+        """The folder of the sequences."""
+        return storage.join(self.segments, SEQUENCES) if self.target is None else self.target
+
+    @property
+    def statistics(self) -> str:
+        """The file of the statistics."""
+        return storage.join(self.written, STATISTICS)
+
+    @property
+    def compression(self) -> str:
+        """The Parquet codec of the table."""
+        return str(self.record["config"]["output"]["compression"])
+
+    @property
+    def parts(self) -> str:
+        """The folder that units pass through on their way to the sequences where the table is only read."""
+        return storage.join(self.written, _PARTS)
+
+
+def prepare_tokenizing(
+    segments: str,
+    quantizer: Quantizer,
+    name: str,
+    sequences: SequenceOptions | None = None,
+    *,
+    target: str | None = None,
+    device: str = "auto",
+    engine: str = "auto",
+    address: str | None = None,
+    overwrite: bool = False,
+) -> TokenizeJob:
+    """Check everything that can be checked before work begins.
+
+    Args:
+        segments: an output of `segment` or `resegment` whose run has finished.
+        quantizer: that gives units.
+        name: the path or URI that it was loaded from.
+        sequences: what is exported; none: nothing.
+        target: a folder for sequences and statistics; `segments` is then only read. Without one its table gets units.
+        device: `auto`, `cpu` or `cuda`.
+        engine: `auto`, `local` (this process) or `ray`.
+        address: of a Ray cluster; implies `ray`.
+        overwrite: replace units of another quantizer, or what was exported of them.
+
+    Raises:
+        UserError: anything that the caller has to mend.
+    """
+    check_engine(engine, address)
+    if device not in DEVICES:
+        raise UserError(f"device is {device!r}; it has to be one of {', '.join(DEVICES)}")
+    segments, name, sha256 = storage.absolute(segments).rstrip("/"), storage.absolute(name), quantizer.sha256
+    record = _read_finished(segments)
+    commits = list_commits(segments)
+    there = None if "tokenizing" in record else record["fingerprint"].get(SHA256)
+    to_do = there != json.dumps(sha256)
+    if to_do:
+        _check_features(segments, record, commits, quantizer, name)
+    replaces = to_do
+    if target is None:
+        _check_replaced(segments, record, sha256, name, overwrite)
+    else:
+        target = storage.absolute(target).rstrip("/")
+        replaces = _check_target(target, segments, sha256, overwrite)
+    sequences = sequences or SequenceOptions()
+    names: Mapping[str, str] = {}
+    if "npy" in sequences.formats:
+        tables = (table for plan in list_plans(segments) for table in read_plan(segments, plan, ["id"]))
+        names = name_files(dict.fromkeys(file_id for table in tables for file_id in table.column("id").to_pylist()))
+    if engine == "auto":
+        large = to_do and sum(commit.size for commit in commits) >= ON_RAY_BYTES
+        engine = "ray" if address or large else "local"
+    return TokenizeJob(
+        uuid.uuid4().hex[:12], segments, target, quantizer, sha256, name, record, commits, to_do, replaces, sequences,
+        names, engine, address, device,
+    )  # fmt: skip
+
+
+def _read_finished(segments: str) -> Mapping[str, Any]:
+    """The record of a run that has finished. Raises UserError."""
+    record = read_run(segments)
+    if record is None:
+        raise UserError(f"{segments} holds no run; name an output folder of `sdhubert segment`")
+    if not isinstance(record.get("config"), dict) or not isinstance(record["config"].get("output"), dict):
+        raise UserError(f"{segments} was made by another version of sdhubert_ray; make it again")
+    plans = list_plans(segments)
+    rows = {plan.number: plan.unit_rows for plan in plans}
+    commits = list_commits(segments)
+    left = sum(rows[plan][unit] for plan, unit in pending_units(plans, commits))
+    # Rows that a half-done tokenizing has lost are made anew by `segment` when the others have their units.
+    if "tokenizing" not in record and (left or record.get("state") != "finished"):
+        raise UserError(
+            f"the run in {segments} has not finished ({left} rows are left); finish it first, by the command that "
+            "began it"
+        )
+    if not commits:
+        raise UserError(f"{segments} has no rows to give units to; run `sdhubert segment` into it first")
+    return record
+
+
+def _check_features(
+    segments: str, record: Mapping[str, Any], commits: Sequence[Commit], quantizer: Quantizer, name: str
+) -> None:
+    if record["config"]["output"].get("segment_features") == "none":
+        raise UserError(
+            f"{segments} keeps no segment features to find units by; make it again with output.segment_features=auto, "
+            "or with `sdhubert segment --quantizer`"
+        )
+    kind = commit_schema(segments, commits[0].name).field("segment_features").type
+    quantizer.check_width(kind.value_type.list_size, name, segments)
+
+
+def _check_replaced(segments: str, record: Mapping[str, Any], sha256: str, name: str, overwrite: bool) -> None:
+    """Units of another quantizer are replaced only if that is asked for."""
+    begun = record.get("tokenizing")
+    if overwrite:
+        return
+    if begun is not None and begun["sha256"] != sha256:
+        raise UserError(
+            f"{segments} is half way to the units of quantizer {begun['name']}; give that one, or --overwrite its units"
+        )
+    there = record["fingerprint"].get(SHA256)
+    if begun is None and there not in (None, json.dumps(sha256)):
+        before = record["config"].get("quantizer")
+        raise UserError(
+            f"{segments} has the units of quantizer {before}, which is another than {name}; --overwrite them, or name "
+            "a folder to export to"
+        )
+
+
+def _check_target(target: str, segments: str, sha256: str, overwrite: bool) -> bool:
+    """Whether a folder has sequences of other units, which are to be replaced. Raises UserError."""
+    if storage.is_same_folder(target, segments):
+        raise UserError(f"output {target} is where the segments are; leave it out, or choose another")
+    if storage.exists(target) and not storage.is_folder(target):
+        raise UserError(f"output {target} is a file; name a folder")
+    if storage.exists(storage.join(target, RUN_RECORD)):
+        raise UserError(f"output {target} holds a run of `sdhubert segment`; choose another output")
+    uri = storage.join(target, STATISTICS)
+    if not storage.exists(uri):
+        return False
+    if overwrite:
+        return True
+    try:
+        before = json.loads(storage.read_bytes(uri))
+        source, name, digest = before["segments"], before["quantizer"]["name"], before["quantizer"]["sha256"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{uri} is no statistics of `sdhubert tokenize`; choose another output") from error
+    if (source, digest) != (segments, sha256):
+        raise UserError(
+            f"output {target} has the units of {source} by quantizer {name}; choose another output, or --overwrite it"
+        )
+    return False
