@@ -1,8 +1,6 @@
-"""Clustering a table: the sample, the same bits whoever works, kills, little memory, what is refused."""
+"""Clustering a table: the same bits whoever works, kills, the command line."""
 
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,19 +11,13 @@ import joblib
 import numpy as np
 import psutil
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from outputs import write_output
-from segments import FINGERPRINT, clustered, make_table, merge_all, write_segments
+from clusterings import SMALL, StopError, cluster, every_priority, prepare, same
+from segments import clustered, merge_all, write_segments
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
 from sdhubert_ray.clustering import (
-    Clustered,
-    ClusterJob,
     ClusterOptions,
     Workers,
-    memory,
-    planning,
     prepare_clustering,
     run_clustering,
     running,
@@ -33,16 +25,7 @@ from sdhubert_ray.clustering import (
     shards,
 )
 from sdhubert_ray.clustering.fitting import Centers, fit, sample_scales
-from sdhubert_ray.clustering.memory import available_here, plan_memory
-from sdhubert_ray.clustering.sampling import (
-    SampleLots,
-    choose_limits,
-    choose_priorities,
-    join_reports,
-    lot_table,
-    make_lots,
-)
-from sdhubert_ray.clustering.shards import ALL, Sample, read_shard, read_smallest
+from sdhubert_ray.clustering.shards import ALL, Sample
 from sdhubert_ray.clustering.source import open_source
 from sdhubert_ray.errors import BusyError, UserError
 from sdhubert_ray.kmeans import LloydSums, Moments, NearestCenters, add_up, measure, nearest_centers, seed_centers
@@ -52,7 +35,6 @@ from sdhubert_ray.session import IncompleteRunError
 from sdhubert_ray.tokenizing import prepare_tokenizing, run_tokenizing
 
 SDHUBERT = str(Path(sys.executable).parent / "sdhubert")
-SMALL = ClusterOptions(n_clusters=24, n_units=8, max_vectors=1500)
 
 
 @pytest.fixture
@@ -61,139 +43,10 @@ def segments(tmp_path: Path) -> str:
     return write_segments(str(tmp_path / "segments"), clustered(4000, 16, 60))
 
 
-def cluster(source: str, output: Path, options: ClusterOptions = SMALL, **choices: object) -> Clustered:
-    workers = Workers(device="cpu", **{key: choices.pop(key) for key in ("count", "memory_gib") if key in choices})
-    job = prepare_clustering(source, str(output), options, workers, **{"engine": "local", **choices})
-    return run_clustering(job, lambda *_: None)
-
-
-def same(first: Path, second: Path) -> bool:
-    names = ("quantizer.safetensors",)
-    return all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
-
-
 def fit_workers() -> list[psutil.Process]:
     """The workers of this process's Ray."""
     children = psutil.Process().children(recursive=True)
     return [process for process in children if process.cmdline()[:1] == ["ray::FitWorker"]]
-
-
-def take_sample(source: str, work: Path, wanted: int, seed: int = 0) -> Sample:
-    table = open_source(source)
-    limits = choose_limits(table.num_vectors, wanted)
-    stage = SampleLots(table.output, str(work), seed, limits)
-    lots = [lot_table(number, lot) for number, lot in enumerate(make_lots(table, limits))]
-    reports = [json.loads(stage(lot).column("report")[0].as_py()) for lot in lots]
-    return join_reports(reports, table, limits, wanted)
-
-
-def sampled(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """The vectors of a sample, by priority, and the priorities."""
-    parts = [read_shard(uri, sample.limit) for uri in sample.shards]
-    features, priorities = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
-    order = np.argsort(priorities)
-    return features[order], priorities[order]
-
-
-def every_priority(source: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """All vectors of a table by priority, and the priorities, row by row."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from sdhubert_ray.tables import read_vectors
-
-    table = pa.concat_tables(pq.read_table(path) for path in sorted(Path(source, "segments").glob("*.parquet")))
-    features = [rows for rows in read_vectors(table.column("segment_features")) if rows is not None]
-    keys = [key for key, status in zip(*(table.column(name).to_pylist() for name in ("key", "status")), strict=True)
-            if status == "ok"]  # fmt: skip
-    counts = np.array([len(rows) for rows in features])
-    priorities = choose_priorities(seed, keys, counts)
-    order = np.argsort(priorities)
-    return np.concatenate(features)[order], priorities[order]
-
-
-# --- the sample --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("wanted", [1, 30, 1500, 3990, 4000, 9999])
-def test_the_sample_is_the_vectors_of_the_smallest_priorities(wanted: int, segments: str, tmp_path: Path) -> None:
-    sample = take_sample(segments, tmp_path / "work", wanted)
-    assert sample.num_vectors == min(wanted, 4000)
-    features, priorities = sampled(sample)
-    every, theirs = every_priority(segments)
-    assert np.array_equal(priorities, theirs[:wanted])
-    assert np.array_equal(features, every[:wanted])
-    count = max(1, sample.num_vectors // 3)
-    assert np.array_equal(read_smallest(sample, count), every[:count])
-
-
-def test_the_sample_does_not_depend_on_the_files(
-    segments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = take_sample(segments, tmp_path / "one", 1000)
-    merge_all(segments)
-    assert len(list_commits(segments)) == 1
-    monkeypatch.setattr(shards, "SHARD_BYTES", 10_000)
-    after = take_sample(segments, tmp_path / "two", 1000)
-    assert len(after.shards) > len(before.shards)
-    assert (after.limit, after.largest) == (before.limit, before.largest)
-    for one, two in zip(sampled(before), sampled(after), strict=True):
-        assert np.array_equal(one, two)
-
-
-def test_another_seed_takes_another_sample(segments: str, tmp_path: Path) -> None:
-    one, two = (sampled(take_sample(segments, tmp_path / str(seed), 1000, seed))[0] for seed in (0, 1))
-    both = {row.tobytes() for row in one} & {row.tobytes() for row in two}
-    assert 200 < len(both) < 300  # a quarter of each, as chance has it
-
-
-def test_lots_that_are_done_are_not_done_again(segments: str, tmp_path: Path) -> None:
-    take_sample(segments, tmp_path / "work", 1000)
-    times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "work/sample").iterdir()}
-    take_sample(segments, tmp_path / "work", 1000)
-    assert times == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "work/sample").iterdir()}
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(1, 10**9), st.integers(1, 10**9))
-def test_limits_hold_between_them_what_is_wanted(num_vectors: int, wanted: int) -> None:
-    limits = choose_limits(num_vectors, wanted)
-    assert 0 <= limits.lower <= limits.upper <= ALL
-    if wanted < num_vectors:
-        assert limits.lower / ALL * num_vectors <= wanted <= limits.upper / ALL * num_vectors
-    else:
-        assert limits.lower == ALL
-
-
-def test_priorities_are_uniform_and_of_their_row_alone() -> None:
-    counts = np.array([3, 0, 100_000, 7])
-    priorities = choose_priorities(0, ["a", "b", "c", "d"], counts)
-    assert np.array_equal(priorities[:3], choose_priorities(0, ["a"], counts[:1]))
-    assert np.array_equal(priorities[-7:], choose_priorities(0, ["d"], counts[3:]))
-    assert len(set(priorities.tolist())) == 100_010
-    histogram = np.histogram(priorities.astype(np.float64) / ALL, 20, (0, 1))[0]
-    assert abs(histogram - 5000).max() < 5 * np.sqrt(5000)
-
-
-def test_of_a_key_that_was_tried_again_the_latest_attempt_counts(tmp_path: Path) -> None:
-    first, second = np.ones((5, 4), np.float32), np.full((6, 4), 2, np.float32)
-    tables = [
-        (1, make_table(["a#0", "b#0"], [first, first])),
-        (1, make_table(["c#0"], [first])),
-        (2, make_table(["b#0"], [second])),
-    ]
-    source = write_output(str(tmp_path / "segments"), tables, FINGERPRINT)
-    assert open_source(source).num_vectors == 16
-    features, _ = sampled(take_sample(source, tmp_path / "work", 99))
-    assert sorted(features[:, 0].tolist()) == [1.0] * 10 + [2.0] * 6
-
-
-def test_missing_rows_are_counted_and_half_precision_is_kept(tmp_path: Path) -> None:
-    table = make_table(["a#0", "b#0", "c#0"], [clustered(9, 4, 2), None, np.zeros((0, 4))], np.float16)
-    source = open_source(write_output(str(tmp_path / "segments"), [(1, table)], FINGERPRINT))
-    assert (source.num_vectors, source.rows_failed, source.num_rows, source.dtype) == (9, 1, 3, "float16")
-    features, _ = sampled(take_sample(source.output, tmp_path / "work", 99))
-    assert features.dtype == np.float16
 
 
 # --- the result --------------------------------------------------------------------------------------------------
@@ -387,20 +240,16 @@ def test_vectors_that_are_all_alike_are_told(tmp_path: Path) -> None:
 # --- interruptions -----------------------------------------------------------------------------------------------
 
 
-class _StopError(Exception):
-    """Ends a run at a moment of the test's choice."""
-
-
 @pytest.mark.parametrize("moment", [("sample", 0), ("k-means", 0), ("k-means", 3), ("ward", 0), ("ward", 1)])
 def test_it_goes_on_from_wherever_it_was(moment: tuple[str, int], segments: str, tmp_path: Path) -> None:
     cluster(segments, tmp_path / "whole")
 
     def stop(phase: str, done: int, *_: object) -> None:
         if (phase, done) == moment:
-            raise _StopError
+            raise StopError
 
     job = prepare_clustering(segments, str(tmp_path / "out"), SMALL, Workers(device="cpu"), engine="local")
-    with pytest.raises(_StopError):
+    with pytest.raises(StopError):
         run_clustering(job, stop)
     merge_all(segments)  # which changes nothing
     job = prepare_clustering(segments, str(tmp_path / "out"), SMALL, Workers(device="cpu"), engine="local")
@@ -419,22 +268,22 @@ def test_an_overwriting_that_is_interrupted_leaves_nothing_to_be_mistaken(
 ) -> None:
     def stop(phase: str, done: int, *_: object) -> None:
         if (phase, done) == ("k-means", 2):
-            raise _StopError
+            raise StopError
 
-    with pytest.raises(_StopError):
+    with pytest.raises(StopError):
         run_clustering(prepare(segments, tmp_path / "out"), stop)
     left, remove = [removals], running.storage.remove
 
     def remove_some(uri: str) -> None:
         if not left[0]:
-            raise _StopError
+            raise StopError
         left[0] -= 1
         remove(uri)
 
     other = ClusterOptions(n_clusters=24, n_units=8, max_vectors=1500, seed=1)
     with monkeypatch.context() as patched:
         patched.setattr(running.storage, "remove", remove_some)
-        with pytest.raises(_StopError):
+        with pytest.raises(StopError):
             cluster(segments, tmp_path / "out", other, overwrite=True)
     begun = (tmp_path / "out/work/settings.json").exists()
     if begun:
@@ -451,12 +300,12 @@ def test_what_another_run_has_begun_since_the_planning_is_refused(
 ) -> None:
     def stop(*_: object) -> None:
         if not finished:
-            raise _StopError
+            raise StopError
 
     other = prepare(segments, tmp_path / "out", ClusterOptions(n_clusters=24, n_units=8, max_vectors=1500, seed=1))
     try:
         run_clustering(prepare(segments, tmp_path / "out"), stop)
-    except _StopError:
+    except StopError:
         assert not finished
     with pytest.raises(UserError, match="seed is 0 there, 1 now"):
         run_clustering(other, lambda *_: None)
@@ -504,242 +353,6 @@ def test_two_runs_do_not_meet(segments: str, tmp_path: Path) -> None:
             cluster(segments, tmp_path / "out")
     finally:
         lease.release()
-
-
-# --- memory ------------------------------------------------------------------------------------------------------
-
-LIMITED = """
-import resource, sys, threading
-from pathlib import Path
-import torch, sklearn.cluster, safetensors.numpy, pyarrow.parquet
-from sdhubert_ray.clustering import ClusterOptions, Workers, memory, prepare_clustering, run_clustering, shards
-
-source, output, mib, data_bytes = *sys.argv[1:3], *map(int, sys.argv[3:5])
-if sys.argv[5] == "many":  # as with a cluster for every eight vectors
-    memory.count_candidates = lambda num_vectors, _: num_vectors
-shards.SHARD_BYTES, memory._STEP_BYTES = 4 << 20, 64 << 20
-threading.stack_size(1 << 20)
-torch.ones(300, 300) @ torch.ones(300, 300)
-used = int(Path("/proc/self/status").read_text().partition("VmData:")[2].split()[0]) << 10
-resource.setrlimit(resource.RLIMIT_DATA, (used + (mib << 20),) * 2)
-try:
-    bytearray(data_bytes)
-except MemoryError:
-    print("all of it at once is too much")
-options = ClusterOptions(n_clusters=32, n_units=8, max_iterations=4, max_vectors=10**9)
-job = prepare_clustering(source, output, options, Workers(device="cpu"), engine="local")
-run_clustering(job, lambda *_: None)
-print("done")
-"""
-
-
-@pytest.mark.parametrize("seeds", ["few", "many"])
-def test_data_larger_than_memory_are_clustered(seeds: str, tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
-    features = generator.standard_normal((700_000, 128), np.float32)  # 358 MB
-    features += 2 * generator.standard_normal((50, 128), np.float32)[np.arange(700_000) % 50]
-    source = write_segments(str(tmp_path / "segments"), features, rows=400, unit_rows=8)
-    command = [sys.executable, "-c", LIMITED, source, str(tmp_path / "out"), "280", str(features.nbytes), seeds]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "ARROW_IO_THREADS": "2"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.stdout.splitlines() == ["all of it at once is too much", "done"], done.stderr
-    card = Quantizer.load(str(tmp_path / "out")).card
-    assert card["num_vectors"] == 700_000
-    if seeds == "many":
-        assert 10_000 < card["seed_vectors"] < 700_000  # as many as memory allows
-
-
-def test_memory_is_divided_or_refused() -> None:
-    gib = 1 << 30
-    budget = plan_memory(ClusterOptions(), 4 << 20, 768, 16 * gib, 16 * gib)
-    assert budget.seed_vectors == budget.wanted_seed_vectors == 8 * 16384
-    assert 2 * gib < budget.reduce_bytes < 3 * gib
-    assert 10 * gib < budget.cache_bytes < 16 * gib
-    less = plan_memory(ClusterOptions(), 4 << 20, 1024, 2 * gib, int(2.4 * gib))
-    assert 16384 < less.seed_vectors < less.wanted_seed_vectors
-    assert less.seed_bytes <= 2.4 * gib
-    with pytest.raises(
-        UserError, match=r"--n-clusters is 16384: Ward's reduction takes 2\.\d+ GiB of memory, but 2\.00"
-    ):
-        plan_memory(ClusterOptions(), 4 << 20, 64, 2 * gib, 2 * gib)
-    with pytest.raises(UserError, match=r"its steps take 0\.\d+ GiB of memory, but 0\.25 GiB"):
-        plan_memory(ClusterOptions(), 4 << 20, 64, gib // 4, 16 * gib)
-    assert plan_memory(ClusterOptions(n_units=16384), 4 << 20, 64, gib, gib).reduce_bytes == 0
-    assert 0 < available_here() < 1 << 50
-
-
-@pytest.mark.parametrize("moment", [("sample", 1), ("k-means", 0), ("k-means", 3)])
-def test_what_has_begun_with_more_memory_keeps_its_seed_vectors(
-    moment: tuple[str, int], segments: str, tmp_path: Path
-) -> None:
-    cluster(segments, tmp_path / "whole")
-    little = (memory._STEP_BYTES + 100_000) / (1 << 30)
-    assert any("are chosen from" in note for note in cluster(segments, tmp_path / "little", memory_gib=little).notes)
-
-    def stop(phase: str, done: int, *_: object) -> None:
-        if (phase, done) == moment:
-            raise _StopError
-
-    with pytest.raises(_StopError):
-        run_clustering(prepare(segments, tmp_path / "out"), stop)
-    if moment[0] == "sample":
-        with pytest.raises(IncompleteRunError, match=r"choosing the first centers takes 0\.\d+ GiB of memory, but 0\."):
-            cluster(segments, tmp_path / "out", memory_gib=little)
-        return
-    assert cluster(segments, tmp_path / "out", memory_gib=little).notes == []
-    assert same(tmp_path / "out", tmp_path / "whole")
-    assert Quantizer.load(str(tmp_path / "out")).card["seed_vectors"] == 1500
-
-
-def test_too_little_memory_is_told_before_anything_is_written(segments: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"its steps take 0\.\d+ GiB of memory, but 0\.10 GiB can be had"):
-        cluster(segments, tmp_path / "out", memory_gib=0.1)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_small_disk_makes_a_smaller_sample_and_says_so(
-    segments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = shutil.disk_usage(tmp_path)
-    each = 16 * 4 + 8
-    monkeypatch.setattr(planning.shutil, "disk_usage", lambda _: usage._replace(free=(100 * each + 16 * 24 * 16) / 0.9))
-    job = prepare_clustering(segments, str(tmp_path / "out"), SMALL, Workers(device="cpu"), engine="local")
-    assert 90 <= job.sample_size <= 100
-    assert job.notes[0].startswith(f"the sample is reduced to {job.sample_size} vectors from 1500: the disk of ")
-    done = run_clustering(job, lambda *_: None)
-    assert done.quantizer is not None
-    assert done.quantizer.card["num_vectors"] == job.sample_size
-    monkeypatch.setattr(planning.shutil, "disk_usage", lambda _: usage._replace(free=0))
-    with pytest.raises(UserError, match="has no room for a sample of 24 vectors of 72 bytes"):
-        prepare_clustering(segments, str(tmp_path / "other"), SMALL, Workers())
-
-
-# --- what is refused ---------------------------------------------------------------------------------------------
-
-
-def prepare(source: str, output: Path, options: ClusterOptions = SMALL) -> ClusterJob:
-    return prepare_clustering(source, str(output), options, Workers(device="cpu"))
-
-
-@pytest.mark.parametrize(
-    ("values", "reason"),
-    [
-        ({"n_clusters": 0, "n_units": 0}, "--n-clusters is 0"),
-        ({"n_clusters": 4, "n_units": 5}, "--n-units is 5, but --n-clusters 4"),
-        ({"n_clusters": 9, "n_units": 5, "max_vectors": 8}, "--max-vectors is 8, but --n-clusters 9"),
-        ({"max_iterations": 0}, "--max-iterations is 0"),
-        ({"tolerance": float("nan")}, "--tolerance is nan"),
-        ({"seed": -1}, "--seed is -1"),
-    ],
-)
-def test_options_that_make_no_sense(values: dict[str, object], reason: str) -> None:
-    with pytest.raises(UserError, match=reason):
-        ClusterOptions(**values)
-
-
-@pytest.mark.parametrize(
-    ("values", "reason"),
-    [
-        ({"count": 0}, "--workers is 0"),
-        ({"memory_gib": 0.0}, "--memory-gib is 0"),
-        ({"device": "tpu"}, "--device is 'tpu'"),
-    ],
-)
-def test_workers_that_make_no_sense(values: dict[str, object], reason: str) -> None:
-    with pytest.raises(UserError, match=reason):
-        Workers(**values)
-
-
-def test_sources_without_vectors_are_refused(segments: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere holds no run"):
-        prepare(str(tmp_path / "nowhere"), tmp_path / "out")
-    table = make_table(["a#0"], [np.zeros((0, 4), np.float32)])
-    empty = write_output(str(tmp_path / "empty"), [(1, table)], FINGERPRINT)
-    with pytest.raises(UserError, match="has no syllables in its 1 rows"):
-        prepare(empty, tmp_path / "out")
-    bare = write_output(str(tmp_path / "bare"), [(1, table.drop_columns(["segment_features"]))], FINGERPRINT)
-    with pytest.raises(UserError, match="keeps no segment features"):
-        prepare(bare, tmp_path / "out")
-    with pytest.raises(UserError, match="has 4000 syllables, fewer than --n-clusters 4001"):
-        prepare(segments, tmp_path / "out", ClusterOptions(4001, 8))
-
-
-def test_outputs_that_are_something_else_are_refused(segments: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is an output of `sdhubert segment`"):
-        prepare(segments, Path(segments))
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="is a file; name a folder"):
-        prepare(segments, tmp_path / "file")
-    with pytest.raises(UserError, match="leave out --workers"):
-        prepare_clustering(segments, str(tmp_path / "out"), SMALL, Workers(2), engine="local")
-    with pytest.raises(UserError, match="engine is 'dask'"):
-        prepare_clustering(segments, str(tmp_path / "out"), SMALL, Workers(), engine="dask")
-
-
-def test_a_large_table_goes_to_ray_even_for_a_small_sample(
-    segments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    few = ClusterOptions(n_clusters=24, n_units=8, max_vectors=24)
-    total = sum(commit.size for commit in list_commits(segments))
-    for limit, engine in ((total, "ray"), (total + 1, "local")):
-        monkeypatch.setattr(planning, "ON_RAY_BYTES", limit)
-        assert prepare(segments, tmp_path / "out", few).engine == engine
-
-
-def test_an_imported_quantizer_is_not_written_over(segments: str, tmp_path: Path) -> None:
-    Quantizer(np.ones((3, 16), np.float32), None, {"source": {"km": "km.pt"}}).save(str(tmp_path / "out"))
-    with pytest.raises(UserError, match=r"out holds another quantizer \(imported\); choose another output"):
-        prepare(segments, tmp_path / "out")
-
-
-@pytest.mark.parametrize("finished", [False, True])
-def test_another_clustering_is_refused_by_what_differs_and_can_be_overwritten(
-    finished: bool, segments: str, tmp_path: Path
-) -> None:
-    def stop(phase: str, done: int, *_: object) -> None:
-        if (phase, done) == ("k-means", 2) and not finished:
-            raise _StopError
-
-    try:
-        run_clustering(prepare(segments, tmp_path / "out"), stop)
-    except _StopError:
-        assert not finished
-    other = ClusterOptions(n_clusters=25, n_units=8, max_vectors=1500, seed=1)
-    with pytest.raises(UserError, match=r"n_clusters is 24 there, 25 now, seed is 0 there, 1 now"):
-        prepare(segments, tmp_path / "out", other)
-    changed = write_segments(str(tmp_path / "changed"), clustered(4001, 16, 60))
-    with pytest.raises(UserError, match="the segments have changed, or are others"):
-        prepare(changed, tmp_path / "out")
-    cluster(changed, tmp_path / "out", other, overwrite=True)
-    cluster(changed, tmp_path / "new", other)
-    assert same(tmp_path / "out", tmp_path / "new")
-
-
-def test_a_damaged_shard_or_state_is_named(segments: str, tmp_path: Path) -> None:
-    def stop(phase: str, done: int, *_: object) -> None:
-        if (phase, done) == ("k-means", 2):
-            raise _StopError
-
-    with pytest.raises(_StopError):
-        run_clustering(prepare(segments, tmp_path / "out"), stop)
-    shard = next((tmp_path / "out/work/sample").glob("*.safetensors"))
-    content = shard.read_bytes()
-    shard.write_bytes(content[:500])
-    with pytest.raises(IncompleteRunError, match=r"\.safetensors is gone or damaged"):
-        cluster(segments, tmp_path / "out")
-    shard.write_bytes(content)
-    state = tmp_path / "out/work/state.safetensors"
-    state.write_bytes(state.read_bytes()[:-3])
-    with pytest.raises(IncompleteRunError, match=r"state\.safetensors is damaged"):
-        cluster(segments, tmp_path / "out")
-
-
-def test_nan_is_told_by_its_file(tmp_path: Path) -> None:
-    features = clustered(300, 4, 5)
-    features[200, 2] = np.inf
-    source = write_segments(str(tmp_path / "segments"), features)
-    with pytest.raises(IncompleteRunError, match=r"00001-\d+\.parquet has segment features that are NaN or infinite"):
-        cluster(source, tmp_path / "out", ClusterOptions(5, 5))
 
 
 # --- the command line --------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ class RunLogger(Logger):
         """Likewise."""
         return ""
 
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Lightning's signature
         """The configuration is in run.json."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
