@@ -91,10 +91,13 @@ class SDHuBERT(nn.Module):
         Yields:
             hidden_states[0], [1], ...: (B, 1 + T, D), the CLS state at position 0.
         """
-        encoder = self.speech_model.encoder
-        states = self.put_cls(encoder.dropout(self.embed(frames)))
+        states = self.enter(frames)
         yield states
-        yield from run_layers(states, num_frames, encoder.layers)
+        yield from run_layers(states, num_frames, self.speech_model.encoder.layers)
+
+    def enter(self, frames: Tensor) -> Tensor:
+        """hidden_states[0] of (B, T, D) projected frames: (B, 1 + T, D), with dropout where this is trained."""
+        return self.put_cls(self.speech_model.encoder.dropout(self.embed(frames)))
 
     def embed(self, frames: Tensor) -> Tensor:
         """Give (B, T, D) projected frames, zero beyond the valid ones, their positions, and normalise them."""
@@ -142,6 +145,20 @@ def run_layers(states: Tensor, num_frames: Tensor, layers: Iterable[nn.Module]) 
     for layer in layers:
         states = layer(states, attention_mask=mask)
         yield states
+
+
+def run_to_cls(states: Tensor, num_frames: Tensor, layers: nn.ModuleList) -> tuple[Tensor, Tensor]:
+    """CLS state (B, D) after all layers, and the (B, 1 + T, D) states that the last of them has seen.
+
+    The last layer is computed for the CLS state alone: no other of its states decides anything.
+    """
+    for earlier in run_layers(states, num_frames, layers[:-1]):
+        states = earlier
+    last, mask, cls = layers[-1], _valid(num_frames + 1, states.shape[1])[:, None, None], states[:, :1]
+    attended, _ = last.attention(cls, key_value_states=states, attention_mask=mask)
+    cls = last.layer_norm(cls + last.dropout(attended))
+    cls = last.final_layer_norm(cls + last.feed_forward(cls))
+    return cls[:, 0], states
 
 
 def batch_seconds_on(device: str, batch_seconds: float) -> float:

@@ -11,7 +11,7 @@ from transformers import HubertConfig, HubertModel
 
 from sdhubert_ray.audio import Span, normalise, read_audio
 from sdhubert_ray.checkpoint import Checkpoint, load_model
-from sdhubert_ray.model import OutOfMemoryError, SDHuBERT, encode_pieces, encode_windows
+from sdhubert_ray.model import OutOfMemoryError, SDHuBERT, encode_pieces, encode_windows, run_to_cls
 from sdhubert_ray.presets import PRESETS, EncoderOptions
 from sdhubert_ray.speech import SpeechOptions, find_speech
 from sdhubert_ray.syllables import SyllableOptions, cut_syllables, to_seconds
@@ -397,6 +397,36 @@ def test_layers_past_the_last_one_read_do_not_matter():
     with torch.inference_mode():
         for one, other in zip(*(model(window, torch.tensor([16_000]), [1, 0]) for model in (whole, cut)), strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+@settings(max_examples=20)
+@given(
+    num_layers=st.integers(1, 3),
+    counts=st.lists(st.integers(1, 20), min_size=1, max_size=4),
+    seed=st.integers(0, 2**16),
+    implementation=st.sampled_from(["sdpa", "eager"]),
+)
+def test_cls_of_the_last_layer_is_that_of_the_whole_layer_and_so_are_gradients(
+    num_layers, counts, seed, implementation
+):
+    config = HubertConfig(**{**MINIMAL, "num_hidden_layers": num_layers})
+    config._attn_implementation = implementation
+    torch.manual_seed(seed)
+    model = SDHuBERT(config).eval()
+    frames, num_frames = torch.randn(len(counts), max(counts), 16), torch.tensor(counts)
+    wanted = torch.randn(len(counts), 16)
+    *_, before, states = model.contextualise(frames, num_frames)
+    (states[:, 0] * wanted).sum().backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    model.zero_grad()
+    cls, seen = run_to_cls(model.enter(frames), num_frames, model.speech_model.encoder.layers)
+    (cls * wanted).sum().backward()
+    torch.testing.assert_close(cls, states[:, 0], rtol=1e-5, atol=1e-6)
+    assert torch.equal(seen, before)
+    for parameter, expected in zip(model.parameters(), gradients, strict=True):
+        assert (parameter.grad is None) == (expected is None)
+        if expected is not None:
+            torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_states_come_in_the_order_asked_for():

@@ -75,23 +75,33 @@ def test_an_epoch_is_a_permutation_of_seed_and_epoch():
     count=st.integers(1, 40),
     world=st.integers(1, 4),
     batch=st.integers(1, 5),
+    crops=st.integers(4, 24),
     steps=st.integers(1, 12),
     skipped=st.integers(0, 6),
     seed=st.integers(0, 5),
 )
-def test_shares_of_any_world_laid_side_by_side_are_the_global_order(count, world, batch, steps, skipped, seed):
-    size = world * batch
+def test_a_step_has_the_same_crops_whatever_the_workers(count, world, batch, crops, steps, skipped, seed):
+    """Laid side by side, round after round, the micro-batches of all workers are the order of one worker."""
     oracle = [
         Draw(number // count, int(permutation_of(count, seed, number // count)[number % count]))
-        for number in range(size * (skipped + steps))
+        for number in range(crops * (skipped + steps))
     ]
-    shares = [
-        list(TrainingOrder(count, seed, Share(rank, world, batch), skipped * size, (skipped + steps) * size))
-        for rank in range(world)
-    ]
-    assert all(len(batches) == steps for batches in shares)
-    together = [draw for step in range(steps) for batches in shares for draw in batches[step]]
-    assert together == oracle[skipped * size :]
+    shares = [Share(rank, world, batch) for rank in range(world)]
+    orders = [list(TrainingOrder(count, seed, share, crops, skipped * crops, steps)) for share in shares]
+    rounds = shares[0].count_micro_batches(crops)
+    assert (rounds - 1) * world * batch < crops
+    assert all(len(order) == rounds * steps for order in orders)
+    sizes = {len(micro_batch) for order in orders for micro_batch in order}
+    assert 1 <= min(sizes) <= max(sizes) <= max(batch, 2)
+    assert max(sizes) <= batch or crops % world
+    assert max(sizes) - min(sizes) <= 1
+    together = [draw for batches in zip(*orders, strict=True) for micro_batch in batches for draw in micro_batch]
+    assert together == oracle[skipped * crops :]
+
+
+def test_more_workers_than_crops_are_refused():
+    with pytest.raises(UserError, match="a step has 3 crops, too few for 4 workers"):
+        TrainingOrder(10, 0, Share(0, 4, 2), 3, 0, 1)
 
 
 @pytest.mark.parametrize(("count", "world", "batch"), [(20, 1, 4), (20, 2, 4), (21, 2, 8), (3, 1, 100), (2, 4, 2)])
@@ -235,7 +245,7 @@ def test_crops_hang_on_seed_epoch_and_recording_only(recordings):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_loader_gives_the_same_batches_whatever_its_workers(recordings, num_workers):
     reader = CropReader(recordings, CROP, 3)
-    order = TrainingOrder(len(recordings), 3, Share(0, 1, 3), 0, 15)
+    order = TrainingOrder(len(recordings), 3, Share(0, 1, 3), 3, 0, 5)
     state = torch.get_rng_state()
     loaded = list(torch_loader(reader, order, num_workers, 2, False))
     assert torch.equal(torch.get_rng_state(), state)  # the model's dropout goes on undisturbed
@@ -243,7 +253,7 @@ def test_loader_gives_the_same_batches_whatever_its_workers(recordings, num_work
     assert len(loaded) == len(expected) == 5
     for one, other in zip(loaded, expected, strict=True):
         assert_same(one, other)
-    resumed = list(torch_loader(reader, TrainingOrder(len(recordings), 3, Share(0, 1, 3), 9, 15), 0, 2, False))
+    resumed = list(torch_loader(reader, TrainingOrder(len(recordings), 3, Share(0, 1, 3), 3, 9, 2), 0, 2, False))
     for one, other in zip(resumed, expected[3:], strict=True):
         assert_same(one, other)
 

@@ -406,7 +406,7 @@ def test_ray_data_reads_the_same_batches(tmp_path, speech):
 
     folder = f"{prepare(tmp_path / 'run', speech).output}/data"
     recordings = open_recordings(folder, "train", tmp_path)
-    order = TrainingOrder(len(recordings), 3, Share(1, 2, 4), 8, 48)
+    order = TrainingOrder(len(recordings), 3, Share(1, 2, 4), 7, 8, 5)
     reader = CropReader(recordings, 8_000, 3)
     batches = list(RayLoader(folder, 8_000, 3, order, 2))
     for batch, draws in zip(batches, order, strict=True):

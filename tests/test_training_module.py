@@ -185,6 +185,20 @@ def test_accumulated_micro_batches_are_one_batch(upstream):
     assert rows[-1]["teacher_entropy"] == pytest.approx(expected[-1]["teacher_entropy"], abs=1e-4)
 
 
+def test_micro_batches_of_other_sizes_are_one_batch_where_its_size_is_told(upstream):
+    """As where a worker is gone and the others share its crops."""
+    crops, cuts = joined([batch_of(0), batch_of(1)]), (slice(0, 3), slice(3, 6), slice(6, 8))
+    parts = [{name: value[rows] for name, value in crops.items() if name != "skipped"} for rows in cuts]
+    options = options_of(upstream, dropout=0.0)
+    modules = [DistillationModule(options, OptimOptions(), 0, global_batch=8) for _ in range(2)]
+    _, rows = fit(modules[0], [part | {"skipped": 0} for part in parts], 1, accumulate_grad_batches=len(parts))
+    _, expected = fit(modules[1], [crops | {"skipped": 0}], 1)
+    for name, value in modules[1].state_dict().items():
+        np.testing.assert_allclose(modules[0].state_dict()[name], value, atol=1e-5, err_msg=name)
+    for name in ("loss", "grad_norm", "center_norm", "information"):
+        assert rows[-1][name] == pytest.approx(expected[-1][name], rel=1e-3), name
+
+
 def test_teacher_follows_once_per_step_of_the_optimizer(upstream, monkeypatch):
     calls = []
     plain = Teacher.follow

@@ -1,6 +1,5 @@
 """Student, head, teacher and loss together: what one training step computes."""
 
-from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from sdhubert_ray.distillation.head import Head, Teacher, reinitialise
 from sdhubert_ray.distillation.loss import CentredLoss, Sums, sum_states
 from sdhubert_ray.distillation.perturb import Perturbation, perturb
-from sdhubert_ray.model import SDHuBERT
+from sdhubert_ray.model import SDHuBERT, run_to_cls
 
 
 @dataclass(frozen=True)
@@ -115,16 +114,16 @@ class Distillation(nn.Module):
         """
         num_frames = self.student.count_frames(num_samples)
         frames = self.project(samples, num_samples)
-        states = self.student_states(perturb(frames, for_student, self.mask_vector), num_frames)
+        cls, states = self.summarise(perturb(frames, for_student, self.mask_vector), num_frames)
         seen = perturb(frames.detach(), for_teacher, self.mask_vector.detach())
         teacher_cls, teacher_logits = self.teacher(self.student, seen, num_frames)
-        loss, sums = self.loss(self.head(states[:, 0]), teacher_logits)
-        sums |= sum_states(states[:, 0], teacher_cls, states[:, 1:], num_frames)
-        return Distilled(loss, sums, states[:, 0].detach())
+        loss, sums = self.loss(self.head(cls), teacher_logits)
+        sums |= sum_states(cls, teacher_cls, states[:, 1:], num_frames)
+        return Distilled(loss, sums, cls.detach())
 
-    def student_states(self, frames: Tensor, num_frames: Tensor) -> Tensor:
-        """Last hidden states (B, 1 + T, D), CLS first, of (B, T, D) frames, (B,) of them valid."""
-        return deque(self.student.contextualise(frames, num_frames), maxlen=1).pop()
+    def summarise(self, frames: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:
+        """The student's CLS state (B, D) of (B, T, D) frames, (B,) valid, and what its last layer has seen, CLS first."""
+        return run_to_cls(self.student.enter(frames), num_frames, self.student.speech_model.encoder.layers)
 
     def step(self, sums: Sums) -> None:
         """After a step of the optimizer: move teacher and center; `sums` are of all workers and micro-batches."""

@@ -1,13 +1,12 @@
 """The projection head, the teacher, and layers that begin anew."""
 
 import copy
-from collections import deque
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from sdhubert_ray.model import SDHuBERT, run_layers
+from sdhubert_ray.model import SDHuBERT, run_to_cls
 
 
 class Head(nn.Module):
@@ -56,7 +55,7 @@ class Teacher(nn.Module):
     def forward(self, student: SDHuBERT, frames: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:
         """CLS states (B, D) and logits (B, P) for (B, T, D) perturbed frames, (B,) of them valid."""
         states = student.put_cls(student.embed(frames))
-        cls = deque(run_layers(states, num_frames, self.layers), maxlen=1).pop()[:, 0]
+        cls, _ = run_to_cls(states, num_frames, self.layers)
         return cls, self.head(cls)
 
     @torch.no_grad()

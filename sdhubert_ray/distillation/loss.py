@@ -62,7 +62,7 @@ class CentredLoss(nn.Module):
 
 @torch.no_grad()
 def sum_states(student_cls: Tensor, teacher_cls: Tensor, tokens: Tensor, num_frames: Tensor) -> Sums:
-    """Sum directions: (B, D) CLS states of both, and (B, T, D) frame states, (B,) of them valid."""
+    """Sum directions: (B, D) CLS states of both, and (B, T, D) states of frames (tokens), (B,) of them valid."""
     valid = torch.arange(tokens.shape[1], device=tokens.device) < num_frames[:, None]
     with torch.autocast(tokens.device.type, enabled=False):
         tokens = tokens.float()

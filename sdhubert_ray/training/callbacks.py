@@ -59,7 +59,6 @@ class KeepCheckpoints(Callback):
         self,
         config: TrainConfig,
         begun: Progress,
-        share: Share,
         output: str,
         folder: Path,
         report: Report,
@@ -70,7 +69,6 @@ class KeepCheckpoints(Callback):
         Args:
             config: of the run.
             begun: where this process begins.
-            share: of this worker.
             output: folder of the run.
             folder: of this machine, for checkpoints on their way.
             report: what takes them from there; called by all workers.
@@ -78,7 +76,6 @@ class KeepCheckpoints(Callback):
         """
         self._config = config
         self._progress = begun
-        self._share = share
         self._output = output
         self._folder = folder
         self._report = report
@@ -98,10 +95,11 @@ class KeepCheckpoints(Callback):
         batch_idx: int,
     ) -> None:
         """Save where that is due."""
-        stepped = trainer.global_step > self._progress.step
-        self._progress = Progress(trainer.global_step, self._progress.position + self._share.global_batch)
         config, step = self._config, trainer.global_step
-        if stepped and (
+        if step == self._progress.step:
+            return
+        self._progress = Progress(step, self._progress.position + config.global_batch)
+        if (
             step % config.checkpoint.every_steps == 0
             or step % config.val_check_interval == 0
             or step >= config.max_steps
@@ -188,7 +186,6 @@ class WatchData(Callback):
         self._share = share
         self._num_recordings = num_recordings
         self._samples: Any = 0
-        self._crops = 0
         self._began = time.perf_counter()
         self._step = 0
 
@@ -208,7 +205,6 @@ class WatchData(Callback):
     ) -> None:
         """Log once per `log_every_n_steps`."""
         self._samples = self._samples + batch["num_samples"].sum()
-        self._crops += self._share.global_batch
         stepped, self._step = trainer.global_step > self._step, trainer.global_step
         if not stepped or trainer.global_step % self._config.log_every_n_steps:
             return

@@ -1,9 +1,9 @@
 """Crops of recordings in an order that depends on nothing but the seed: not on workers, machines or restarts.
 
 Crops are numbered without end: epoch e is a permutation of the n recordings, drawn from (seed, e), and crop number p is
-of the recording at place p mod n in the permutation of epoch p div n. A batch of all workers is a stretch of these
-numbers, and each worker takes its contiguous share of it; so two workers with B crops see what one with 2 B sees, and a
-run goes on at any number without reading what came before.
+of the recording at place p mod n in the permutation of epoch p div n. A step takes a stretch of these numbers, always
+of the same length, which is divided among the workers and their micro-batches; so the crops of a step do not depend on
+how many workers there are, and a run goes on at any number without reading what came before.
 """
 
 import threading
@@ -83,42 +83,57 @@ class Crop:
 
 @dataclass(frozen=True)
 class Share:
-    """A worker's share of every batch.
+    """A worker's share of every step.
 
     Attributes:
         rank: of the worker, from 0.
         world: how many workers there are.
-        batch_size: crops per worker and batch.
+        batch_size: crops per worker and micro-batch at most.
     """
 
     rank: int
     world: int
     batch_size: int
 
-    @property
-    def global_batch(self) -> int:
-        """Crops per batch of all workers."""
-        return self.world * self.batch_size
+    def count_micro_batches(self, global_batch: int) -> int:
+        """Micro-batches per worker that a step of `global_batch` crops takes: as many for all, and none is empty."""
+        needed = -(-global_batch // (self.world * self.batch_size))
+        return min(needed, global_batch // self.world)  # which is fewer for a batch_size of 1 only
 
 
 class TrainingOrder:
-    """A worker's batches of draws, from a crop number on to another: any number of passes over the recordings."""
+    """A worker's micro-batches of draws, step by step: any number of passes over the recordings.
 
-    def __init__(self, num_recordings: int, seed: int, share: Share, start: int, stop: int) -> None:
-        """Describe the stretch of crop numbers [start, stop), of all workers."""
+    The crops of a step are cut into as many stretches as all workers have micro-batches, of equal lengths but for one
+    crop; each worker has one of each round.
+    """
+
+    def __init__(self, num_recordings: int, seed: int, share: Share, global_batch: int, start: int, steps: int) -> None:
+        """Describe `steps` steps of `global_batch` crops, of all workers, from crop number `start` on.
+
+        Raises:
+            UserError: there are more workers than crops in a step.
+        """
+        if global_batch < share.world:
+            raise UserError(f"a step has {global_batch} crops, too few for {share.world} workers; take fewer of them")
         self._count = num_recordings
         self._seed = seed
         self._share = share
+        self._global_batch = global_batch
         self._start = start
-        self._stop = stop
+        self._steps = steps
         self._epoch = -1
         self._permutation: npt.NDArray[np.integer] = np.zeros(0, np.int64)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        share = self._share
-        for begin in range(self._start, self._stop, share.global_batch):
-            first = begin + share.rank * share.batch_size
-            yield [self._draw(number) for number in range(first, first + share.batch_size)]
+        share, crops = self._share, self._global_batch
+        rounds = share.count_micro_batches(crops)
+        stretches = rounds * share.world
+        for step in range(self._steps):
+            first = self._start + step * crops
+            for stretch in range(share.rank, stretches, share.world):
+                begin, end = (first + crops * edge // stretches for edge in (stretch, stretch + 1))
+                yield [self._draw(number) for number in range(begin, end)]
 
     def _draw(self, number: int) -> Draw:
         epoch, place = divmod(number, self._count)

@@ -70,7 +70,7 @@ def fit(config: TrainConfig, worker: Worker) -> str | None:
     share, data = worker.share, config.data
     data_folder = storage.join(worker.output, DATA_FOLDER)
     try:
-        module = DistillationModule(config.model, config.optim, config.seed)
+        module = DistillationModule(config.model, config.optim, config.seed, config.global_batch)
         begun_with = _fetch_checkpoint(config, worker)
     except UserError as error:  # the same for all workers
         return str(error)
@@ -78,15 +78,15 @@ def fit(config: TrainConfig, worker: Worker) -> str | None:
     if begun.step >= config.max_steps:
         return None
     train, val = (open_recordings(data_folder, name, worker.folder) for name in ("train", "val"))
-    batches = (config.max_steps - begun.step) * config.optim.accumulate_grad_batches
-    order = TrainingOrder(len(train), config.seed, share, begun.position, begun.position + batches * share.global_batch)
+    steps = config.max_steps - begun.step
+    order = TrainingOrder(len(train), config.seed, share, config.global_batch, begun.position, steps)
     if worker.read is not None:
         waiting = Waiting(worker.read(order))
     else:
         reader = CropReader(train, data.crop_samples, config.seed)
         waiting = Waiting(torch_loader(reader, order, data.num_workers, data.prefetch, worker.use_gpu))
     watch = WatchData(config, waiting, share, len(train))
-    keep = KeepCheckpoints(config, begun, share, worker.output, worker.folder, worker.report, worker.is_going)
+    keep = KeepCheckpoints(config, begun, worker.output, worker.folder, worker.report, worker.is_going)
     trainer = _build_trainer(config, worker, begun.step, watch, keep, has_val=len(val) > 0)
     val_order = validation_order(len(val), replace(share, batch_size=data.crops_per_val_batch)) if len(val) else []
     val_reader = CropReader(val, data.crop_samples, config.seed)
@@ -100,6 +100,7 @@ def _build_trainer(
     config: TrainConfig, worker: Worker, step: int, watch: WatchData, keep: KeepCheckpoints, has_val: bool
 ) -> lightning.Trainer:
     limit = config.limit_val_batches
+    micro_batches = worker.share.count_micro_batches(config.global_batch)
     return lightning.Trainer(
         accelerator="gpu" if worker.use_gpu else "cpu",
         devices="auto" if worker.use_gpu else 1,
@@ -108,9 +109,9 @@ def _build_trainer(
         precision=_precision(config, worker.use_gpu),
         max_epochs=-1,
         max_steps=config.max_steps,
-        accumulate_grad_batches=config.optim.accumulate_grad_batches,
+        accumulate_grad_batches=micro_batches,
         gradient_clip_val=config.optim.gradient_clip_val or None,
-        val_check_interval=config.val_check_interval * config.optim.accumulate_grad_batches,
+        val_check_interval=config.val_check_interval * micro_batches,
         check_val_every_n_epoch=None,
         limit_val_batches=0 if not has_val else int(limit) if limit >= 1 else limit,
         num_sanity_val_steps=0,

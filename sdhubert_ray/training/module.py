@@ -44,8 +44,11 @@ class DistillationModule(lightning.LightningModule):
 
     skipped: Tensor
 
-    def __init__(self, model: ModelOptions, optim: OptimOptions, seed: int) -> None:
+    def __init__(self, model: ModelOptions, optim: OptimOptions, seed: int, global_batch: int | None = None) -> None:
         """Build the model; its first weights come from `model.speech_upstream` and `seed`.
+
+        `global_batch` is how many crops a step has, of all workers and micro-batches, so that each of them counts the
+        same whatever their number; none: micro-batches are all as large.
 
         Raises:
             UserError: the upstream cannot be had, or does not fit the options.
@@ -54,6 +57,7 @@ class DistillationModule(lightning.LightningModule):
         self.model_options = model
         self.optim_options = optim
         self.seed = seed
+        self.global_batch = global_batch
         upstream = fetch_upstream(model.speech_upstream)
         self.distillation = build_distillation(upstream, model, seed)
         self.upstream_config = upstream.config
@@ -96,6 +100,10 @@ class DistillationModule(lightning.LightningModule):
         sums = distilled.sums | {"skipped": torch.full((), float(batch["skipped"]), device=self.device)}
         self._sums = sums if self._sums is None else add_sums(self._sums, sums)
         loss: Tensor = distilled.loss * self.model_options.loss_coefs.distillation_loss
+        if self.global_batch is not None:
+            # Lightning and DDP take means over micro-batches and workers, as if all had as many crops.
+            micro_batches = self.trainer.world_size * self.trainer.accumulate_grad_batches
+            loss = loss * (len(batch["samples"]) * micro_batches / self.global_batch)
         return loss
 
     def configure_gradient_clipping(
