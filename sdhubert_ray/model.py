@@ -3,14 +3,14 @@
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from transformers import HubertConfig, HubertModel
-from transformers.models.hubert.modeling_hubert import HubertGroupNormConvLayer
+from transformers.models.hubert.modeling_hubert import HubertEncoderLayer, HubertGroupNormConvLayer
 
 from sdhubert_ray.audio import SAMPLE_RATE, Samples
 from sdhubert_ray.presets import EncoderOptions
@@ -154,7 +154,8 @@ def run_to_cls(states: Tensor, num_frames: Tensor, layers: nn.ModuleList) -> tup
     """
     for earlier in run_layers(states, num_frames, layers[:-1]):
         states = earlier
-    last, mask, cls = layers[-1], _valid(num_frames + 1, states.shape[1])[:, None, None], states[:, :1]
+    last = cast(HubertEncoderLayer, layers[-1])
+    mask, cls = _valid(num_frames + 1, states.shape[1])[:, None, None], states[:, :1]
     attended, _ = last.attention(cls, key_value_states=states, attention_mask=mask)
     cls = last.layer_norm(cls + last.dropout(attended))
     cls = last.final_layer_norm(cls + last.feed_forward(cls))

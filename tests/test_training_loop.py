@@ -13,24 +13,21 @@ import uuid
 import numpy as np
 import psutil
 import pytest
-import soundfile
 import torch
+from trainings import TINY, assert_same_state, last_state, losses, prepare, train_here, write_speech
 from typer.testing import CliRunner
 
 from sdhubert_ray import storage
 from sdhubert_ray.cli import app
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.training.callbacks import empty_folder, read_progress
+from sdhubert_ray.training.callbacks import read_progress
 from sdhubert_ray.training.data import Share
-from sdhubert_ray.training.fitting import Worker, fit
 from sdhubert_ray.training.logs import RunLogger, read_metrics
-from sdhubert_ray.training.options import load_train_config
 from sdhubert_ray.training.runs import (
     CHECKPOINT_FILE,
     drop_damaged_snapshot,
     find_checkpoint,
     locate_checkpoint,
-    prepare_run,
     put_best,
 )
 
@@ -42,65 +39,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*:UserWarning"),
 ]
 
-TINY = ("data.sample_len=0.6", "data.val_share=0.2", "model.T_max=50", "limit_val_batches=2")
-
 
 @pytest.fixture(scope="module")
 def speech(tmp_path_factory):
-    """Twenty recordings of 1 to 2 s: tones that come and go, in noise."""
-    folder = tmp_path_factory.mktemp("speech")
-    random = np.random.default_rng(0)
-    for number in range(20):
-        time_axis = np.arange(16_000 + 800 * number) / 16_000
-        tone = np.sin(2 * np.pi * (120 + 30 * number) * time_axis) * np.sin(2 * np.pi * 3 * time_axis) ** 2
-        noise = random.normal(0, 0.02, len(time_axis))
-        soundfile.write(folder / f"{number:02d}.flac", (0.3 * tone + noise).astype(np.float32), 16_000)
-    return folder
-
-
-def prepare(output, speech, *overrides):
-    config = load_train_config("sdhubert_tiny", [f"data.source={speech}", *TINY, *overrides], {})
-    return prepare_run(config, str(output))
-
-
-def losses(output):
-    """Every number that is logged of a step, as it stands in the file."""
-    rows = read_metrics(str(output))
-    names = ("loss", "grad_norm", "lr", "center_norm", "teacher_entropy", "student_entropy", "val_score", "val_loss")
-    return {int(row["step"]): tuple(row[name] for name in names if name in row) for row in rows}
-
-
-def last_state(output):
-    return torch.load(find_checkpoint(str(output), "last").uri, map_location="cpu", weights_only=True)
-
-
-def assert_same_state(one, other):
-    assert one["state_dict"].keys() == other["state_dict"].keys()
-    for key, value in one["state_dict"].items():
-        assert torch.equal(value, other["state_dict"][key]), key
-    for ours, theirs in zip(
-        one["optimizer_states"][0]["state"].values(), other["optimizer_states"][0]["state"].values(), strict=True
-    ):
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert one["sdhubert_progress"] == other["sdhubert_progress"]
-    assert one["lr_schedulers"] == other["lr_schedulers"]
-
-
-def train_here(run, tmp_path, is_going=lambda: False):
-    """Train in this process, as one worker without Ray, and tell the refusal and what was reported."""
-    reported = []
-
-    def report(metrics, folder, name):
-        reported.append((name, metrics))
-        shutil.copytree(folder, f"{run.output}/{name}", dirs_exist_ok=True)
-        shutil.rmtree(folder)
-
-    share = Share(0, 1, run.config.data.batch_size)
-    folder = empty_folder(tmp_path / f"worker-{uuid.uuid4().hex}")
-    refusal = fit(
-        run.config, Worker(run.output, share, folder, False, "auto", (), report, is_going, lambda word: word, None)
-    )
-    return refusal, reported
+    return write_speech(tmp_path_factory.mktemp("speech"))
 
 
 # --- in this process -----------------------------------------------------------------------------------------------
@@ -133,9 +75,26 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_by_bit(tmp_path, speech):
     assert best["parts"].step in (4, 8)
 
 
+def test_a_run_goes_on_with_its_steps_divided_otherwise(tmp_path, speech):
+    """As after a change of machines: other micro-batches of the same steps, and validations at the same steps."""
+    settings = ("model.dropout=0.0", "lr=1e-4", "val_check_interval=4", "checkpoint.every_steps=3")
+    train_here(prepare(tmp_path / "whole", speech, *settings, "data.batch_size=6", "max_steps=9"), tmp_path)
+    for stop, batch, micro_batches in ((3, 6, 1), (4, 2, 3), (9, 3, 2)):
+        divided = (f"data.batch_size={batch}", f"optim.accumulate_grad_batches={micro_batches}")
+        train_here(prepare(tmp_path / "parts", speech, *settings, *divided, f"max_steps={stop}"), tmp_path)
+    ours, expected = read_metrics(str(tmp_path / "parts")), read_metrics(str(tmp_path / "whole"))
+    assert [row["step"] for row in ours] == [row["step"] for row in expected] == [str(step) for step in range(1, 10)]
+    assert [row["step"] for row in ours if row["val_score"]] == ["4", "8"]
+    for name in ("loss", "grad_norm", "lr", "center_norm"):
+        columns = [[float(row[name]) for row in rows] for rows in (ours, expected)]
+        np.testing.assert_allclose(*columns, rtol=1e-3, err_msg=name)
+    for key, value in last_state(tmp_path / "whole")["state_dict"].items():
+        np.testing.assert_allclose(last_state(tmp_path / "parts")["state_dict"][key], value, atol=1e-5, err_msg=key)
+
+
 def test_a_machine_that_will_go_is_saved_from(tmp_path, speech):
     run = prepare(tmp_path / "run", speech, "max_steps=4", "data.batch_size=2", "val_check_interval=100")
-    told = iter([False, True, False, False])
+    told = iter([False, True])  # asked no more once it is known
     _, reported = train_here(run, tmp_path, lambda: next(told))
     assert [name for name, _ in reported] == ["checkpoint_000000002", "checkpoint_000000004"]
 

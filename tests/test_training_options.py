@@ -156,7 +156,7 @@ def test_the_same_batch_of_other_workers_is_the_same_run():
     one, two = load("data.batch_size=100"), load("data.batch_size=50", "scaling.num_workers=2")
     half = load("data.batch_size=50", "optim.accumulate_grad_batches=2")
     assert one.global_batch == two.global_batch == half.global_batch == 100
-    assert fingerprint(one.identity()) == fingerprint(two.identity())
+    assert fingerprint(one.identity()) == fingerprint(two.identity()) == fingerprint(half.identity())
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """`sdhubert status`: how far a run is, from its output alone."""
 
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -19,7 +19,7 @@ _LOOKS = 5
 
 
 def status(
-    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="An output folder or URI.")],
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="An output folder, or RUN of a training; or a URI.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Tell what an output holds: counts, failures by reason, the rate of the run on it, and what is left."""
@@ -27,9 +27,12 @@ def status(
     from sdhubert_ray.output.lease import is_held
 
     record = read_run(output)
+    if record is not None and record.get("kind") == "training":
+        _tell_training(output, record, as_json)
+        return
     plans = list_plans(output) if record else []
     if record is None:
-        raise UserError(f"{output} holds no run; name the output folder of `sdhubert segment`")
+        raise UserError(f"{output} holds no run; name the output folder of `sdhubert segment` or `sdhubert train`")
     commits, totals = _count(output, plans)
     pending = pending_units(plans, commits)
     by_number = {plan.number: plan for plan in plans}
@@ -67,6 +70,19 @@ def status(
     console.print(table, soft_wrap=True)
     for (name, reason), count in totals.reasons.most_common(_SHOWN_REASONS):
         print(f"{count} x {name}: {reason}")
+
+
+def _tell_training(output: str, record: Mapping[str, Any], as_json: bool) -> None:
+    from sdhubert_ray.training.standing import read_standing
+
+    standing = read_standing(output, record)
+    if as_json:
+        print(json.dumps(standing.record()))
+        return
+    table = Table(show_header=False, box=None)
+    for name, told in standing.rows():
+        table.add_row(name, told)
+    console.print(table, soft_wrap=True)
 
 
 def _count(output: str, plans: "Sequence[Plan]") -> "tuple[list[Commit], Totals]":

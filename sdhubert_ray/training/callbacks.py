@@ -80,6 +80,7 @@ class KeepCheckpoints(Callback):
         self._folder = folder
         self._report = report
         self._is_going = is_going
+        self._was_told = False
         self._waiting: Progress | None = None
         self._score: float | None = None
         self._best = read_best_score(output)
@@ -103,7 +104,7 @@ class KeepCheckpoints(Callback):
             step % config.checkpoint.every_steps == 0
             or step % config.val_check_interval == 0
             or step >= config.max_steps
-            or (step % config.log_every_n_steps == 0 and self._is_going())
+            or (step % config.log_every_n_steps == 0 and self._is_told())
         ):
             self._waiting, self._score = self._progress, None
             trainer.save_checkpoint(self._folder_of(step) / CHECKPOINT_FILE, weights_only=False)
@@ -113,6 +114,15 @@ class KeepCheckpoints(Callback):
     ) -> None:
         """Add how far the run is."""
         checkpoint[_PROGRESS_KEY] = {"step": self._progress.step, "position": self._progress.position}
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Count batches as if every step had had as many as now: Lightning steps and validates by their number."""
+        batches = self._progress.step * trainer.accumulate_grad_batches
+        # As it stands where a checkpoint is saved: the last batch is not yet completed.
+        counts = {"ready": batches, "started": batches, "processed": batches, "completed": batches - 1}
+        checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"] |= {"total": counts, "current": dict(counts)}
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Keep the score for the checkpoint of this step."""
@@ -135,6 +145,13 @@ class KeepCheckpoints(Callback):
         self._keeper.shutdown()
         if self._keeping is not None:
             self._keeping.result()
+
+    def _is_told(self) -> bool:
+        """Whether it is new that a machine will go: what is saved then is enough, as nobody knows the hour."""
+        if not self._was_told:
+            self._was_told = self._is_going()
+            return self._was_told
+        return False
 
     def _hand_on(self, trainer: lightning.Trainer) -> None:
         if self._waiting is None:
@@ -186,6 +203,7 @@ class WatchData(Callback):
         self._share = share
         self._num_recordings = num_recordings
         self._samples: Any = 0
+        self._steps = 0
         self._began = time.perf_counter()
         self._step = 0
 
@@ -206,17 +224,19 @@ class WatchData(Callback):
         """Log once per `log_every_n_steps`."""
         self._samples = self._samples + batch["num_samples"].sum()
         stepped, self._step = trainer.global_step > self._step, trainer.global_step
+        self._steps += stepped
         if not stepped or trainer.global_step % self._config.log_every_n_steps:
             return
         seconds = max(time.perf_counter() - self._began, 1e-9)
         audio = float(self._samples) / SAMPLE_RATE * self._share.world
-        self._began, self._samples = time.perf_counter(), 0
         pl_module.log_dict(
             {
                 "data_wait_share": self._waiting.take_seconds() / seconds,
                 "audio_seconds_per_second": audio / seconds,
+                "steps_per_second": self._steps / seconds,
             }
         )
+        self._began, self._samples, self._steps = time.perf_counter(), 0, 0
         if isinstance(pl_module, DistillationModule):
             self._judge(trainer, float(pl_module.skipped))
 

@@ -77,6 +77,8 @@ def fit(config: TrainConfig, worker: Worker) -> str | None:
     begun = read_progress(begun_with) if begun_with is not None else Progress()
     if begun.step >= config.max_steps:
         return None
+    if share.rank == 0:
+        print(f"training from step {begun.step} of {config.max_steps}, workers: {share.world}", flush=True)
     train, val = (open_recordings(data_folder, name, worker.folder) for name in ("train", "val"))
     steps = config.max_steps - begun.step
     order = TrainingOrder(len(train), config.seed, share, config.global_batch, begun.position, steps)

@@ -14,6 +14,8 @@ from sdhubert_ray import storage
 
 METRICS_FILE, TENSORBOARD_FOLDER = "metrics.csv", "tensorboard"
 _LIVE_SECONDS = 10.0
+_WRITTEN_SHARE = 0.01
+"""Rows are all written anew each time: as a run gets long, so seldom that it takes this share of the time at most."""
 _DROPPED = frozenset(("epoch",))  # Lightning's, which has but one
 
 
@@ -36,7 +38,7 @@ class RunLogger(Logger):
         self._uri = storage.join(output, METRICS_FILE)
         self._rows = {int(row["step"]): row for row in read_metrics(output) if int(row["step"]) <= step}
         self._changed = False
-        self._written = time.monotonic()
+        self._next_write = time.monotonic() + _LIVE_SECONDS
         self._is_local = storage.is_local(output)
         events = Path(storage.join(output, TENSORBOARD_FOLDER)) if self._is_local else folder / TENSORBOARD_FOLDER
         self._events = events
@@ -67,7 +69,7 @@ class RunLogger(Logger):
 
     def save(self) -> None:
         """Write what is new from time to time, where that is cheap."""
-        if self._is_local and time.monotonic() - self._written > _LIVE_SECONDS:
+        if self._is_local and time.monotonic() > self._next_write:
             self._write_rows()
 
     def flush(self) -> None:
@@ -84,16 +86,17 @@ class RunLogger(Logger):
         self._writer.close()
 
     def _write_rows(self) -> None:
-        self._written = time.monotonic()
         if not self._changed:
             return
-        self._changed = False
+        self._changed, began = False, time.monotonic()
         names = list(dict.fromkeys(name for row in self._rows.values() for name in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, names, restval="")
         writer.writeheader()
         writer.writerows(self._rows[step] for step in sorted(self._rows))
         storage.put(self._uri, text.getvalue().encode())
+        ended = time.monotonic()
+        self._next_write = ended + max(_LIVE_SECONDS, (ended - began) / _WRITTEN_SHARE)
 
 
 def read_metrics(output: str) -> list[dict[str, Any]]:

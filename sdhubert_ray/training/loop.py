@@ -26,7 +26,7 @@ from ray.train.v2.api.result import Result
 
 from sdhubert_ray import storage
 from sdhubert_ray.connect import connected, explain
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import UserError, first_line
 from sdhubert_ray.output import Lease
 from sdhubert_ray.pipeline import cluster_resources
 from sdhubert_ray.session import IncompleteRunError
@@ -36,7 +36,13 @@ from sdhubert_ray.training.fitting import Worker, fit
 from sdhubert_ray.training.ingest import RayLoader
 from sdhubert_ray.training.options import TrainConfig
 from sdhubert_ray.training.recordings import open_recordings
-from sdhubert_ray.training.runs import DATA_FOLDER, Run, drop_damaged_snapshot, find_checkpoint
+from sdhubert_ray.training.runs import (
+    DATA_FOLDER,
+    Run,
+    drop_damaged_snapshot,
+    find_checkpoint,
+    remove_older_checkpoints,
+)
 
 _GIB = 1 << 30
 
@@ -106,6 +112,7 @@ def train(run: Run, address: str | None, run_id: str) -> int:
     last = find_checkpoint(run.output, "last")
     if last is None or last.step < config.max_steps:
         raise IncompleteRunError(f"training ended at step {last.step if last else 0} of {config.max_steps}")
+    remove_older_checkpoints(run.output, config.checkpoint.keep)
     return last.step
 
 
@@ -122,7 +129,7 @@ def _fit(plan: Plan, scaling: ScalingConfig) -> str | None:
             storage_path=parent,
             failure_config=FailureConfig(max_failures=config.scaling.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=config.checkpoint.keep),
-            logging_config=LoggingConfig(log_level="WARNING"),
+            logging_config=LoggingConfig(log_level="CRITICAL"),  # the workers tell what there is, in a line
         ),
     )
     try:
@@ -206,7 +213,13 @@ def _train_worker(given: dict[str, Any]) -> str | None:
         ray.train.collective.broadcast_from_rank_zero,
         _read_by_ray(plan) if plan.reading_cpus else None,
     )
-    return fit(config, worker)
+    try:
+        return fit(config, worker)
+    except Exception as error:
+        logger.error(
+            "worker %d of %d has ended: %s: %s", share.rank, share.world, type(error).__name__, first_line(error)
+        )
+        raise
 
 
 def _read_by_ray(plan: Plan) -> Callable[[TrainingOrder], Iterable[Batch]]:

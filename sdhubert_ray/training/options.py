@@ -273,7 +273,7 @@ class TrainConfig:
         return {
             "seed": self.seed,
             "model": asdict(self.model),
-            "optim": {key: value for key, value in asdict(self.optim).items() if key != "compile"},
+            "optim": {key: value for key, value in asdict(self.optim).items() if key not in _LAYOUT_OPTIM},
             "data": {**data, "sample_len": self.data.crop_samples},
             "global_batch": self.global_batch,
             "resume_ckpt": self.resume_ckpt,
@@ -286,7 +286,8 @@ class TrainConfig:
 
 
 _LAYOUT_DATA = frozenset(("batch_size", "val_batch_size", "num_workers", "loader", "prefetch", "max_bad_share"))
-"""Options of `data` that change no weights; the batch counts as `global_batch`."""
+_LAYOUT_OPTIM = frozenset(("accumulate_grad_batches", "compile"))
+"""Options of `data` and `optim` that change no weights; the batch counts as `global_batch`."""
 
 
 def load_train_config(name: str, overrides: Sequence[str], flags: Mapping[str, object]) -> TrainConfig:

@@ -120,17 +120,30 @@ def find_checkpoint(output: str, which: str) -> Kept | None:
 
 def _find_last(output: str) -> Kept | None:
     """The checkpoint of the most steps whose file is whole: a process may have died while it wrote the last one."""
-    if not storage.exists(output):
-        return None
-    found = (_CHECKPOINT.fullmatch(name) for name in storage.list_files(output))
-    for match in sorted((match for match in found if match), key=lambda match: int(match[1]), reverse=True):
-        uri = storage.join(output, match[0])
+    for step, uri in _list_checkpoints(output):
         try:
             with storage.open_binary(uri, sparse=True) as file, zipfile.ZipFile(file):
-                return Kept(uri, int(match[1]), None)
+                return Kept(uri, step, None)
         except (zipfile.BadZipFile, FileNotFoundError):
             continue
     return None
+
+
+def _list_checkpoints(output: str) -> list[tuple[int, str]]:
+    """Steps and URIs of checkpoint files, the latest first."""
+    if not storage.exists(output):
+        return []
+    found = (_CHECKPOINT.fullmatch(name) for name in storage.list_files(output))
+    return sorted(((int(match[1]), storage.join(output, match[0])) for match in found if match), reverse=True)
+
+
+def remove_older_checkpoints(output: str, keep: int) -> None:
+    """Remove all but the latest: Ray Train forgets those whose worker has died before it knew of them.
+
+    To be called when it has ended, as it keeps a record of others.
+    """
+    for _, uri in _list_checkpoints(output)[keep:]:
+        storage.remove(uri.rpartition("/")[0])
 
 
 def drop_damaged_snapshot(output: str) -> None:

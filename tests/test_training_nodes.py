@@ -1,0 +1,142 @@
+"""Training on a cluster whose nodes go: with notice, and without."""
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from clusters import ROOT, kill_sessions, running_cluster
+from trainings import prepare, train_here, write_speech
+
+from sdhubert_ray.training.logs import read_metrics
+from sdhubert_ray.training.runs import find_checkpoint
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.timeout(600),
+    # Lightning 2.6 looks at a tree in a way that torch 2.13 has deprecated.
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training.*:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*:UserWarning"),
+]
+
+STEPS = 30
+CONFIG = (
+    *("data.sample_len=0.9", "data.val_share=0.2", "model.T_max=50", "limit_val_batches=2", "model.dropout=0.0"),
+    *("lr=1e-4", "val_check_interval=10", "checkpoint.every_steps=10", f"max_steps={STEPS}", "data.batch_size=16"),
+    *("scaling.num_workers=2", "scaling.cpus_per_worker=2"),  # a worker fills a node
+)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with running_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory):
+    return write_speech(tmp_path_factory.mktemp("speech"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, speech):
+    """One worker with twice the batch, in this process."""
+    tmp_path = tmp_path_factory.mktemp("undisturbed")
+    run = prepare(tmp_path / "run", speech, *CONFIG, "data.batch_size=32", "scaling.num_workers=1")
+    train_here(run, tmp_path)
+    return run.output
+
+
+@contextlib.contextmanager
+def training(cluster, output, speech, *settings):
+    """`jobs/train.py` of the base run on this cluster."""
+    arguments = ["--config-name", "sdhubert_tiny", "--output", str(output), "--address", cluster.address]
+    arguments += [f"data.source={speech}", *CONFIG, *settings]
+    log = output.with_suffix(".log")
+    # Ray Train waits so long for a node that it does not know to be gone.
+    environment = {**cluster.environment, "OMP_NUM_THREADS": "1", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20"}
+    with log.open("wb") as file:
+        driver = subprocess.Popen(
+            [sys.executable, "jobs/train.py", *arguments], cwd=ROOT, env=environment, stdout=file, stderr=file
+        )
+    try:
+        yield driver, log
+    finally:
+        driver.kill()
+        driver.wait()
+
+
+def wait_for(driver, log, is_there, seconds=240):
+    until = time.monotonic() + seconds
+    while not is_there():
+        assert driver.poll() is None, log.read_text()
+        assert time.monotonic() < until, log.read_text()
+        time.sleep(0.1)
+
+
+def last_step(output):
+    last = find_checkpoint(str(output), "last")
+    return 0 if last is None else last.step
+
+
+def kill_last_node(cluster):
+    node = cluster.nodes.pop()
+    kill_sessions({node.pid})
+    node.wait()
+
+
+def join(cluster):
+    cluster.add_node(f"--address={cluster.address}", "--node-ip-address=127.0.0.3", "--num-cpus=2")
+
+
+def assert_equals(output, undisturbed):
+    """All steps once, validations where they belong, and the numbers of the run of one worker, up to rounding."""
+    ours, expected = read_metrics(str(output)), read_metrics(str(undisturbed))
+    assert [row["step"] for row in ours] == [str(step) for step in range(1, STEPS + 1)]
+    assert [row["step"] for row in ours if row["val_score"]] == ["10", "20", "30"]
+    for name in ("loss", "grad_norm", "center_norm", "lr"):
+        columns = [[float(row[name]) for row in rows] for rows in (ours, expected)]
+        np.testing.assert_allclose(*columns, rtol=2e-3, err_msg=name)
+
+
+def test_a_node_that_is_taken_away_with_notice_is_saved_from(cluster, tmp_path, speech, undisturbed):
+    """Told that a node of a spot market will go, the run saves at once, off its interval, and goes on from there."""
+    output = tmp_path / "run"
+    with training(cluster, output, speech) as (driver, log):
+        wait_for(driver, log, lambda: last_step(output) == 10)
+        listed = cluster.run("ray", "list", "nodes", "--address", cluster.dashboard, "--format", "json")
+        (node,) = [
+            node["node_id"]
+            for node in json.loads(listed.stdout[listed.stdout.index("[") :])
+            if node["node_ip"] == "127.0.0.3" and node["state"] == "ALIVE"
+        ]
+        notice = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--node-id", node)
+        told = cluster.run(
+            "ray", "drain-node", "--address", cluster.address, *notice, "--deadline-remaining-seconds", "30"
+        )
+        assert told.returncode == 0, told.stdout
+        wait_for(driver, log, lambda: last_step(output) > 10)
+        saved = last_step(output)
+        assert saved not in (20, 30)
+        kill_last_node(cluster)
+        join(cluster)
+        assert driver.wait(240) == 0, log.read_text()
+    assert f"training from step {saved} of {STEPS}, workers: 2" in log.read_text()
+    assert_equals(output, undisturbed)
+
+
+def test_elastic_workers_go_on_when_a_node_is_lost(cluster, tmp_path, speech, undisturbed):
+    """The worker that is left makes the same steps, each in twice as many micro-batches."""
+    output = tmp_path / "run"
+    with training(cluster, output, speech, "scaling.min_workers=1") as (driver, log):
+        wait_for(driver, log, lambda: last_step(output) == 10)
+        kill_last_node(cluster)
+        assert driver.wait(240) == 0, log.read_text()
+    assert f"training from step 0 of {STEPS}, workers: 2" in log.read_text()
+    assert f"training from step 10 of {STEPS}, workers: 1" in log.read_text()
+    assert_equals(output, undisturbed)
+    assert len(list(output.glob("checkpoint_*/"))) == 2  # none is left of the worker that died
