@@ -128,8 +128,6 @@ def fetch_upstream(name: str) -> Upstream:
         values, weights = found, _read_folder_weights(name)
     else:
         values, weights = _read_hub(name)
-    if weights is None:
-        logger.warning("RANDOM WEIGHTS: training begins with nothing learnt, as speech_upstream %s has none.", name)
     return Upstream(name, values, weights)
 
 

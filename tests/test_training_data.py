@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdhubert_ray import storage
+from sdhubert_ray import shards, storage
 from sdhubert_ray.audio import SAMPLE_RATE
 from sdhubert_ray.errors import AudioError, UserError
 from sdhubert_ray.training.data import (
@@ -25,7 +25,7 @@ from sdhubert_ray.training.data import (
     validation_order,
 )
 from sdhubert_ray.training.options import DataOptions
-from sdhubert_ray.training.recordings import list_recordings, open_recordings
+from sdhubert_ray.training.recordings import list_recordings, open_recordings, put_recordings
 
 CROP = 8_000  # samples: half a second
 
@@ -45,9 +45,12 @@ def make_folder(root, count, seconds=2.0):
 
 def list_source(folder, **options):
     given = {"val_share": 0.0, **options}
-    out = folder.parent / "index"
-    found = list_recordings(DataOptions(source=str(folder), **given), str(out))
-    return found, out
+    return list_into(folder.parent / "index", source=str(folder), **given)
+
+
+def list_into(out, **options):
+    out.mkdir(exist_ok=True)
+    return list_recordings(DataOptions(**options), out), out
 
 
 def open_train(out, cache):
@@ -160,7 +163,7 @@ def test_only_a_part_of_a_long_remote_file_is_fetched(tmp_path, monkeypatch):
     monkeypatch.setattr(
         remote, "fetch", lambda uri, start, stop: fetched.append(stop - start) or whole(uri, start, stop)
     )
-    list_recordings(DataOptions(source="memory://training/long.wav", val_share=0.0), str(tmp_path / "index"))
+    list_into(tmp_path / "index", source="memory://training/long.wav", val_share=0.0)
     crop = read_crop(open_train(tmp_path / "index", tmp_path)[0], 80_160, 0.5)
     assert len(crop) == 80_160
     assert 0 < sum(fetched) < path.stat().st_size / 3
@@ -273,14 +276,31 @@ def test_bad_recordings_give_way_to_the_same_others_and_are_counted(tmp_path):
     assert_same(batch, CropReader(recordings, 32_000, 0).read_batch(draws))
 
 
-def test_nothing_but_bad_recordings_end_the_run(tmp_path):
+def test_where_nothing_can_be_read_a_crop_is_a_counted_silence(tmp_path, caplog):
+    """The run ends by their share, on all workers at once; the first are named."""
     for number in range(3):
         path = tmp_path / "speech" / f"{number}.wav"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"damaged")
     _, out = list_source(tmp_path / "speech")
-    with pytest.raises(UserError, match=r"in a row cannot be used, the last: \d.wav is not audio"):
-        CropReader(open_train(out, tmp_path), CROP, 0)[Draw(0, 0)]
+    crop = CropReader(open_train(out, tmp_path), CROP, 0)[Draw(0, 0)]
+    assert crop.failures == 32
+    assert not crop.samples.any()
+    assert len(caplog.messages) == 5
+    assert "0.wav cannot be trained with: " in caplog.messages[0]
+    assert caplog.messages[-1].endswith("; others like it are only counted")
+
+
+def test_a_store_that_is_away_is_no_bad_recording(tmp_path, monkeypatch):
+    _, out = list_source(make_folder(tmp_path / "speech", 2, 0.3))
+    reader = CropReader(open_train(out, tmp_path), CROP, 0)
+
+    def away(*_, **__):
+        raise storage.TransientError("memory://x: away")
+
+    monkeypatch.setattr(shards, "open_audio", away)
+    with pytest.raises(storage.TransientError):
+        reader[Draw(0, 0)]
 
 
 def test_waiting_is_measured():
@@ -306,14 +326,13 @@ def test_librispeech_has_its_splits(tmp_path):
     for split, count in (("train-clean-100", 4), ("dev-clean", 2), ("test-other", 3)):
         for number in range(count):
             write_ramp(root / split / "1" / "2" / f"1-2-{number:04d}.flac", 1.0)
-    out = tmp_path / "index"
-    found = list_recordings(DataOptions(root_dir=str(root), train_splits=("train-clean-100",)), str(out))
+    found, out = list_into(tmp_path / "index", root_dir=str(root), train_splits=("train-clean-100",))
     assert (found.num_train, found.num_val) == (4, 2)
     assert {open_recordings(str(out), "val", tmp_path)[k].id for k in range(2)} == {
         f"dev-clean/1/2/1-2-{number:04d}.flac" for number in range(2)
     }
     with pytest.raises(UserError, match="no split 'train-clean-360'"):
-        list_recordings(DataOptions(root_dir=str(root)), str(out))
+        list_into(out, root_dir=str(root))
 
 
 def test_a_share_is_held_back_by_ids(tmp_path):
@@ -338,7 +357,22 @@ def test_too_short_ones_are_left_out_where_their_length_is_told(tmp_path):
 
 def test_no_input_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"data\.root_dir"):
-        list_recordings(DataOptions(), str(tmp_path))
+        list_into(tmp_path)
+
+
+def test_only_too_short_recordings_are_refused(tmp_path):
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("id,uri,duration\na,x.wav,0.05\n")
+    with pytest.raises(UserError, match=r"there are no recordings of 0\.1 seconds or more"):
+        list_source(manifest, val_share=0.2)
+
+
+def test_a_damaged_list_is_told(tmp_path):
+    _, out = list_source(make_folder(tmp_path / "speech", 3, 0.3))
+    (out / "train.arrow").write_bytes((out / "train.arrow").read_bytes()[:100])
+    for name in ("train", "test"):
+        with pytest.raises(UserError, match=rf"{name}.arrow, the list of recordings, is missing or damaged"):
+            open_recordings(str(out), name, tmp_path)
 
 
 def test_a_list_longer_than_a_batch_is_looked_up_by_number_and_crosses_as_a_path(tmp_path, monkeypatch):
@@ -358,5 +392,6 @@ def test_a_list_longer_than_a_batch_is_looked_up_by_number_and_crosses_as_a_path
 
 def test_a_remote_list_is_fetched(tmp_path):
     folder = make_folder(tmp_path / "speech", 3, 0.3)
-    list_recordings(DataOptions(source=str(folder), val_share=0.0), "memory://training/index")
+    _, out = list_source(folder)
+    put_recordings(out, "memory://training/index")
     assert open_recordings("memory://training/index", "train", tmp_path)[2].id == "002.wav"

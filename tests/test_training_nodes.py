@@ -11,8 +11,8 @@ import pytest
 from clusters import ROOT, kill_sessions, running_cluster
 from trainings import prepare, train_here, write_speech
 
+from sdhubert_ray.training.checkpoints import find_checkpoint
 from sdhubert_ray.training.logs import read_metrics
-from sdhubert_ray.training.runs import find_checkpoint
 
 pytestmark = [
     pytest.mark.ray,

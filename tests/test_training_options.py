@@ -73,6 +73,7 @@ RESULT_OPTIONS = {
     "data.val_share": 0.2,
     "data.batch_size": 7,
     "data.sample_len": 3.0,
+    "data.val_batch_size": 3,
     "scaling.num_workers": 2,
 }
 LAYOUT_OPTIONS = {
@@ -82,7 +83,6 @@ LAYOUT_OPTIONS = {
     "limit_val_batches": 0.5,
     "log_every_n_steps": 7,
     "optim.compile": True,
-    "data.val_batch_size": 3,
     "data.num_workers": 0,
     "data.loader": "torch",
     "data.prefetch": 7,
@@ -144,6 +144,9 @@ def test_the_originals_keys_keep_working(tmp_path):
     assert load(name=str(path)).scaling.num_workers == 2
     assert config.data.crop_samples == load().data.crop_samples == 80_160
     assert config.global_batch == 200
+    assert load("gpus='0,1'").scaling == load("gpus=[0,1]").scaling
+    assert load("model.loss_coefs.distill_loss=0.5").model.loss_coefs.distillation_loss == 0.5
+    assert load("loss_coefs.distill_loss=0.5", "model.gamma=0.2").model.loss_coefs.distillation_loss == 0.5
 
 
 def test_the_length_of_a_crop_is_in_seconds_or_samples():
@@ -183,6 +186,12 @@ def test_the_same_batch_of_other_workers_is_the_same_run():
         ("optim.betas=[0.9,1.0]", "optim.betas"),
         ("model.reinit_layers=[-1]", "model.reinit_layers is [-1]"),
         ("gpus=first", "gpus is 'first'"),
+        ("gpus=[2,3]", "CUDA_VISIBLE_DEVICES, and give scaling.num_workers=2"),
+        ("checkpoint_epoch=1", "give checkpoint.every_steps, in steps"),
+        ("check_val_every_n_epoch=1", "give val_check_interval, in steps"),
+        ("model.loss_coefs.distillation_loss=.nan", "model.loss_coefs.distillation_loss is nan"),
+        ("optim.betas=[0.9]", "optim.betas is [0.9]; it has to be two numbers"),
+        ("name=..", "name is '..'"),
         ("name=a/b", "name is 'a/b'"),
         ("max_steps", "is no override"),
     ],

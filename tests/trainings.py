@@ -8,11 +8,12 @@ import soundfile
 import torch
 
 from sdhubert_ray.training.callbacks import empty_folder
+from sdhubert_ray.training.checkpoints import find_checkpoint
 from sdhubert_ray.training.data import Share
 from sdhubert_ray.training.fitting import Worker, fit
 from sdhubert_ray.training.logs import read_metrics
 from sdhubert_ray.training.options import load_train_config
-from sdhubert_ray.training.runs import find_checkpoint, prepare_run
+from sdhubert_ray.training.runs import prepare_run
 
 TINY = ("data.sample_len=0.6", "data.val_share=0.2", "model.T_max=50", "limit_val_batches=2")
 
@@ -30,7 +31,9 @@ def write_speech(folder):
 
 def prepare(output, speech, *overrides):
     config = load_train_config("sdhubert_tiny", [f"data.source={speech}", *TINY, *overrides], {})
-    return prepare_run(config, str(output))
+    run = prepare_run(config, str(output), uuid.uuid4().hex)
+    run.lease.release()
+    return run
 
 
 def losses(output):

@@ -38,15 +38,17 @@ def train(
     from sdhubert_ray.training.runs import prepare_run
 
     config = load_train_config(config_name, overrides or [], {})
-    run = prepare_run(config, output or f"outputs/{config.name}", overwrite)
-    found = run.found
-    short = f", {found['too_short']} too short and left out" if found["too_short"] else ""
-    print(f"{found['num_train']} recordings to train with, {found['num_val']} to validate with{short}")
-    if run.begun is not None:
-        print(f"going on from step {run.begun.step} of {config.max_steps}")
-
-    from sdhubert_ray.training.loop import train as train_run
-
+    if output is None and address is not None:
+        raise UserError("on a cluster the run needs a place that all nodes can reach; give --output")
     with ended_early():
-        step = train_run(run, address, uuid.uuid4().hex[:12])
+        run = prepare_run(config, output or f"outputs/{config.name}", uuid.uuid4().hex[:12], overwrite)
+        found = run.found
+        short = f", {found['too_short']} too short and left out" if found["too_short"] else ""
+        print(f"{found['num_train']} recordings to train with, {found['num_val']} to validate with{short}")
+        if run.begun is not None:
+            print(f"going on from step {run.begun.step} of {config.max_steps}")
+
+        from sdhubert_ray.training.loop import train as train_run
+
+        step = train_run(run, address)
     print(f"{step} steps are done: {run.output}")

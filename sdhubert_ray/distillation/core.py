@@ -122,7 +122,7 @@ class Distillation(nn.Module):
         return Distilled(loss, sums, cls.detach())
 
     def summarise(self, frames: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:
-        """CLS state (B, D) of the student for (B, T, D) frames, (B,) of them valid, and what its last layer has seen."""
+        """The student's CLS state (B, D) for (B, T, D) frames, (B,) of them valid, and what its last layer has seen."""
         return run_to_cls(self.student.enter(frames), num_frames, self.student.speech_model.encoder.layers)
 
     def step(self, sums: Sums) -> None:

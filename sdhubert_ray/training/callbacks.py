@@ -1,24 +1,24 @@
-"""What happens beside the steps: checkpoints by steps, and a look at the data. No Ray, which is handed in."""
+"""What happens beside the steps: checkpoints, and a look at the run. No Ray, which is handed in."""
 
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from lightning.pytorch.callbacks import Callback
 
 from sdhubert_ray.audio import SAMPLE_RATE
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.training.checkpoints import CHECKPOINT_FILE, put_best, read_best_score, remove_older_checkpoints
 from sdhubert_ray.training.data import Batch, Share, Waiting
 from sdhubert_ray.training.logs import RunLogger
 from sdhubert_ray.training.module import DistillationModule
 from sdhubert_ray.training.options import TrainConfig
-from sdhubert_ray.training.runs import CHECKPOINT_FILE, put_best, read_best_score
 from sdhubert_ray.training.watching import VALIDATION_SCORE
 
 _PROGRESS_KEY = "sdhubert_progress"
@@ -42,10 +42,16 @@ class Progress:
     position: int = 0
 
 
-def read_progress(path: Path) -> Progress:
-    """How far the run was that wrote a checkpoint file; its weights are not loaded."""
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return Progress(**content[_PROGRESS_KEY])
+def read_progress(content: Mapping[str, Any], source: str) -> Progress:
+    """How far the run was that wrote a checkpoint with this content.
+
+    Raises:
+        UserError: no run has written it.
+    """
+    progress = content.get(_PROGRESS_KEY)
+    if not isinstance(progress, Mapping):
+        raise UserError(f"{source} is no checkpoint of a training run, which alone can be gone on from")
+    return Progress(int(progress["step"]), int(progress["position"]))
 
 
 class KeepCheckpoints(Callback):
@@ -84,8 +90,8 @@ class KeepCheckpoints(Callback):
         self._waiting: Progress | None = None
         self._score: float | None = None
         self._best = read_best_score(output)
-        self._keeping: Future[None] | None = None
         self._keeper = ThreadPoolExecutor(1)
+        self._kept: list[Future[None]] = []
 
     def on_train_batch_end(
         self,
@@ -106,6 +112,8 @@ class KeepCheckpoints(Callback):
             or step >= config.max_steps
             or (step % config.log_every_n_steps == 0 and self._is_told())
         ):
+            if isinstance(pl_module, DistillationModule) and not pl_module.is_finite():
+                return  # `WatchRun` ends the run: what is kept is the last that was sound
             self._waiting, self._score = self._progress, None
             trainer.save_checkpoint(self._folder_of(step) / CHECKPOINT_FILE, weights_only=False)
 
@@ -143,8 +151,8 @@ class KeepCheckpoints(Callback):
         """Likewise, and wait until all is kept."""
         self._hand_on(trainer)
         self._keeper.shutdown()
-        if self._keeping is not None:
-            self._keeping.result()
+        for work in self._kept:
+            work.result()
 
     def _is_told(self) -> bool:
         """Whether it is new that a machine will go: what is saved then is enough, as nobody knows the hour."""
@@ -169,49 +177,57 @@ class KeepCheckpoints(Callback):
                 logger.flush()
         if score is not None and (self._best is None or score > self._best):
             self._best = score
-            self._keep_best(folder / CHECKPOINT_FILE, progress.step, score)
+            copy = self._folder / f"best_{progress.step}.ckpt"
+            os.link(folder / CHECKPOINT_FILE, copy)  # the folder is gone once it has been handed on
+            self._keep(self._put_best, copy, progress.step, score)
         self._report(metrics, folder, name)
+        self._keep(remove_older_checkpoints, self._output, self._config.checkpoint.keep)
 
-    def _keep_best(self, path: Path, step: int, score: float) -> None:
-        if self._keeping is not None:
-            self._keeping.result()  # an error of the last one is raised here
-        copy = self._folder / f"best_{step}.ckpt"
-        os.link(path, copy)  # the folder is gone once it has been handed on
+    def _put_best(self, copy: Path, step: int, score: float) -> None:
+        put_best(self._output, str(copy), step, score)
+        copy.unlink()
 
-        def keep() -> None:
-            put_best(self._output, str(copy), step, score)
-            copy.unlink()
-
-        self._keeping = self._keeper.submit(keep)
+    def _keep(self, work: Callable[..., None], *arguments: object) -> None:
+        """Do work beside the training, one after the other; an error of what is done is raised here."""
+        for done in [one for one in self._kept if one.done()]:
+            self._kept.remove(done)
+            done.result()
+        self._kept.append(self._keeper.submit(work, *arguments))
 
     def _folder_of(self, step: int) -> Path:
         return self._folder / str(step)
 
 
-class WatchData(Callback):
-    """Logs how long batches were waited for and how much audio was used; ends a run whose recordings are bad.
+class WatchRun(Callback):
+    """Logs how fast a run is and how long it waited for data; ends one that has gone wrong.
 
     Attributes:
         refusal: why the run has been ended, the same for all workers; None if it has not.
     """
 
-    def __init__(self, config: TrainConfig, waiting: Waiting, share: Share, num_recordings: int) -> None:
-        """Watch the batches of a loader, a worker's `share` of `num_recordings`."""
+    def __init__(self, config: TrainConfig, waiting: Waiting, share: Share) -> None:
+        """Watch a worker, its `share` of the steps and what it waits for."""
         self.refusal: str | None = None
         self._config = config
         self._waiting = waiting
         self._share = share
-        self._num_recordings = num_recordings
         self._samples: Any = 0
         self._steps = 0
-        self._began = time.perf_counter()
+        self._began = self._paused = time.perf_counter()
         self._step = 0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Begin to measure."""
-        self._began = time.perf_counter()
-        self._waiting.take_seconds()
+        self._begin()
         self._step = trainer.global_step
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stop the clock."""
+        self._paused = time.perf_counter()
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Let it go on."""
+        self._began += time.perf_counter() - self._paused
 
     def on_train_batch_end(
         self,
@@ -221,7 +237,7 @@ class WatchData(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Log once per `log_every_n_steps`."""
+        """Log and judge once per `log_every_n_steps`."""
         self._samples = self._samples + batch["num_samples"].sum()
         stepped, self._step = trainer.global_step > self._step, trainer.global_step
         self._steps += stepped
@@ -229,26 +245,37 @@ class WatchData(Callback):
             return
         seconds = max(time.perf_counter() - self._began, 1e-9)
         audio = float(self._samples) / SAMPLE_RATE * self._share.world
-        pl_module.log_dict(
-            {
-                "data_wait_share": self._waiting.take_seconds() / seconds,
-                "audio_seconds_per_second": audio / seconds,
-                "steps_per_second": self._steps / seconds,
-            }
-        )
-        self._began, self._samples, self._steps = time.perf_counter(), 0, 0
-        if isinstance(pl_module, DistillationModule):
-            self._judge(trainer, float(pl_module.skipped))
+        # The worker that waits longest makes all others wait in turn, where they do not notice.
+        waited = self._waiting.take_seconds() / seconds
+        pl_module.log("data_wait_share", waited, sync_dist=self._share.world > 1, reduce_fx="max")
+        pl_module.log_dict({"audio_seconds_per_second": audio / seconds, "steps_per_second": self._steps / seconds})
+        self._begin()
+        self._judge(trainer, pl_module)
 
-    def _judge(self, trainer: lightning.Trainer, bad: float) -> None:
-        used = trainer.global_step * self._config.global_batch
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Judge the last steps, too."""
+        self._judge(trainer, pl_module)
+
+    def _begin(self) -> None:
+        self._waiting.take_seconds()
+        self._began, self._samples, self._steps = time.perf_counter(), 0, 0
+
+    def _judge(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self.refusal is not None or not isinstance(pl_module, DistillationModule):
+            return
+        bad, used = float(pl_module.skipped), trainer.global_step * self._config.global_batch
         allowed = self._config.data.max_bad_share
-        if bad >= _LEAST_BAD and bad > allowed * (used + bad):
+        if not pl_module.is_finite():
+            self.refusal = (
+                f"loss or gradient has become infinite or NaN by step {trainer.global_step}, and nothing of it "
+                "has been saved; begin a new run with a lower model.lr, from its last checkpoint by resume_ckpt"
+            )
+        elif bad >= _LEAST_BAD and bad > allowed * (used + bad):
             self.refusal = (
                 f"{bad:.0f} of {used + bad:.0f} recordings could not be used, more than data.max_bad_share "
                 f"{allowed:g}; look at them by `sdhubert segment`, or allow more"
             )
-            trainer.should_stop = True
+        trainer.should_stop = trainer.should_stop or self.refusal is not None
 
 
 def empty_folder(path: Path) -> Path:

@@ -6,6 +6,7 @@ of the same length, which is divided among the workers and their micro-batches; 
 how many workers there are, and a run goes on at any number without reading what came before.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,15 +22,19 @@ from torch.utils.data import DataLoader, Dataset
 
 from sdhubert_ray import shards, storage
 from sdhubert_ray.audio import MIN_SAMPLES, SAMPLE_RATE, Samples, Span, is_silent, normalise, probe_duration, read_audio
-from sdhubert_ray.errors import AudioError, UserError
+from sdhubert_ray.errors import AudioError, UserError, first_line
 from sdhubert_ray.training.recordings import Recording, Recordings
 
 _VALIDATION = 1 << 32
 """In the place of an epoch: that of validation, which training never reaches."""
 _MOST_ATTEMPTS = 32
+_MOST_TOLD = 5
+"""So many recordings that cannot be used are named, by each process that reads."""
 _MARGIN_SECONDS = 0.01
 _REMOTE_AT_ONCE = 16
 _ORDER, _CROP, _SEED = 1, 2, 3  # what is drawn from a key
+
+logger = logging.getLogger(__name__)
 
 
 class Batch(TypedDict):
@@ -72,13 +77,13 @@ class Crop:
         samples: (n,) float32, z-scored.
         seed: for what is drawn for it later.
         index: the number of the recording that it is of.
-        failures: why other recordings before it could not be used.
+        failures: how many other recordings before it could not be used.
     """
 
     samples: Samples
     seed: int
     index: int
-    failures: tuple[str, ...]
+    failures: int
 
 
 @dataclass(frozen=True)
@@ -172,14 +177,17 @@ class CropReader(Dataset[Crop]):
         self._recordings = recordings
         self._crop_samples = crop_samples
         self._seed = seed
+        self._told = 0
 
     def __getitem__(self, draw: Draw) -> Crop:
         """Read a crop; a recording that cannot be used gives way to another.
 
+        Where one after the other cannot be used, it becomes a short silence: the run ends by their number.
+
         Raises:
-            UserError: hardly any recording can be used.
+            TransientError: the store could not be reached.
         """
-        failures: list[str] = []
+        failures = 0
         for attempt in range(_MOST_ATTEMPTS):
             key = (self._seed, _CROP, draw.epoch, draw.recording, draw.crop, attempt)
             random = np.random.default_rng(key)
@@ -187,12 +195,20 @@ class CropReader(Dataset[Crop]):
             recording = self._recordings[index]
             try:
                 samples = read_crop(recording, self._crop_samples, random.random())
+            except storage.TransientError:
+                raise
             except (OSError, AudioError, UserError) as error:
-                failures.append(f"{recording.id} {error}")
+                failures += 1
+                self._tell(recording, error)
                 continue
-            seed = np.random.SeedSequence((*key[:1], _SEED, *key[2:])).generate_state(1, np.uint64)[0] >> np.uint64(1)
-            return Crop(samples, int(seed), index, tuple(failures))
-        raise UserError(f"{_MOST_ATTEMPTS} recordings in a row cannot be used, the last: {failures[-1]}")
+            return Crop(samples, _seed_of(key), index, failures)
+        return Crop(np.zeros(MIN_SAMPLES, np.float32), _seed_of(key), index, failures)
+
+    def _tell(self, recording: Recording, error: Exception) -> None:
+        self._told += 1
+        if self._told <= _MOST_TOLD:
+            more = "; others like it are only counted" if self._told == _MOST_TOLD else ""
+            logger.warning("%s cannot be trained with: %s%s", recording.id, first_line(error), more)
 
     def __getitems__(self, draws: Sequence[Draw]) -> list[Crop]:
         """Read the crops of a batch; several at once where they come from a store."""
@@ -215,8 +231,14 @@ class CropReader(Dataset[Crop]):
             num_samples=torch.tensor([len(crop.samples) for crop in crops]),
             seeds=torch.tensor([crop.seed for crop in crops]),
             index=torch.tensor([crop.index for crop in crops]),
-            skipped=sum(len(crop.failures) for crop in crops),
+            skipped=sum(crop.failures for crop in crops),
         )
+
+
+def _seed_of(key: tuple[int, ...]) -> int:
+    """A seed for what is drawn for a crop later, from the key that it was drawn with."""
+    seed, _, *rest = key
+    return int(np.random.SeedSequence((seed, _SEED, *rest)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def read_crop(recording: Recording, crop_samples: int, place: float) -> Samples:

@@ -11,7 +11,7 @@ from torch import Tensor
 from sdhubert_ray import storage
 from sdhubert_ray.checkpoint import load_plain
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.training.runs import find_checkpoint, locate_checkpoint
+from sdhubert_ray.training.checkpoints import find_checkpoint, locate_checkpoint
 from sdhubert_ray.weights import is_known_upstream
 
 CONTENT_KEY = "sdhubert"

@@ -1,20 +1,26 @@
 """A worker's training: its data, its model, Lightning's Trainer and what stands beside it. Ray is handed in."""
 
-from collections.abc import Callable, Iterable
+import logging
+import pickle
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import lightning
 import torch
 from lightning.fabric.plugins import ClusterEnvironment
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import Strategy
+from torch.utils.data import DataLoader
 
 from sdhubert_ray import storage
-from sdhubert_ray.errors import UserError
-from sdhubert_ray.training.callbacks import KeepCheckpoints, Progress, Report, WatchData, read_progress
+from sdhubert_ray.errors import UserError, first_line
+from sdhubert_ray.training.callbacks import KeepCheckpoints, Progress, Report, WatchRun, read_progress
+from sdhubert_ray.training.checkpoints import find_sound_checkpoint
 from sdhubert_ray.training.data import (
     Batch,
+    Crop,
     CropReader,
     Share,
     TrainingOrder,
@@ -26,10 +32,13 @@ from sdhubert_ray.training.logs import RunLogger
 from sdhubert_ray.training.module import DistillationModule
 from sdhubert_ray.training.options import TrainConfig
 from sdhubert_ray.training.recordings import open_recordings
-from sdhubert_ray.training.runs import DATA_FOLDER, find_checkpoint
+from sdhubert_ray.training.runs import DATA_FOLDER
 
 _VALIDATION_WORKERS = 2
 _COPIED_BYTES = 8 << 20
+_PRECISIONS: dict[str, Literal["bf16-mixed", "32-true"]] = {"bfloat16": "bf16-mixed", "float32": "32-true"}
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,60 +75,104 @@ def fit(config: TrainConfig, worker: Worker) -> str | None:
 
     Returns:
         why the run cannot go on, the same for all workers; None if it is done.
+
+    Raises:
+        RuntimeError: this worker cannot begin, but the first one can.
     """
+    try:
+        ready, problem = _make_ready(config, worker), None
+    except UserError as error:
+        ready, problem = None, str(error)
+    of_first = worker.agree(problem)
+    if of_first is not None:
+        return of_first
+    if ready is None:
+        raise RuntimeError(problem)
+    if ready.begun.step >= config.max_steps:
+        return None
+    if worker.share.rank == 0:
+        _tell(config, worker, ready)
+    if worker.use_gpu:
+        torch.set_float32_matmul_precision("high")  # what is not in bfloat16: the head, or all of it
+    ready.trainer.fit(ready.module, ready.train, ready.val, ckpt_path=ready.begun_with, weights_only=True)
+    return ready.watch.refusal
+
+
+class _Ready(NamedTuple):
+    """All that a worker trains with."""
+
+    module: DistillationModule
+    trainer: lightning.Trainer
+    train: Waiting
+    val: DataLoader[Crop]
+    watch: WatchRun
+    begun: Progress
+    begun_with: Path | None
+
+
+def _make_ready(config: TrainConfig, worker: Worker) -> _Ready:
     share, data = worker.share, config.data
     data_folder = storage.join(worker.output, DATA_FOLDER)
-    try:
-        module = DistillationModule(config.model, config.optim, config.seed, config.global_batch)
-        begun_with = _fetch_checkpoint(config, worker)
-    except UserError as error:  # the same for all workers
-        return str(error)
-    begun = read_progress(begun_with) if begun_with is not None else Progress()
-    if begun.step >= config.max_steps:
-        return None
-    if share.rank == 0:
-        print(f"training from step {begun.step} of {config.max_steps}, workers: {share.world}", flush=True)
+    begun_with, uri = _fetch_checkpoint(config, worker)
+    module = DistillationModule(config.model, config.optim, config.seed, config.global_batch)
+    begun = Progress() if begun_with is None else _check_checkpoint(begun_with, uri, module)
+    if uri == config.resume_ckpt and begun.step >= config.max_steps:
+        raise UserError(f"resume_ckpt is of step {begun.step}, and max_steps is {config.max_steps}; give more of them")
     train, val = (open_recordings(data_folder, name, worker.folder) for name in ("train", "val"))
-    steps = config.max_steps - begun.step
+    steps = max(0, config.max_steps - begun.step)
     order = TrainingOrder(len(train), config.seed, share, config.global_batch, begun.position, steps)
     if worker.read is not None:
         waiting = Waiting(worker.read(order))
     else:
         reader = CropReader(train, data.crop_samples, config.seed)
         waiting = Waiting(torch_loader(reader, order, data.num_workers, data.prefetch, worker.use_gpu))
-    watch = WatchData(config, waiting, share, len(train))
-    keep = KeepCheckpoints(config, begun, worker.output, worker.folder, worker.report, worker.is_going)
-    trainer = _build_trainer(config, worker, begun.step, watch, keep, has_val=len(val) > 0)
-    val_order = validation_order(len(val), replace(share, batch_size=data.crops_per_val_batch)) if len(val) else []
+    val_order = validation_order(len(val), replace(share, batch_size=2 * data.val_batch_size)) if len(val) else []
+    limit = config.limit_val_batches
+    val_order = val_order[
+        : max(1, round(limit * len(val_order))) if isinstance(limit, float) and limit <= 1 else int(limit)
+    ]
     val_reader = CropReader(val, data.crop_samples, config.seed)
     val_workers = min(_VALIDATION_WORKERS, data.num_workers)
     val_loader = torch_loader(val_reader, val_order, val_workers, data.prefetch, worker.use_gpu)
-    trainer.fit(module, waiting, val_loader, ckpt_path=begun_with, weights_only=True)
-    return watch.refusal
+    watch = WatchRun(config, waiting, share)
+    keep = KeepCheckpoints(config, begun, worker.output, worker.folder, worker.report, worker.is_going)
+    trainer = _build_trainer(config, worker, begun.step, (watch, keep), has_val=len(val) > 0)
+    return _Ready(module, trainer, waiting, val_loader, watch, begun, begun_with)
+
+
+def _tell(config: TrainConfig, worker: Worker, ready: _Ready) -> None:
+    if ready.begun_with is None and ready.module.begins_at_random:
+        upstream = config.model.speech_upstream
+        logger.warning("RANDOM WEIGHTS: training begins with nothing learnt, as speech_upstream %s has none.", upstream)
+    device, precision = "GPU" if worker.use_gpu else "CPU", _precision(config, worker.use_gpu)
+    print(
+        f"training from step {ready.begun.step} of {config.max_steps}: workers: {worker.share.world}, on {device} in "
+        f"{precision}, {config.global_batch} crops per step",
+        flush=True,
+    )
 
 
 def _build_trainer(
-    config: TrainConfig, worker: Worker, step: int, watch: WatchData, keep: KeepCheckpoints, has_val: bool
+    config: TrainConfig, worker: Worker, step: int, callbacks: Sequence[Callback], has_val: bool
 ) -> lightning.Trainer:
-    limit = config.limit_val_batches
     micro_batches = worker.share.count_micro_batches(config.global_batch)
     return lightning.Trainer(
         accelerator="gpu" if worker.use_gpu else "cpu",
         devices="auto" if worker.use_gpu else 1,
         strategy=worker.strategy,
         plugins=list(worker.environments),
-        precision=_precision(config, worker.use_gpu),
+        precision=_PRECISIONS[_precision(config, worker.use_gpu)],
         max_epochs=-1,
         max_steps=config.max_steps,
         accumulate_grad_batches=micro_batches,
         gradient_clip_val=config.optim.gradient_clip_val or None,
         val_check_interval=config.val_check_interval * micro_batches,
         check_val_every_n_epoch=None,
-        limit_val_batches=0 if not has_val else int(limit) if limit >= 1 else limit,
+        limit_val_batches=None if has_val else 0,
         num_sanity_val_steps=0,
         log_every_n_steps=config.log_every_n_steps,
         logger=RunLogger(worker.output, step, worker.folder) if worker.share.rank == 0 else False,
-        callbacks=[watch, keep],
+        callbacks=list(callbacks),
         use_distributed_sampler=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -127,23 +180,42 @@ def _build_trainer(
     )
 
 
-def _fetch_checkpoint(config: TrainConfig, worker: Worker) -> Path | None:
-    """The file to go on from, on this machine."""
-    last = find_checkpoint(worker.output, "last")
+def _fetch_checkpoint(config: TrainConfig, worker: Worker) -> tuple[Path | None, str]:
+    """The file to go on from, on this machine, and its URI; none to begin with."""
+    last = find_sound_checkpoint(worker.output) if worker.share.rank == 0 else None
     uri = worker.agree(last.uri if last is not None else config.resume_ckpt)
     if uri is None:
-        return None
+        return None, ""
     if storage.is_local(uri):
-        return Path(uri)
+        return Path(uri), uri
     path = worker.folder / "begun.ckpt"
     with storage.open_binary(uri) as source, path.open("wb") as target:
         while chunk := source.read(_COPIED_BYTES):
             target.write(chunk)
-    return path
+    return path, uri
 
 
-def _precision(config: TrainConfig, use_gpu: bool) -> Literal["bf16-mixed", "32-true"]:
+def _check_checkpoint(path: Path, uri: str, module: DistillationModule) -> Progress:
+    """How far a checkpoint is, if this module can go on from it."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{uri} is no checkpoint, or damaged ({first_line(error)}); name another one") from error
+    begun = read_progress(content if isinstance(content, dict) else {}, uri)
+    theirs = {name: value.shape for name, value in content["state_dict"].items()}
+    ours = {name: value.shape for name, value in module.state_dict().items()}
+    differing = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
+    if differing:
+        raise UserError(f"{uri} is of another model ({differing[0]} differs); give the options it was made with")
+    trained = sum(parameter.requires_grad for parameter in module.parameters())
+    if trained != sum(len(group["params"]) for group in content["optimizer_states"][0]["param_groups"]):
+        raise UserError(f"{uri} is of a run that trained other parts; give the model.freeze_* it was made with")
+    return begun
+
+
+def _precision(config: TrainConfig, use_gpu: bool) -> str:
     wanted = config.optim.precision
-    if wanted == "auto":
-        wanted = "bfloat16" if use_gpu and torch.cuda.is_bf16_supported() else "float32"
-    return "bf16-mixed" if wanted == "bfloat16" else "32-true"
+    if wanted != "auto":
+        return wanted
+    # Cards without it emulate it, slowly.
+    return "bfloat16" if use_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"

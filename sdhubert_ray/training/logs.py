@@ -4,6 +4,8 @@ import csv
 import io
 import time
 from argparse import Namespace
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,26 @@ from tensorboardX import SummaryWriter
 from sdhubert_ray import storage
 
 METRICS_FILE, TENSORBOARD_FOLDER = "metrics.csv", "tensorboard"
+COLUMNS = (
+    *("step", "loss", "val_score", "lr", "grad_norm"),
+    *("val_loss", "val_auc", "val_margin"),
+    *("information", "teacher_entropy", "student_entropy"),
+    *("student_cls_spread", "teacher_cls_spread", "token_spread", "center_norm", "collapsed"),
+    *("skipped", "data_wait_share", "audio_seconds_per_second", "steps_per_second"),
+)
+"""Of metrics.csv, in this order; others come after them when they are first logged, which rewrites the file."""
 _LIVE_SECONDS = 10.0
-_WRITTEN_SHARE = 0.01
-"""Rows are all written anew each time: as a run gets long, so seldom that it takes this share of the time at most."""
 _DROPPED = frozenset(("epoch",))  # Lightning's, which has but one
 
 
 class RunLogger(Logger):
     """Rows of metrics by the number of steps done; what was logged past the step that is resumed from is forgotten.
 
-    Files of a local run are written as it goes, those of a remote one by `flush`.
+    Rows are appended, so that a step of a long run costs no more than one of a short run. Lightning logs a step's
+    training and its validation apart, so that a row is written when a later one has begun, or at `flush`.
+
+    Files of a local run are written as it goes. Those of a remote one are kept on this machine and sent by `flush`, in
+    a thread, as they get large and training does not have to wait for them.
     """
 
     def __init__(self, output: str, step: int, folder: Path) -> None:
@@ -35,14 +47,17 @@ class RunLogger(Logger):
         """
         super().__init__()
         self._output = output
-        self._uri = storage.join(output, METRICS_FILE)
-        self._rows = {int(row["step"]): row for row in read_metrics(output) if int(row["step"]) <= step}
-        self._changed = False
-        self._next_write = time.monotonic() + _LIVE_SECONDS
         self._is_local = storage.is_local(output)
-        events = Path(storage.join(output, TENSORBOARD_FOLDER)) if self._is_local else folder / TENSORBOARD_FOLDER
-        self._events = events
-        self._writer = SummaryWriter(str(events), purge_step=step + 1, flush_secs=round(_LIVE_SECONDS))
+        self._home = Path(storage.absolute(output)) if self._is_local else folder
+        self._columns = list(COLUMNS)
+        self._rows: dict[int, dict[str, Any]] = {}  # those that are not in the file yet
+        self._written_step = 0
+        self._next_write = time.monotonic() + _LIVE_SECONDS
+        self._rewrite([row for row in read_metrics(output) if int(row["step"]) <= step])
+        self._uploads: list[Future[None]] = []
+        self._uploader = ThreadPoolExecutor(1)
+        events = str(self._home / TENSORBOARD_FOLDER)
+        self._writer = SummaryWriter(events, purge_step=step + 1, flush_secs=round(_LIVE_SECONDS))
 
     @property
     def name(self) -> str:
@@ -65,44 +80,81 @@ class RunLogger(Logger):
             if key not in _DROPPED:
                 row[key] = value
                 self._writer.add_scalar(key, value, done)
-        self._changed = True
 
     def save(self) -> None:
-        """Write what is new from time to time, where that is cheap."""
-        if self._is_local and time.monotonic() > self._next_write:
-            self._write_rows()
+        """From time to time, write the rows that are complete."""
+        if time.monotonic() >= self._next_write:
+            self._write(sorted(self._rows)[:-1])
 
     def flush(self) -> None:
-        """Write all that is new."""
-        self._write_rows()
+        """Write all that is new; a remote run is sent it some time later.
+
+        Raises:
+            UserError, TransientError: it cannot be written, or what an earlier call began to send could not be.
+        """
+        self._write(sorted(self._rows))
         self._writer.flush()
-        if not self._is_local:
-            for path in self._events.iterdir():
-                storage.put(storage.join(self._output, f"{TENSORBOARD_FOLDER}/{path.name}"), path.read_bytes())
+        while self._uploads and self._uploads[0].done():
+            self._uploads.pop(0).result()
+        self._send()
 
     def finalize(self, status: str) -> None:
-        """Write all that is new and close."""
-        self.flush()
-        self._writer.close()
+        """Write and send all that is new, and close. Raises as `flush`."""
+        self._write(sorted(self._rows))
+        self._writer.close()  # before they are sent, as it has events of its own to write first
+        self._send()
+        wait(self._uploads)
+        while self._uploads:
+            self._uploads.pop(0).result()
 
-    def _write_rows(self) -> None:
-        if not self._changed:
+    def _write(self, steps: Collection[int]) -> None:
+        rows = [self._rows.pop(step) for step in steps]
+        self._next_write = time.monotonic() + _LIVE_SECONDS
+        if not rows:
             return
-        self._changed, began = False, time.monotonic()
-        names = list(dict.fromkeys(name for row in self._rows.values() for name in row))
+        if min(steps) <= self._written_step or any(name not in self._columns for row in rows for name in row):
+            self._rewrite([*read_metrics(str(self._home)), *rows])
+            return
+        with (self._home / METRICS_FILE).open("ab") as file:
+            file.write(self._lines(rows))
+        self._written_step = max(steps)
+
+    def _rewrite(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write the whole file, with what several rows tell of one step in one."""
+        by_step: dict[int, dict[str, Any]] = {}
+        for row in rows:
+            by_step.setdefault(int(row["step"]), {}).update(row)
+        self._columns = list(dict.fromkeys([*self._columns, *(name for row in by_step.values() for name in row)]))
+        header = self._lines([{name: name for name in self._columns}])
+        storage.put(str(self._home / METRICS_FILE), header + self._lines(by_step[step] for step in sorted(by_step)))
+        self._written_step = max(by_step, default=0)
+
+    def _lines(self, rows: Iterable[Mapping[str, Any]]) -> bytes:
         text = io.StringIO()
-        writer = csv.DictWriter(text, names, restval="")
-        writer.writeheader()
-        writer.writerows(self._rows[step] for step in sorted(self._rows))
-        storage.put(self._uri, text.getvalue().encode())
-        ended = time.monotonic()
-        self._next_write = ended + max(_LIVE_SECONDS, (ended - began) / _WRITTEN_SHARE)
+        csv.DictWriter(text, self._columns, restval="", lineterminator="\n").writerows(rows)
+        return text.getvalue().encode()
+
+    def _send(self) -> None:
+        """Have a remote run sent the files as they are now, or will be when those before them have been sent."""
+        if self._is_local:
+            return
+        self._uploads = [upload for upload in self._uploads if not upload.cancel()]  # those that have not begun
+        self._uploads.append(self._uploader.submit(self._upload))
+
+    def _upload(self) -> None:
+        for path in (self._home / METRICS_FILE, *sorted((self._home / TENSORBOARD_FOLDER).iterdir())):
+            storage.put(storage.join(self._output, path.relative_to(self._home).as_posix()), path.read_bytes())
 
 
 def read_metrics(output: str) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.csv, as text; none where it has none yet."""
+    """The rows of a run's metrics.csv, as text; none where it has none yet.
+
+    A line that is torn is left out: it is being written, or its process was killed meanwhile.
+    """
     try:
-        text = storage.read_bytes(storage.join(output, METRICS_FILE)).decode()
+        data = storage.read_bytes(storage.join(output, METRICS_FILE))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return list(csv.DictReader(io.StringIO(text)))
+    text = data[: data.rfind(b"\n") + 1].decode()
+    names, *lines = list(csv.reader(io.StringIO(text))) or [[]]
+    return [dict(zip(names, line, strict=True)) for line in lines if len(line) == len(names)]

@@ -1,13 +1,15 @@
 """Training on Ray Train: one process on a CPU up to GPUs on many nodes; it survives its workers and its driver."""
 
 import logging
+import os
+import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 import ray.train
@@ -27,22 +29,15 @@ from ray.train.v2.api.result import Result
 from sdhubert_ray import storage
 from sdhubert_ray.connect import connected, explain
 from sdhubert_ray.errors import UserError, first_line
-from sdhubert_ray.output import Lease
-from sdhubert_ray.pipeline import cluster_resources
 from sdhubert_ray.session import IncompleteRunError
 from sdhubert_ray.training.callbacks import empty_folder
+from sdhubert_ray.training.checkpoints import find_checkpoint, forget_snapshot, remove_older_checkpoints
 from sdhubert_ray.training.data import Batch, Share, TrainingOrder
 from sdhubert_ray.training.fitting import Worker, fit
 from sdhubert_ray.training.ingest import RayLoader
 from sdhubert_ray.training.options import TrainConfig
 from sdhubert_ray.training.recordings import open_recordings
-from sdhubert_ray.training.runs import (
-    DATA_FOLDER,
-    Run,
-    drop_damaged_snapshot,
-    find_checkpoint,
-    remove_older_checkpoints,
-)
+from sdhubert_ray.training.runs import DATA_FOLDER, Run
 
 _GIB = 1 << 30
 
@@ -80,33 +75,37 @@ class _Trainer(TorchTrainer):
         ]
 
 
-def train(run: Run, address: str | None, run_id: str) -> int:
-    """Train until `max_steps`, from where the run is.
+def train(run: Run, address: str | None) -> int:
+    """Train until `max_steps`, from where the run is; its lease is released in the end.
 
     Args:
         run: as it was prepared.
         address: of a Ray cluster; None starts Ray on this machine.
-        run_id: unique to this process.
 
     Returns:
         how many steps are done.
 
     Raises:
         IncompleteRunError: it could not finish; the same command goes on from the last checkpoint.
-        BusyError: another process trains this run.
         UserError: something that the caller has to mend.
     """
+    try:
+        return _train(run, address)
+    finally:
+        try:
+            run.lease.release()
+        except storage.TransientError as error:  # it ends by itself, and hides nothing that came before
+            logger.warning("the lease of %s could not be given back (%s)", run.output, first_line(error))
+
+
+def _train(run: Run, address: str | None) -> int:
     config = run.config
     if run.begun is not None and run.begun.step >= config.max_steps:
         return run.begun.step
-    lease = Lease(run.output, run_id)
-    try:
-        drop_damaged_snapshot(run.output)
-        with connected(address):
-            plan = _plan(run, address is None)
-            refusal = _fit(plan, _scaling(plan))
-    finally:
-        lease.release()
+    forget_snapshot(run.output)
+    with connected(address):
+        plan = _plan(run, address is None)
+        refusal = _fit(plan, _scaling(plan))
     if refusal is not None:
         raise UserError(refusal)
     last = find_checkpoint(run.output, "last")
@@ -128,7 +127,7 @@ def _fit(plan: Plan, scaling: ScalingConfig) -> str | None:
             name=name,
             storage_path=parent,
             failure_config=FailureConfig(max_failures=config.scaling.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=config.checkpoint.keep),
+            checkpoint_config=CheckpointConfig(num_to_keep=None),  # the workers remove the older ones
             logging_config=LoggingConfig(log_level="CRITICAL"),  # the workers tell what there is, in a line
         ),
     )
@@ -142,26 +141,39 @@ def _fit(plan: Plan, scaling: ScalingConfig) -> str | None:
 
 
 def _plan(run: Run, on_this_machine: bool) -> Plan:
-    config, there = run.config, cluster_resources()
+    config, nodes = run.config, _nodes()
     scaling = config.scaling
-    gpus = there.get("GPU", 0)
-    use_gpu = scaling.use_gpu == "true" or (scaling.use_gpu == "auto" and gpus >= scaling.num_workers)
-    for key, needed in (
-        ("CPU", scaling.num_workers * (scaling.cpus_per_worker or 1)),
-        ("GPU", use_gpu * scaling.num_workers),
-    ):
-        if needed > there.get(key, 0):
-            what = f"scaling.num_workers is {scaling.num_workers}, which takes {needed:g} {key}s, but there are "
-            if on_this_machine:
-                raise UserError(f"{what}{there.get(key, 0):g}; take fewer, or a cluster by --address")
-            logger.warning("%s%g now; waiting for the cluster to grow", what, there.get(key, 0))
+    gpus = sum(node.gpus for node in nodes)
+    use_gpu = scaling.use_gpu == "true" or (scaling.use_gpu == "auto" and gpus > 0)
     cpus = scaling.cpus_per_worker
     if cpus is None:
-        wanted = 1 + config.data.num_workers
-        cpus = max(1, min(wanted, int(there.get("CPU", 1)) // scaling.num_workers))
+        wanted = range(1 + config.data.num_workers, 0, -1)
+        cpus = next((count for count in wanted if _places(nodes, count, use_gpu) >= scaling.num_workers), 1)
+    if (places := _places(nodes, cpus, use_gpu)) < scaling.num_workers:
+        each = f"{cpus:g} CPUs and a GPU" if use_gpu else f"{cpus:g} CPUs"
+        what = f"scaling.num_workers is {scaling.num_workers}, but there is room for {places} with {each} each"
+        if on_this_machine:
+            raise UserError(f"{what}; take fewer, or a cluster by --address")
+        logger.warning("%s now; waiting for the cluster to grow", what)
     config = replace(config, scaling=replace(scaling, cpus_per_worker=cpus))
-    free = int(there.get("CPU", 0) - cpus * scaling.num_workers) // scaling.num_workers
+    free = int(sum(node.cpus for node in nodes) - cpus * scaling.num_workers) // scaling.num_workers
     return Plan(config, run.output, use_gpu, _reading_cpus(config, run.output, use_gpu, free))
+
+
+class _Node(NamedTuple):
+    cpus: float
+    gpus: float
+
+
+def _nodes() -> list[_Node]:
+    listed = ray.nodes()  # type: ignore[no-untyped-call]
+    there = [node["Resources"] for node in listed if node["Alive"]]
+    return [_Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in there]
+
+
+def _places(nodes: Sequence[_Node], cpus: float, use_gpu: bool) -> int:
+    """How many workers of so many CPUs, and of a GPU, the nodes have room for: none is divided between two."""
+    return sum(min(int(node.cpus // cpus), int(node.gpus) if use_gpu else sys.maxsize) for node in nodes)
 
 
 def _reading_cpus(config: TrainConfig, output: str, use_gpu: bool, free: int) -> int:
@@ -199,7 +211,7 @@ def _train_worker(given: dict[str, Any]) -> str | None:
     _quieten()
     share = Share(context.get_world_rank(), context.get_world_size(), config.data.batch_size)
     digest = blake2b(plan.output.encode(), digest_size=8).hexdigest()
-    folder = empty_folder(Path(tempfile.gettempdir()) / f"sdhubert-{digest}-{share.rank}")
+    folder = empty_folder(Path(tempfile.gettempdir()) / f"sdhubert-{os.getuid()}-{digest}-{share.rank}")
     strategy = RayDDPStrategy(forward_sync_buffers=False, gradient_as_bucket_view=True)  # type: ignore[no-untyped-call]
     worker = Worker(
         plan.output,

@@ -28,7 +28,13 @@ from sdhubert_ray.training.data import Batch
 from sdhubert_ray.training.export import CONTENT_KEY
 from sdhubert_ray.training.options import ModelOptions, OptimOptions
 from sdhubert_ray.training.start import build_distillation
-from sdhubert_ray.training.watching import CollapseWatch, compare_crops, no_comparisons, validation_metrics
+from sdhubert_ray.training.watching import (
+    VALIDATION_SCORE,
+    CollapseWatch,
+    compare_crops,
+    no_comparisons,
+    validation_metrics,
+)
 from sdhubert_ray.weights import fetch_upstream
 
 logger = logging.getLogger(__name__)
@@ -61,12 +67,18 @@ class DistillationModule(lightning.LightningModule):
         upstream = fetch_upstream(model.speech_upstream)
         self.distillation = build_distillation(upstream, model, seed)
         self.upstream_config = upstream.config
+        self.begins_at_random = upstream.weights is None
         self.perturbation = PerturbationOptions()
         self.register_buffer("skipped", torch.zeros((), dtype=torch.float64))
         self._watch = CollapseWatch(model.final_dim, first_step=model.T_max // 100)
         self._sums: Sums | None = None
         self._micro_batch = 0
         self._validation: Sums = {}
+        self._finite: Tensor | None = None
+
+    def is_finite(self) -> bool:
+        """Tell whether loss and gradient of all steps were numbers, the same on all workers; it waits for the GPU."""
+        return self._finite is None or bool(self._finite)
 
     # -- training
 
@@ -115,6 +127,7 @@ class DistillationModule(lightning.LightningModule):
         """Clip the norm of the gradient, and log what it was before."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
+        self._note_finite(norm)
         self.log("grad_norm", norm)
 
     def optimizer_step(
@@ -130,6 +143,7 @@ class DistillationModule(lightning.LightningModule):
             raise RuntimeError("the optimizer has stepped without a batch")
         sums = sum_over_workers(self._sums)
         self._sums, self._micro_batch = None, 0
+        self._note_finite(sums["loss"])
         self.distillation.step(sums)
         self.skipped += sums["skipped"]
         metrics = summarise(sums)
@@ -176,10 +190,12 @@ class DistillationModule(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the score over the crops of all workers."""
         sums = sum_over_workers(self._validation)
-        if not float(sums["score_count"]) and not self.trainer.sanity_checking:
+        metrics = validation_metrics(sums)
+        if not float(sums["score_count"]):
             logger.warning("validation has no two different crops of one recording beside another one: no score")
+            del metrics[VALIDATION_SCORE]  # so that nothing is kept as the best
         # They are the same everywhere; Lightning wants to be told.
-        self.log_dict(validation_metrics(sums), sync_dist=True)
+        self.log_dict(metrics, sync_dist=True)
 
     # -- checkpoints
 
@@ -203,6 +219,22 @@ class DistillationModule(lightning.LightningModule):
             "model": _plain(asdict(options)),
             "seed": self.seed,
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the options of this run, where a run begins with the checkpoint of another; else they are the same."""
+        options, optim = self.model_options, self.optim_options
+        step = int(checkpoint["global_step"])
+        rate = options.lr * self._share_of_lr(step)
+        for group in checkpoint["optimizer_states"][0]["param_groups"]:
+            group |= {"lr": rate, "initial_lr": options.lr, "betas": optim.betas, "weight_decay": optim.weight_decay}
+        checkpoint["lr_schedulers"][0] |= {"base_lrs": [options.lr], "_last_lr": [rate]}
+        for name, value in self.distillation.loss.named_buffers():
+            if name != "center":  # which is learnt; the others are options
+                checkpoint["state_dict"][f"distillation.loss.{name}"] = value.detach().cpu()
+
+    def _note_finite(self, value: Tensor) -> None:
+        finite = torch.isfinite(value.detach())
+        self._finite = finite if self._finite is None else self._finite & finite
 
     def _share_of_lr(self, step: int) -> float:
         return cosine(step, self.model_options.T_max, self.model_options.gamma)

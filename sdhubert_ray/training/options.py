@@ -20,9 +20,12 @@ DEFAULT_CONFIG = "sdhubert_base"
 
 _SECONDS_BELOW = 1000.0
 """A `sample_len` under this is in seconds, from here on in samples."""
-_LEAST_VAL_BATCH = 8
+MOST_BAD_SHARE = 0.9
+"""The most that `max_bad_share` can allow: with next to nothing to read, there is nothing to train with."""
 _MODEL_KEYS = ("gamma", "lr", "T_max", "loss_coefs")
 """Keys of the section `model` that are also taken at the top."""
+_BY_EPOCHS = {"checkpoint_epoch": "checkpoint.every_steps", "check_val_every_n_epoch": "val_check_interval"}
+"""Keys of the original that count epochs, and those that take their place."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class LossCoefficients:
     """
 
     distillation_loss: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_positive("model.loss_coefs", self, ("distillation_loss",))
 
 
 @dataclass(frozen=True)
@@ -113,8 +119,8 @@ class OptimOptions:
         _require("optim.precision", self.precision, PRECISIONS)
         _check_positive("optim", self, ("accumulate_grad_batches",))
         _check_range("optim", self, ("weight_decay", "gradient_clip_val"), 0.0, math.inf)
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"optim.betas is {list(self.betas)}; both have to be 0 or more and under 1")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optim.betas is {list(self.betas)}; it has to be two numbers, 0 or more and under 1")
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ class DataOptions:
         val_share: share of the recordings of `source` that are held back for validation, chosen by their ids.
         batch_size: crops per worker and batch.
         val_batch_size: recordings per worker and batch of the validation, two crops of each, which are compared with
-            those of the others; none takes half of `batch_size`, 8 at least.
+            those of the others: scores of different sizes do not compare.
         num_workers: processes per worker that read crops; 0 reads them in the worker itself.
         sample_len: length of a crop: in seconds if under 1000, else in samples at 16 kHz.
         loader: `torch` reads in processes beside the worker, `ray` in tasks all over the cluster; `auto` takes `ray`
@@ -146,7 +152,7 @@ class DataOptions:
     val_source: str | None = None
     val_share: float = 0.01
     batch_size: int = 100
-    val_batch_size: int | None = None
+    val_batch_size: int = 50
     num_workers: int = 4
     sample_len: float = 5.01
     loader: str = "auto"
@@ -157,10 +163,9 @@ class DataOptions:
         object.__setattr__(self, "train_splits", tuple(self.train_splits))
         object.__setattr__(self, "val_splits", tuple(self.val_splits))
         _require("data.loader", self.loader, LOADERS)
-        _check_positive("data", self, ("batch_size", "prefetch", "sample_len"))
-        _check_range("data", self, ("max_bad_share", "val_share"), 0.0, 1.0)
-        if self.val_batch_size is not None:
-            _check_positive("data", self, ("val_batch_size",))
+        _check_positive("data", self, ("batch_size", "val_batch_size", "prefetch", "sample_len"))
+        _check_range("data", self, ("val_share",), 0.0, 1.0)
+        _check_range("data", self, ("max_bad_share",), 0.0, MOST_BAD_SHARE)
         if self.num_workers < 0:
             raise ValueError(f"data.num_workers is {self.num_workers}; it cannot be negative")
         if self.crop_samples < MIN_SAMPLES:
@@ -173,11 +178,6 @@ class DataOptions:
         """Length of a crop, samples at 16 kHz."""
         in_seconds = self.sample_len < _SECONDS_BELOW
         return round(self.sample_len * SAMPLE_RATE) if in_seconds else round(self.sample_len)
-
-    @property
-    def crops_per_val_batch(self) -> int:
-        """Crops per worker and batch of the validation: even, as there are two of each recording."""
-        return 2 * (self.val_batch_size or max(_LEAST_VAL_BATCH, self.batch_size // 2))
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ class TrainConfig:
         seed: of weights that begin at random, of the order and crops of the recordings, of perturbations and dropout.
         max_steps: steps of the optimizer.
         val_check_interval: steps from one validation to the next.
-        limit_val_batches: batches of a validation at most, per worker; a share of them if under 1.
+        limit_val_batches: batches of a validation at most, per worker; a share of them if it is a fraction up to 1.0.
         log_every_n_steps: steps from one line of the logs to the next.
         resume_ckpt: a checkpoint folder of a run to begin with; a run that has checkpoints goes on with its own.
     """
@@ -248,7 +248,7 @@ class TrainConfig:
     seed: int = 0
     max_steps: int = 200_000
     val_check_interval: int = 1000
-    limit_val_batches: float = 50
+    limit_val_batches: int | float = 50
     log_every_n_steps: int = 10
     resume_ckpt: str | None = None
     model: ModelOptions = field(default_factory=ModelOptions)
@@ -262,7 +262,7 @@ class TrainConfig:
         for key in positive:
             if not 0 < getattr(self, key) < math.inf:
                 raise ValueError(f"{key} is {getattr(self, key)}; it has to be a positive number")
-        if not self.name or "/" in self.name:
+        if not self.name or "/" in self.name or self.name in (".", ".."):
             raise ValueError(f"name is {self.name!r}; it has to be the name of a folder")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; it has to be 0 or more")
@@ -285,16 +285,16 @@ class TrainConfig:
         return self.scaling.num_workers * self.data.batch_size * self.optim.accumulate_grad_batches
 
 
-_LAYOUT_DATA = frozenset(("batch_size", "val_batch_size", "num_workers", "loader", "prefetch", "max_bad_share"))
+_LAYOUT_DATA = frozenset(("batch_size", "num_workers", "loader", "prefetch", "max_bad_share"))
 _LAYOUT_OPTIM = frozenset(("accumulate_grad_batches", "compile"))
-"""Options of `data` and `optim` that change no weights; the batch counts as `global_batch`."""
+"""Options of `data` and `optim` that change neither weights nor scores; the batch counts as `global_batch`."""
 
 
 def load_train_config(name: str, overrides: Sequence[str], flags: Mapping[str, object]) -> TrainConfig:
     """Compose the configuration of a training run, the later winning: defaults, YAML file, key=value, flags.
 
-    Keys of the original that stand elsewhere here are taken where they stood: `gamma`, `lr`, `T_max` and `loss_coefs`
-    at the top, and `gpus` (a list of GPUs or their number).
+    Keys of the original are taken as they were: `gamma`, `lr`, `T_max` and `loss_coefs` in `model` or at the top,
+    `distill_loss` in the latter, and `gpus` (a list of GPUs, also as text, or their number).
 
     Args:
         name: of a file in configs/ (`sdhubert_base`), or the path or URI of a YAML file.
@@ -320,22 +320,35 @@ def _find_config(name: str) -> str:
 
 
 def _in_our_places(part: DictConfig) -> DictConfig:
-    """A part of the configuration whose keys stand where they do here."""
+    """A part of the configuration whose keys stand where they do here, under the names that they have here."""
+    for key, ours in _BY_EPOCHS.items():
+        if key in part:
+            raise UserError(f"config key {key} counts epochs, and there are none; give {ours}, in steps")
     moved = [from_dotted(f"model.{key}", part.pop(key)) for key in _MODEL_KEYS if key in part]
     if "gpus" in part:
         moved += _workers_of_gpus(part.pop("gpus"))
     merged = OmegaConf.merge(*moved, part)
     if not isinstance(merged, DictConfig):
         raise TypeError(f"configuration became a {type(merged).__name__}")
+    coefficients = OmegaConf.select(merged, "model.loss_coefs")
+    if isinstance(coefficients, DictConfig) and "distill_loss" in coefficients:
+        coefficients["distillation_loss"] = coefficients.pop("distill_loss")
     return merged
 
 
 def _workers_of_gpus(gpus: object) -> list[DictConfig]:
     if gpus is None:
         return []
-    count = len(gpus) if isinstance(gpus, Sequence) and not isinstance(gpus, str) else gpus
+    named = gpus.split(",") if isinstance(gpus, str) else gpus
+    numbers = [str(name).strip() for name in named] if isinstance(named, Sequence) else None
+    count = gpus if numbers is None or not all(map(str.isdigit, numbers)) else len(numbers)
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise UserError(f"config key gpus is {gpus!r}; give a list such as [0,1], or how many; or scaling.num_workers")
+    if numbers is not None and numbers != [str(number) for number in range(count)]:
+        raise UserError(
+            f"config key gpus is {gpus}, but Ray gives GPUs out by itself; name those that it may use in "
+            f"CUDA_VISIBLE_DEVICES, and give scaling.num_workers={count}"
+        )
     return [from_dotted("scaling.num_workers", count), from_dotted("scaling.use_gpu", "true")]
 
 

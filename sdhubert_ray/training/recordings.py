@@ -1,6 +1,5 @@
 """The recordings that a run trains with: listed once, kept in a compact file, and looked up by number."""
 
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,8 +110,8 @@ class Found:
     too_short: int
 
 
-def list_recordings(options: DataOptions, folder: str) -> Found:
-    """List the recordings of a configuration, once, into `train.arrow` and `val.arrow` of a folder.
+def list_recordings(options: DataOptions, folder: Path) -> Found:
+    """List the recordings of a configuration, once, into `train.arrow` and `val.arrow` of a local folder.
 
     Raises:
         UserError: none are named, there are none, or their input cannot be used.
@@ -129,21 +128,19 @@ def list_recordings(options: DataOptions, folder: str) -> Found:
     else:
         raise UserError("no recordings are named; give data.root_dir=LIBRISPEECH_ROOT, or data.source=INPUT")
     hold_back = options.val_share if options.root_dir is None and val is None else 0.0
-    with tempfile.TemporaryDirectory(prefix="sdhubert-") as temp:
-        everything, trained, held = (Path(temp) / name for name in ("all.arrow", "train.arrow", "val.arrow"))
-        num_all, short, digests = _write(_rows_of(train), everything, hold_back > 0)
-        num_held = min(max(2, round(hold_back * num_all)), num_all - 1) if hold_back else 0
-        if num_held:
-            limit = np.sort(digests)[num_held - 1]
-            _write(_part(everything, digests <= limit), held, False)
-            _write(_part(everything, digests > limit), trained, False)
-        else:
-            everything.replace(trained)
-            num_held, short_val, _ = _write(_rows_of(val) if val is not None else (), held, False)
-            short += short_val
-        for path in (trained, held):
-            storage.put(storage.join(folder, path.name), _chunks(path))
-        found = Found(len(Recordings(str(trained))), len(Recordings(str(held))), short)
+    everything, trained, held = (folder / name for name in ("all.arrow", "train.arrow", "val.arrow"))
+    num_all, short, digests = _write(_rows_of(train), everything, hold_back > 0)
+    num_held = min(max(2, round(hold_back * num_all)), num_all - 1) if hold_back else 0
+    if num_held > 0:
+        limit = np.sort(digests)[num_held - 1]
+        _write(_part(everything, digests <= limit), held, False)
+        _write(_part(everything, digests > limit), trained, False)
+        everything.unlink()
+    else:
+        everything.replace(trained)
+        _, short_val, _ = _write(_rows_of(val) if val is not None else (), held, False)
+        short += short_val
+    found = Found(len(Recordings(str(trained))), len(Recordings(str(held))), short)
     if not found.num_train:
         raise UserError(
             "there are no recordings of 0.1 seconds or more to train with; check data.root_dir or data.source"
@@ -151,16 +148,32 @@ def list_recordings(options: DataOptions, folder: str) -> Found:
     return found
 
 
+def put_recordings(listed: Path, folder: str) -> None:
+    """Put what `list_recordings` has written into the folder of a run, a path or URI."""
+    for path in sorted(listed.glob("*.arrow")):
+        storage.put(storage.join(folder, path.name), _chunks(path))
+
+
 def open_recordings(folder: str, name: str, cache: Path) -> Recordings:
-    """Open `train` or `val` of a folder that `list_recordings` has written; a remote file is fetched into `cache`."""
+    """Open `train` or `val` of a folder that `put_recordings` has filled; a remote file is fetched into `cache`.
+
+    Raises:
+        UserError: it is missing or damaged.
+        TransientError: the store could not be reached.
+    """
     uri = storage.join(folder, f"{name}.arrow")
-    if storage.is_local(uri):
-        return Recordings(storage.absolute(uri).removeprefix("file://"))
-    path = cache / f"{name}.arrow"
-    with storage.open_binary(uri) as source, path.open("wb") as target:
-        while chunk := source.read(_COPIED_BYTES):
-            target.write(chunk)
-    return Recordings(str(path))
+    try:
+        if storage.is_local(uri):
+            return Recordings(storage.absolute(uri).removeprefix("file://"))
+        path = cache / f"{name}.arrow"
+        with storage.open_binary(uri) as source, path.open("wb") as target:
+            while chunk := source.read(_COPIED_BYTES):
+                target.write(chunk)
+        return Recordings(str(path))
+    except storage.TransientError:
+        raise
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{uri}, the list of recordings, is missing or damaged ({error}); begin a new run") from error
 
 
 def _rows_of(listing: Listing) -> Iterator[pa.Table]:

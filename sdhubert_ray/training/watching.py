@@ -28,7 +28,8 @@ class CollapseWatch:
     A collapse is seen where the teacher's targets tell less than 1 % of what they could about which sample they are of
     (`information` against the logarithm of the number of samples), at three looks in a row, ten steps apart. That
     holds for both ways to collapse: all targets peak at one place (teacher entropy near 0), or all are uniform (near
-    log P). Before `first_step` nothing is said: new layers and the center have to settle first.
+    log P). A look at which any metric is not finite counts as one at a collapse. Before `first_step` nothing is said:
+    new layers and the center have to settle first.
 
     Attributes:
         collapsed: whether the last looks were of a collapse.
@@ -46,19 +47,21 @@ class CollapseWatch:
         return step >= self._first_step and step % _EVERY_STEPS == 0
 
     def look(self, step: int, count: float, metrics: Mapping[str, float]) -> None:
-        """Look at what `summarise` tells of a step with `count` samples of all workers."""
+        """Look at what `summarise` tells of a step with `count` samples of all workers; one sample tells nothing."""
         if count < 2:
             return
         most = most_information(count, self._final_dim)
-        self._seen = self._seen + 1 if metrics["information"] < _LEAST_SHARE * most else 0
+        is_finite = all(math.isfinite(value) for value in metrics.values())
+        is_well = is_finite and metrics["information"] >= _LEAST_SHARE * most
+        self._seen = 0 if is_well else self._seen + 1
         self.collapsed = self._seen >= _PATIENCE
         if self.collapsed and not self._said:
             self._said = True
             logger.warning(
-                "COLLAPSE at step %d: the teacher says the same of all samples (%.3g of %.3g nats; its entropy is %.3g "
-                "of %.3g, the spread of CLS states %.3g). Begin again with a lower model.lr, a larger batch or another "
-                "model.ema_decay.",
+                "COLLAPSE at step %d: %s (%.3g of %.3g nats; its entropy is %.3g of %.3g, the spread of CLS states "
+                "%.3g). Begin again with a lower model.lr, a larger batch or another model.ema_decay.",
                 step,
+                "the teacher says the same of all samples" if is_finite else "states or targets are not finite",
                 metrics["information"],
                 most,
                 metrics["teacher_entropy"],
@@ -69,49 +72,56 @@ class CollapseWatch:
 
 @torch.no_grad()
 def compare_crops(cls: Tensor, index: Tensor, samples: Tensor) -> Sums:
-    """Compare each crop of a batch with its mate (of the same recording) and the others (of other recordings).
+    """Compare each crop of a batch with its mates (of the same recording) and the others (of other recordings).
 
-    Sums, each of which has a `*_count` beside it to be divided by:
+    Sums over pairs of a crop and one mate, float32 scalars but for `score`, each of which has a `*_count` beside it, a
+    float32 scalar, to be divided by:
 
     `score`: (S,) how well the mate is found, with each of S temperatures: 1 + log(p) / log(n), p the mate's share in a
     softmax of cosines over the temperature, among n candidates, the mate and all others. `validation_metrics` takes
     the best temperature, of 0.1 or more.
     `same` and `other`: cosines of mates and of others; the difference of their means is the margin.
     `auc`: share of (crop, mate, other) where the mate is nearer, ties half; 0.5 for random and for equal states.
+    `loss`: 0, see `no_comparisons`.
 
-    Two crops with the same samples (both all of a short recording) are no mates.
+    Two crops with the same samples (both all of a short recording) are no mates, and a crop beside no other recording
+    is left out. Where any state of the batch is not finite, all sums but `loss` and the counts are NaN. Nothing here
+    makes the CPU wait for the GPU. It takes O(B * (B + D)) memory beside its arguments.
 
     Args:
-        cls: (B, D) states.
-        index: (B,) int64, the recording of each crop.
-        samples: (B, N) the crops.
+        cls: (B, D) states, of any float dtype; they are compared in float32, whatever autocast is on.
+        index: (B,) int64, the recording of each crop, in any order.
+        samples: (B, N) float32 the crops.
     """
-    directions = F.normalize(cls.float(), dim=1)
-    cosines = directions @ directions.T
-    same_recording = index[:, None] == index
-    others = ~same_recording
-    temperatures = torch.tensor(_TEMPERATURES, device=cls.device)
-    sums = no_comparisons(cls.device)
-    for crop, mate in same_recording.nonzero().tolist():
-        if crop == mate or torch.equal(samples[crop], samples[mate]) or not others[crop].any():
-            continue
-        mates, rest = cosines[crop, mate], cosines[crop, others[crop]]
-        candidates = torch.cat([mates[None], rest]) / temperatures[:, None]
-        found = 1 + candidates.log_softmax(1)[:, 0] / math.log(1 + len(rest))
-        wins = ((mates > rest).float() + (mates == rest).float() / 2).sum()
-        for name, value, count in (
-            ("score", found, 1),
-            ("same", mates, 1),
-            ("other", rest.sum(), len(rest)),
-            ("auc", wins, len(rest)),
-        ):
-            sums[name] = sums[name] + value
-            sums[f"{name}_count"] = sums[f"{name}_count"] + count
-    return sums
+    with torch.autocast(cls.device.type, enabled=False):
+        directions = F.normalize(cls.float(), dim=1)
+        cosines = directions @ directions.T
+        # The largest difference of any two samples is 0 for equal crops alone, and for a crop and itself.
+        differ = torch.cdist(samples, samples, p=math.inf) > 0
+    others = index[:, None] != index
+    num_others = others.sum(1, keepdim=True)
+    pairs = differ & ~others & (num_others > 0)
+    num_pairs = pairs.sum(1, keepdim=True)
+    logits = torch.stack([cosines / temperature for temperature in _TEMPERATURES])
+    rest = logits.masked_fill(~others, -math.inf).logsumexp(2, keepdim=True)
+    found = 1 + F.logsigmoid(logits - rest) / (1 + num_others).log()
+    ascending = cosines.masked_fill(~others, math.inf).sort(1).values
+    farther, farther_or_tied = (torch.searchsorted(ascending, cosines, right=right) for right in (False, True))
+    values = {
+        "score": found.masked_fill(~pairs, 0).sum((1, 2)),
+        "same": cosines.masked_fill(~pairs, 0).sum(),
+        "other": (num_pairs * cosines.masked_fill(~others, 0)).sum(),
+        "auc": ((farther + farther_or_tied) / 2).masked_fill(~pairs, 0).sum(),
+    }
+    is_broken = ~cls.isfinite().all()
+    values = {name: value.masked_fill(is_broken, math.nan) for name, value in values.items()}
+    by_pair, by_triplet = num_pairs.sum().float(), (num_pairs * num_others).sum().float()
+    counts = {"score_count": by_pair, "same_count": by_pair, "other_count": by_triplet, "auc_count": by_triplet}
+    return no_comparisons(cls.device) | values | counts
 
 
 def no_comparisons(device: torch.device) -> Sums:
-    """Begin the sums of a validation."""
+    """Begin the sums of a validation: those of `compare_crops` and of the loss, float32 zeros."""
     counts = {f"{name}_count": torch.zeros((), device=device) for name in _MEANS}
     means = {name: torch.zeros((), device=device) for name in _MEANS}
     return counts | means | {"score": torch.zeros(len(_TEMPERATURES), device=device)}
@@ -119,16 +129,17 @@ def no_comparisons(device: torch.device) -> Sums:
 
 @torch.no_grad()
 def validation_metrics(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a validation has found, scalars each.
+    """What a validation has found by its sums, see `compare_crops`: float32 scalars.
 
     `val_score` picks the best checkpoint: what a CLS state tells about which recording it is of, as a share of what
     there is to tell, with the temperature that suits it (InfoNCE). A collapse cannot win: where all states are alike
     it is 0, whatever a little difference that is left may tell, as no temperature is under 0.1; states in k heaps
-    cannot pass log(k) / log(n). It is never negative, and 1 where mates agree and no others do.
+    cannot pass log(k) / log(n). It is never negative, and 1 where mates agree and no others do. It is never NaN: a
+    validation with any state that is not finite has 0, while its margin and AUC are NaN.
     """
     means = {name: sums[name] / sums[f"{name}_count"].clamp(min=1) for name in _MEANS}
     return {
-        VALIDATION_SCORE: means["score"].max().clamp(min=0),
+        VALIDATION_SCORE: means["score"].max().nan_to_num(nan=0, posinf=0, neginf=0).clamp(min=0),
         "val_margin": means["same"] - means["other"],
         "val_auc": means["auc"],
         "val_loss": means["loss"],

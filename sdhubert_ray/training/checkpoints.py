@@ -1,0 +1,137 @@
+"""The checkpoints of a run: which there are, whether they are whole, which is the best, and which may go."""
+
+import json
+import logging
+import re
+import zipfile
+from dataclasses import dataclass
+
+from sdhubert_ray import storage
+from sdhubert_ray.errors import UserError
+
+CHECKPOINT_FILE = "checkpoint.ckpt"
+"""The file in a checkpoint's folder that holds the state."""
+BEST_FOLDER, BEST_RECORD = "best", "best.json"
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+"""Ray Train's own record of checkpoints."""
+_CHECKPOINT = re.compile(rf"checkpoint_(\d+)/{re.escape(CHECKPOINT_FILE)}")
+_COPIED_BYTES = 8 << 20
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A checkpoint.
+
+    Attributes:
+        uri: of its file.
+        step: how many steps had been done.
+        score: of the validation at that step; told of the best only.
+    """
+
+    uri: str
+    step: int
+    score: float | None
+
+
+def list_checkpoints(output: str) -> list[tuple[int, str]]:
+    """Steps and URIs of a run's checkpoint files, whole or not, the latest first."""
+    if not storage.exists(output):
+        return []
+    found = (_CHECKPOINT.fullmatch(name) for name in storage.list_files(output))
+    return sorted(((int(match[1]), storage.join(output, match[0])) for match in found if match), reverse=True)
+
+
+def find_checkpoint(output: str, which: str) -> Kept | None:
+    """Find the `last` complete checkpoint of a run, or the `best`; None where there is none yet.
+
+    Raises:
+        UserError: the record of the best is damaged.
+        TransientError: a store could not be reached.
+    """
+    if which == "last":
+        return _find_last(output)
+    if which != "best":
+        raise UserError(f"the checkpoint is {which!r}; it has to be last or best")
+    uri = storage.join(output, BEST_RECORD)
+    try:
+        record = json.loads(storage.read_bytes(uri))
+        best = Kept(storage.join(output, record["file"]), int(record["step"]), float(record["score"]))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{uri} is damaged ({error!r}); remove it, or choose another output") from error
+    if not storage.exists(best.uri):
+        raise UserError(f"{uri} names {record['file']}, which is not there; remove it, or choose another output")
+    return best
+
+
+def find_sound_checkpoint(output: str) -> Kept | None:
+    """The last checkpoint of a run whose every byte is as it was written; the file is read through."""
+    for step, uri in list_checkpoints(output):
+        if _is_whole(uri, every_byte=True):
+            return Kept(uri, step, None)
+        logger.warning("checkpoint %s is damaged; going on from the one before", uri)
+    return None
+
+
+def remove_older_checkpoints(output: str, keep: int) -> None:
+    """Remove all but the latest whole ones, and any that is being written now."""
+    found = list_checkpoints(output)
+    whole = [step for step, uri in found if _is_whole(uri)]
+    for step, uri in found:
+        if step < min(whole[:keep], default=0):
+            storage.remove(uri.rpartition("/")[0])
+
+
+def forget_snapshot(output: str) -> None:
+    """Remove Ray Train's own record of checkpoints, which it refuses to begin with where one of them is missing."""
+    storage.remove_files([storage.join(output, SNAPSHOT)])
+
+
+def _find_last(output: str) -> Kept | None:
+    """The checkpoint of the most steps whose file is whole: a process may have died while it wrote the last one."""
+    return next((Kept(uri, step, None) for step, uri in list_checkpoints(output) if _is_whole(uri)), None)
+
+
+def _is_whole(uri: str, every_byte: bool = False) -> bool:
+    """Tell whether a checkpoint's file, an archive with its index at the end, has been written to its end."""
+    try:
+        with storage.open_binary(uri, sparse=not every_byte) as file, zipfile.ZipFile(file) as archive:
+            return not every_byte or archive.testzip() is None
+    except (zipfile.BadZipFile, FileNotFoundError):
+        return False
+
+
+def locate_checkpoint(name: str) -> str:
+    """The URI of the file that a name means: the file, a checkpoint's folder, or the folder of a run (its last).
+
+    Raises:
+        UserError: there is none.
+    """
+    for uri in (name, storage.join(name, CHECKPOINT_FILE)):
+        if storage.exists(uri) and not storage.is_folder(uri):
+            return storage.absolute(uri)
+    last = find_checkpoint(storage.absolute(name), "last")
+    if last is None:
+        raise UserError(f"there is no checkpoint in {name}; name the folder of a run, or of a checkpoint in it")
+    return last.uri
+
+
+def read_best_score(output: str) -> float | None:
+    """The score of the best validation so far."""
+    best = find_checkpoint(output, "best")
+    return None if best is None else best.score
+
+
+def put_best(output: str, path: str, step: int, score: float) -> None:
+    """Make the file at `path` the best checkpoint: whenever this process dies, there is one, whole."""
+    before = find_checkpoint(output, "best")
+    name = f"{BEST_FOLDER}/step_{step:09d}.ckpt"
+    uri = storage.join(output, name)
+    with storage.open_binary(path) as file:
+        storage.put(uri, iter(lambda: file.read(_COPIED_BYTES), b""))
+    storage.put(storage.join(output, BEST_RECORD), json.dumps({"file": name, "step": step, "score": score}).encode())
+    if before is not None and before.uri != uri:
+        storage.remove_files([before.uri])

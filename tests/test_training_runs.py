@@ -1,0 +1,163 @@
+"""The folder of a run: whose it is, and what may be done to it; and how far it is."""
+
+import json
+import shutil
+import uuid
+from pathlib import Path
+
+import pytest
+import torch
+from trainings import TINY, prepare, write_speech
+from typer.testing import CliRunner
+
+from sdhubert_ray.cli import app
+from sdhubert_ray.errors import BusyError, UserError
+from sdhubert_ray.output import Lease, write_run
+from sdhubert_ray.training.checkpoints import CHECKPOINT_FILE, put_best
+from sdhubert_ray.training.options import load_train_config
+from sdhubert_ray.training.runs import prepare_run
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory):
+    return write_speech(tmp_path_factory.mktemp("speech"))
+
+
+def keep_checkpoint(run, step):
+    """What a worker would have left."""
+    folder = Path(run.output) / f"checkpoint_{step:09d}"
+    folder.mkdir()
+    torch.save({}, folder / CHECKPOINT_FILE)
+
+
+def everything(folder):
+    return {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*"))}
+
+
+def test_another_configuration_is_refused_naming_its_keys(tmp_path, speech):
+    keep_checkpoint(prepare(tmp_path / "run", speech), 5)
+    prepare(tmp_path / "run", speech, "max_steps=7", "data.num_workers=3", "checkpoint.keep=5")  # change no weights
+    with pytest.raises(UserError, match=r"another configuration: .*model\.lr \(0\.001 there, 0\.01 now\)"):
+        prepare(tmp_path / "run", speech, "lr=0.01")
+    with pytest.raises(UserError, match="global_batch"):
+        prepare(tmp_path / "run", speech, "scaling.num_workers=2")
+    prepare(tmp_path / "run", speech, "scaling.num_workers=2", "data.batch_size=4")  # the same batch
+    prepare(tmp_path / "run", speech, "optim.accumulate_grad_batches=2", "data.batch_size=4")
+
+
+def test_a_run_without_a_checkpoint_may_begin_with_another_configuration(tmp_path, speech):
+    """So that a command that was refused later on can be mended."""
+    prepare(tmp_path / "run", speech, "model.reinit_layers=[99]")
+    run = prepare(tmp_path / "run", speech)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["model"]["reinit_layers"] == [9, 10, 11]
+    assert run.begun is None
+
+
+def test_a_run_goes_on_with_the_recordings_that_it_began_with(tmp_path, speech):
+    folder = tmp_path / "speech"
+    shutil.copytree(speech, folder)
+    first = prepare(tmp_path / "run", folder)
+    shutil.copy(folder / "00.flac", folder / "99.flac")
+    assert prepare(tmp_path / "run", folder).found == first.found
+
+
+def test_other_folders_are_refused(tmp_path, speech):
+    write_run(str(tmp_path / "segments"), {"fingerprint": {}, "runs": 1})
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="is no training run"):
+            prepare_run(tiny(speech), str(tmp_path / "segments"), "me", overwrite)
+    run = prepare(tmp_path / "run", speech)
+    keep_checkpoint(run, 5)
+    (tmp_path / "run" / "run.json").unlink()
+    with pytest.raises(UserError, match=r"has checkpoints but no run\.json"):
+        prepare(tmp_path / "run", speech)
+
+
+def tiny(speech, *overrides):
+    return load_train_config("sdhubert_tiny", [f"data.source={speech}", *TINY, *overrides], {})
+
+
+def test_overwriting_removes_what_a_run_has_written_and_nothing_else(tmp_path, speech):
+    run = prepare(tmp_path / "run", speech)
+    keep_checkpoint(run, 5)
+    put_best(run.output, f"{run.output}/checkpoint_000000005/{CHECKPOINT_FILE}", 5, 0.5)
+    (tmp_path / "run" / "metrics.csv").write_text("step\n")
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    new = prepare_run(tiny(speech, "lr=0.5"), run.output, "me", overwrite=True)
+    new.lease.release()
+    assert new.begun is None
+    left = everything(tmp_path / "run")
+    assert {"notes.txt", "run.json", "data/train.arrow", "data/val.arrow"} <= set(left)
+    assert not [name for name in left if name.endswith((".ckpt", "best.json", "metrics.csv"))]
+
+
+@pytest.mark.parametrize("mistake", ["source", "resume_ckpt", "itself", "busy"])
+def test_nothing_is_removed_before_all_is_checked(tmp_path, speech, mistake):
+    run = prepare(tmp_path / "run", speech)
+    keep_checkpoint(run, 5)
+    before = everything(tmp_path / "run")
+    lease = Lease(run.output, "another") if mistake == "busy" else None
+    config = {
+        "source": tiny(tmp_path / "nowhere"),
+        "resume_ckpt": tiny(speech, f"resume_ckpt={tmp_path / 'nowhere'}"),
+        "itself": tiny(speech, f"resume_ckpt={run.output}"),
+        "busy": tiny(speech),
+    }[mistake]
+    try:
+        with pytest.raises(BusyError if mistake == "busy" else UserError):
+            prepare_run(config, run.output, "me", overwrite=True)
+    finally:
+        if lease is not None:
+            lease.release()
+    assert everything(tmp_path / "run") == before
+
+
+def test_a_run_begun_with_anothers_checkpoint_is_resumed_whatever_becomes_of_that(tmp_path, speech):
+    first = prepare(tmp_path / "first", speech)
+    keep_checkpoint(first, 5)
+    second = prepare(tmp_path / "second", speech, f"resume_ckpt={first.output}")
+    assert second.config.resume_ckpt.endswith("checkpoint_000000005/checkpoint.ckpt")
+    keep_checkpoint(first, 10)
+    again = prepare(tmp_path / "second", speech, f"resume_ckpt={first.output}")
+    assert again.config.resume_ckpt == second.config.resume_ckpt
+    shutil.rmtree(first.output)
+    keep_checkpoint(second, 7)
+    assert prepare(tmp_path / "second", speech, f"resume_ckpt={first.output}").begun.step == 7
+
+
+# --- how far it is -------------------------------------------------------------------------------------------------
+
+
+def status(output, *options):
+    result = CliRunner().invoke(app, ["status", str(output), *options])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_status_tells_how_far_a_run_is(tmp_path, speech):
+    run = prepare(tmp_path / "run", speech, "max_steps=20")
+    told = json.loads(status(run.output, "--json"))
+    assert (told["kind"], told["state"], told["step"], told["checkpoint_step"]) == ("training", "interrupted", 0, None)
+    assert "no checkpoint yet" in status(run.output)
+    keep_checkpoint(run, 10)
+    put_best(run.output, f"{run.output}/checkpoint_000000010/{CHECKPOINT_FILE}", 10, 0.25)
+    (tmp_path / "run" / "metrics.csv").write_text(
+        "step,loss,val_score,steps_per_second,audio_seconds_per_second\n10,2.5,0.25,2.0,9.0\n12,nan,,2.0,9.0\n"
+    )
+    lease = Lease(run.output, uuid.uuid4().hex)
+    try:
+        told = json.loads(status(run.output, "--json"))
+        assert (told["state"], told["step"], told["max_steps"], told["seconds_left"]) == ("running", 12, 20, 4.0)
+        assert (told["best_step"], told["best_score"], told["checkpoint_step"]) == (10, 0.25, 10)
+        assert told["metrics"]["loss"] is None
+        assert told["metrics"]["val_score"] == 0.25
+        shown = status(run.output)
+        assert "12 of 20" in shown
+        assert "2 steps/s, 9 s of audio/s; 0.0 hours to go" in shown
+        assert "step 10, val_score 0.2500" in shown
+    finally:
+        lease.release()
+    assert json.loads(status(run.output, "--json"))["state"] == "interrupted"
+    keep_checkpoint(run, 20)
+    told = json.loads(status(run.output, "--json"))
+    assert (told["state"], told["step"], told["seconds_left"]) == ("finished", 20, None)
