@@ -2,6 +2,7 @@
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -15,7 +16,8 @@ from trainings import prepare, train_here, write_speech
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.training.logs import COLUMNS, METRICS_FILE, TENSORBOARD_FOLDER, RunLogger, read_metrics
+from sdhubert_ray.training.logs import RunLogger
+from sdhubert_ray.training.metrics import COLUMNS, METRICS_FILE, TENSORBOARD_FOLDER, read_metrics
 
 
 @pytest.fixture
@@ -288,3 +290,49 @@ def test_an_error_ends_no_more_than_one_flush(tmp_path, memory, monkeypatch):
         logger.flush()
     logger.finalize("failed")
     assert steps_of(memory) == [1, 2, 3, 4, 5]
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from sdhubert_ray.training.logs import RunLogger
+logger = RunLogger(sys.argv[1], 0, Path(sys.argv[1]))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+for step in range(10_000):
+    logger.log_metrics({"loss": step / 8}, step)
+    logger.flush()
+"""
+
+
+def test_a_full_disk_is_an_error_and_not_a_wait_for_ever(tmp_path):
+    """A limit of the system on the size of files takes the place of the disk's end."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, tmp_path], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert "OSError" in done.stderr
+    assert "File too large" in done.stderr
+    steps = steps_of(str(tmp_path))
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_tensorboard_reads_what_was_logged(tmp_path):
+    """By its own file format: each event with its step, after the mark from which older ones count no more."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    logger = RunLogger(str(tmp_path), 3, tmp_path)
+    logger.log_metrics({"loss": 0.5, "lr": 1.0}, 3)
+    logger.finalize("success")
+    (path,) = (tmp_path / TENSORBOARD_FOLDER).iterdir()
+    data, events = path.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        events.append(Event.FromString(data[12 : 12 + length]))
+        data = data[16 + length :]
+    assert events[0].file_version == "brain.Event:2"
+    assert (events[1].step, events[1].session_log.status) == (4, 1)
+    assert [(event.step, event.summary.value[0].tag, event.summary.value[0].simple_value) for event in events[2:]] == [
+        (4, "loss", 0.5),
+        (4, "lr", 1.0),
+    ]

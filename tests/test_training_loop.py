@@ -23,7 +23,7 @@ from sdhubert_ray.cli import app
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.training.checkpoints import CHECKPOINT_FILE, find_checkpoint
 from sdhubert_ray.training.data import Share
-from sdhubert_ray.training.logs import read_metrics
+from sdhubert_ray.training.metrics import read_metrics
 
 pytestmark = [
     # Lightning 2.6 looks at a tree in a way that torch 2.13 has deprecated.

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from clusters import ROOT, kill_sessions, running_cluster
 from trainings import prepare, train_here, write_speech
 
 from sdhubert_ray.training.checkpoints import find_checkpoint
-from sdhubert_ray.training.logs import read_metrics
+from sdhubert_ray.training.metrics import read_metrics
 
 pytestmark = [
     pytest.mark.ray,
@@ -23,7 +24,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*:UserWarning"),
 ]
 
-STEPS = 30
+STEPS = 60
 CONFIG = (
     *("data.sample_len=0.9", "data.val_share=0.2", "model.T_max=50", "limit_val_batches=2", "model.dropout=0.0"),
     *("lr=1e-4", "val_check_interval=10", "checkpoint.every_steps=10", f"max_steps={STEPS}", "data.batch_size=16"),
@@ -94,10 +95,9 @@ def join(cluster):
 
 
 def assert_equals(output, undisturbed):
-    """All steps once, validations where they belong, and the numbers of the run of one worker, up to rounding."""
+    """All steps once, and the numbers of the run of one worker, up to rounding."""
     ours, expected = read_metrics(str(output)), read_metrics(str(undisturbed))
-    assert [row["step"] for row in ours] == [str(step) for step in range(1, STEPS + 1)]
-    assert [row["step"] for row in ours if row["val_score"]] == ["10", "20", "30"]
+    assert [row["step"] for row in ours] == [row["step"] for row in expected] == [str(n) for n in range(1, STEPS + 1)]
     for name in ("loss", "grad_norm", "center_norm", "lr"):
         columns = [[float(row[name]) for row in rows] for rows in (ours, expected)]
         np.testing.assert_allclose(*columns, rtol=2e-3, err_msg=name)
@@ -105,27 +105,24 @@ def assert_equals(output, undisturbed):
 
 def test_a_node_that_is_taken_away_with_notice_is_saved_from(cluster, tmp_path, speech, undisturbed):
     """Told that a node of a spot market will go, the run saves at once, off its interval, and goes on from there."""
+    listed = cluster.run("ray", "list", "nodes", "--address", cluster.dashboard, "--format", "json")
+    nodes = json.loads(listed.stdout[listed.stdout.index("[") :])
+    (node,) = [node["node_id"] for node in nodes if (node["node_ip"], node["state"]) == ("127.0.0.3", "ALIVE")]
     output = tmp_path / "run"
-    with training(cluster, output, speech) as (driver, log):
-        wait_for(driver, log, lambda: last_step(output) == 10)
-        listed = cluster.run("ray", "list", "nodes", "--address", cluster.dashboard, "--format", "json")
-        (node,) = [
-            node["node_id"]
-            for node in json.loads(listed.stdout[listed.stdout.index("[") :])
-            if node["node_ip"] == "127.0.0.3" and node["state"] == "ALIVE"
-        ]
+    with training(cluster, output, speech, "checkpoint.every_steps=1000", "val_check_interval=1000") as (driver, log):
+        wait_for(driver, log, lambda: "training from step 0" in log.read_text())
         notice = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--node-id", node)
         told = cluster.run(
             "ray", "drain-node", "--address", cluster.address, *notice, "--deadline-remaining-seconds", "30"
         )
         assert told.returncode == 0, told.stdout
-        wait_for(driver, log, lambda: last_step(output) > 10)
+        wait_for(driver, log, lambda: last_step(output) > 0)
         saved = last_step(output)
-        assert saved not in (20, 30)
+        assert saved < STEPS
         kill_last_node(cluster)
         join(cluster)
         assert driver.wait(240) == 0, log.read_text()
-    assert f"training from step {saved} of {STEPS}, workers: 2" in log.read_text()
+    assert f"training from step {saved} of {STEPS}: workers: 2" in log.read_text()
     assert_equals(output, undisturbed)
 
 
@@ -133,10 +130,14 @@ def test_elastic_workers_go_on_when_a_node_is_lost(cluster, tmp_path, speech, un
     """The worker that is left makes the same steps, each in twice as many micro-batches."""
     output = tmp_path / "run"
     with training(cluster, output, speech, "scaling.min_workers=1") as (driver, log):
-        wait_for(driver, log, lambda: last_step(output) == 10)
+        wait_for(driver, log, lambda: last_step(output) >= 10)
         kill_last_node(cluster)
         assert driver.wait(240) == 0, log.read_text()
-    assert f"training from step 0 of {STEPS}, workers: 2" in log.read_text()
-    assert f"training from step 10 of {STEPS}, workers: 1" in log.read_text()
+    assert f"training from step 0 of {STEPS}: workers: 2" in log.read_text()
+    (resumed,) = re.findall(rf"training from step (\d+) of {STEPS}: workers: 1", log.read_text())
+    assert int(resumed) % 10 == 0
     assert_equals(output, undisturbed)
+    assert [row["step"] for row in read_metrics(str(output)) if row["val_score"]] == [
+        *map(str, range(10, STEPS + 1, 10))
+    ]
     assert len(list(output.glob("checkpoint_*/"))) == 2  # none is left of the worker that died

@@ -11,7 +11,7 @@ from sdhubert_ray.training.callbacks import empty_folder
 from sdhubert_ray.training.checkpoints import find_checkpoint
 from sdhubert_ray.training.data import Share
 from sdhubert_ray.training.fitting import Worker, fit
-from sdhubert_ray.training.logs import read_metrics
+from sdhubert_ray.training.metrics import read_metrics
 from sdhubert_ray.training.options import load_train_config
 from sdhubert_ray.training.runs import prepare_run
 

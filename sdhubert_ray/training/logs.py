@@ -10,19 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from sdhubert_ray import storage
+from sdhubert_ray.training.metrics import COLUMNS, METRICS_FILE, TENSORBOARD_FOLDER, read_metrics
 
-METRICS_FILE, TENSORBOARD_FOLDER = "metrics.csv", "tensorboard"
-COLUMNS = (
-    *("step", "loss", "val_score", "lr", "grad_norm"),
-    *("val_loss", "val_auc", "val_margin"),
-    *("information", "teacher_entropy", "student_entropy"),
-    *("student_cls_spread", "teacher_cls_spread", "token_spread", "center_norm", "collapsed"),
-    *("skipped", "data_wait_share", "audio_seconds_per_second", "steps_per_second"),
-)
-"""Of metrics.csv, in this order; others come after them when they are first logged, which rewrites the file."""
 _LIVE_SECONDS = 10.0
 _DROPPED = frozenset(("epoch",))  # Lightning's, which has but one
 
@@ -54,10 +48,14 @@ class RunLogger(Logger):
         self._written_step = 0
         self._next_write = time.monotonic() + _LIVE_SECONDS
         self._rewrite([row for row in read_metrics(output) if int(row["step"]) <= step])
+        self._closed = False
         self._uploads: list[Future[None]] = []
         self._uploader = ThreadPoolExecutor(1)
-        events = str(self._home / TENSORBOARD_FOLDER)
-        self._writer = SummaryWriter(events, purge_step=step + 1, flush_secs=round(_LIVE_SECONDS))
+        events = self._home / TENSORBOARD_FOLDER
+        events.mkdir(exist_ok=True)
+        # Not the usual writer, whose thread dies of a full disk without a word, and whose callers then wait for ever.
+        self._events = EventsWriter(str(events / "events"))
+        self._events.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     @property
     def name(self) -> str:
@@ -79,12 +77,13 @@ class RunLogger(Logger):
         for key, value in metrics.items():
             if key not in _DROPPED:
                 row[key] = value
-                self._writer.add_scalar(key, value, done)
+                self._events.write_event(Event(step=done, wall_time=time.time(), summary=scalar(key, value)))
 
     def save(self) -> None:
         """From time to time, write the rows that are complete."""
         if time.monotonic() >= self._next_write:
             self._write(sorted(self._rows)[:-1])
+            self._events.flush()
 
     def flush(self) -> None:
         """Write all that is new; a remote run is sent it some time later.
@@ -93,15 +92,18 @@ class RunLogger(Logger):
             UserError, TransientError: it cannot be written, or what an earlier call began to send could not be.
         """
         self._write(sorted(self._rows))
-        self._writer.flush()
+        self._events.flush()
         while self._uploads and self._uploads[0].done():
             self._uploads.pop(0).result()
         self._send()
 
     def finalize(self, status: str) -> None:
-        """Write and send all that is new, and close. Raises as `flush`."""
+        """Write and send all that is new, and close; once, though Lightning may say it twice. Raises as `flush`."""
+        if self._closed:
+            return
+        self._closed = True
         self._write(sorted(self._rows))
-        self._writer.close()  # before they are sent, as it has events of its own to write first
+        self._events.close()
         self._send()
         wait(self._uploads)
         while self._uploads:
@@ -144,17 +146,3 @@ class RunLogger(Logger):
     def _upload(self) -> None:
         for path in (self._home / METRICS_FILE, *sorted((self._home / TENSORBOARD_FOLDER).iterdir())):
             storage.put(storage.join(self._output, path.relative_to(self._home).as_posix()), path.read_bytes())
-
-
-def read_metrics(output: str) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.csv, as text; none where it has none yet.
-
-    A line that is torn is left out: it is being written, or its process was killed meanwhile.
-    """
-    try:
-        data = storage.read_bytes(storage.join(output, METRICS_FILE))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    text = data[: data.rfind(b"\n") + 1].decode()
-    names, *lines = list(csv.reader(io.StringIO(text))) or [[]]
-    return [dict(zip(names, line, strict=True)) for line in lines if len(line) == len(names)]

@@ -29,7 +29,7 @@ from sdhubert_ray.training.checkpoints import (
     list_checkpoints,
     locate_checkpoint,
 )
-from sdhubert_ray.training.logs import METRICS_FILE, TENSORBOARD_FOLDER
+from sdhubert_ray.training.metrics import METRICS_FILE, TENSORBOARD_FOLDER
 from sdhubert_ray.training.options import TrainConfig
 from sdhubert_ray.training.recordings import list_recordings, put_recordings
 

@@ -8,7 +8,7 @@ from typing import Any
 from sdhubert_ray.output import read_lease
 from sdhubert_ray.output.lease import is_held
 from sdhubert_ray.training.checkpoints import Kept, find_checkpoint
-from sdhubert_ray.training.logs import read_metrics
+from sdhubert_ray.training.metrics import read_metrics
 
 _SHOWN = ("loss", "val_score", "lr", "grad_norm", "information", "collapsed", "skipped", "data_wait_share")
 _RATES = ("steps_per_second", "audio_seconds_per_second")
