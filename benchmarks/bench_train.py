@@ -1,6 +1,7 @@
 """Time and memory of a training step, against a plain implementation of the original recipe, in one run.
 
     python benchmarks/bench_train.py [--size base] [--batch 4] [--seconds 5.01] [--steps 3] [--device cpu] [--compile]
+                                     [--source FOLDER_OF_SPEECH]
 
 `plain`: float32; the library's extractor and attention as they come, with autograd going through the extractor (its
 weights are frozen, but in training mode the library asks for the gradient of its input); each sample perturbed by
@@ -10,7 +11,8 @@ itself in Python; AdamW as torch makes it by default; teacher and center moved b
 Random weights and noise. Each is measured in processes of its own, by turns, so that other work on the machine meets
 both; a time is the best of all steps, and the time of the CPU leaves out what other work took away. Memory is the most
 that the process held (CPU, all included) or that torch had allocated (GPU). A third process tells what the step of
-`ours` is made of, and how near it is to the rate at which the machine multiplies large matrices.
+`ours` is made of, and how near it is to the rate at which the machine multiplies large matrices. With `--source`, one
+process reads crops of these recordings, as the loader does: how many of them a GPU needs follows from its crops per s.
 """
 
 import argparse
@@ -21,6 +23,7 @@ import platform
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +45,9 @@ from sdhubert_ray.distillation import (
     summarise,
 )
 from sdhubert_ray.model import SDHuBERT
+from sdhubert_ray.training.data import CropReader, Share, TrainingOrder
+from sdhubert_ray.training.options import DataOptions
+from sdhubert_ray.training.recordings import list_recordings, open_recordings
 
 ROOT = Path(__file__).parent.parent
 SAMPLE_RATE = 16_000
@@ -51,6 +57,7 @@ SIZES = {
     "tiny": ({"hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 4, "conv_dim": [32] * 7}, 128),
 }
 LEARNING_RATE, CLIP, DECAY, MOMENTUM = 1e-4, 0.5, 0.999, 0.9
+READ_CROPS = 400
 
 Step = Callable[[int], None]
 
@@ -215,6 +222,7 @@ def measure(variant: str, options: argparse.Namespace) -> dict[str, object]:
     """Run the steps of a variant in this process."""
     if options.threads:
         torch.set_num_threads(options.threads)
+    torch.set_float32_matmul_precision("high")  # for both on a GPU, as `sdhubert train` does; a CPU has no such choice
     torch.manual_seed(1)
     samples = torch.randn(options.batch, round(options.seconds * SAMPLE_RATE), device=options.device)
     parts = ("perturbations drawn", "forward, both", "backward", "optimizer", "teacher, center, sums")
@@ -250,6 +258,22 @@ def measure(variant: str, options: argparse.Namespace) -> dict[str, object]:
     return found
 
 
+def measure_reading(options: argparse.Namespace) -> dict[str, object]:
+    """Read crops of recordings drawn at random, each file for the first time in this process."""
+    with tempfile.TemporaryDirectory() as temp:
+        list_recordings(DataOptions(source=str(options.source), val_share=0.0), Path(temp))
+        recordings = open_recordings(temp, "train", Path(temp))
+        reader = CropReader(recordings, round(options.seconds * SAMPLE_RATE), seed=0)
+        order = TrainingOrder(len(recordings), 0, Share(0, 1, READ_CROPS), READ_CROPS, start=0, steps=1)
+        (draws,) = order
+        began, worked = time.perf_counter(), time.process_time()
+        batch = reader.read_batch(draws)
+        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - worked
+    if batch["skipped"]:
+        print(f"{batch['skipped']} recordings could not be read", file=sys.stderr)
+    return {"seconds": seconds / READ_CROPS, "cpu_seconds": cpu_seconds / READ_CROPS, "recordings": len(recordings)}
+
+
 def in_a_process(variant: str) -> dict[str, object]:
     result = subprocess.run(
         [sys.executable, __file__, *sys.argv[1:], "--variant", variant], capture_output=True, text=True, check=False
@@ -279,7 +303,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="of a CPU; 0 takes torch's default")
     parser.add_argument("--compile", action="store_true", help="torch.compile the layers of ours")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there, too")
-    parser.add_argument("--variant", choices=("plain", "ours", "parts"), help=argparse.SUPPRESS)
+    parser.add_argument("--source", type=Path, metavar="PATH", help="recordings to read crops of")
+    parser.add_argument("--variant", choices=("plain", "ours", "parts", "read"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -287,7 +312,7 @@ def main() -> None:
     """Print the table, and write it as JSON if asked to."""
     options = parse()
     if options.variant:
-        print(json.dumps(measure(options.variant, options)))
+        print(json.dumps(measure_reading(options) if options.variant == "read" else measure(options.variant, options)))
         return
     print(f"{datetime.date.today()}, {machine(options.device)}, torch {torch.__version__}")
     print(f"size {options.size}, batches of {options.batch} x {options.seconds} s, {options.device}")
@@ -312,8 +337,14 @@ def main() -> None:
     print(f"matrices: {reached:.3f} Tflop/s, {reached / rate:.0%} of the {rate:.3f} that a large product reaches")
     for name, seconds in parts["parts"].items():
         print(f"  {name:24} {seconds:8.4f} s")
+    read = in_a_process("read") if options.source else None
+    if read is not None:
+        each, cpu = float(read["seconds"]), float(read["cpu_seconds"])
+        print(
+            f"reading: {1000 * each:.2f} ms a crop, {1000 * cpu:.2f} of the CPU: {1 / each:.0f} crops per s of a process"
+        )
     if options.json:
-        figures = {"options": vars(options), "rows": rows, "parts": parts}
+        figures = {"options": vars(options), "rows": rows, "parts": parts, "read": read}
         options.json.write_text(json.dumps(figures, default=str) + "\n")
 
 

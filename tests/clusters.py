@@ -65,6 +65,13 @@ class Cluster:
             time.sleep(0.1)
         return node
 
+    def kill_last_node(self) -> None:
+        """As a machine that is gone from one moment to the next."""
+        node = self.nodes.pop()
+        node.kill()
+        node.wait()
+        kill_sessions({node.pid})
+
     def stop(self) -> None:
         """Kill these nodes and what they started, and no other Ray of this machine."""
         for node in self.nodes:

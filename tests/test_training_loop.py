@@ -343,6 +343,7 @@ def test_a_killed_worker_comes_back_and_the_run_is_the_undisturbed_one(tmp_path,
     assert_same_state(last_state(run.output), last_state(undisturbed))
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_run_lives_in_an_object_store_with_its_audio(tmp_path, speech, s3_bucket):
     """The same numbers as on disk; the second command goes on from what the first has left there."""

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from clusters import ROOT, kill_sessions, running_cluster
+from clusters import ROOT, running_cluster
 from trainings import prepare, train_here, write_speech
 
 from sdhubert_ray.training.checkpoints import find_checkpoint
@@ -84,12 +84,6 @@ def last_step(output):
     return 0 if last is None else last.step
 
 
-def kill_last_node(cluster):
-    node = cluster.nodes.pop()
-    kill_sessions({node.pid})
-    node.wait()
-
-
 def join(cluster):
     cluster.add_node(f"--address={cluster.address}", "--node-ip-address=127.0.0.3", "--num-cpus=2")
 
@@ -119,22 +113,23 @@ def test_a_node_that_is_taken_away_with_notice_is_saved_from(cluster, tmp_path, 
         wait_for(driver, log, lambda: last_step(output) > 0)
         saved = last_step(output)
         assert saved < STEPS
-        kill_last_node(cluster)
+        cluster.kill_last_node()
         join(cluster)
         assert driver.wait(240) == 0, log.read_text()
     assert f"training from step {saved} of {STEPS}: workers: 2" in log.read_text()
     assert_equals(output, undisturbed)
 
 
+@pytest.mark.slow
 def test_elastic_workers_go_on_when_a_node_is_lost(cluster, tmp_path, speech, undisturbed):
     """The worker that is left makes the same steps, each in twice as many micro-batches."""
     output = tmp_path / "run"
     with training(cluster, output, speech, "scaling.min_workers=1") as (driver, log):
         wait_for(driver, log, lambda: last_step(output) >= 10)
-        kill_last_node(cluster)
+        cluster.kill_last_node()
         assert driver.wait(240) == 0, log.read_text()
     assert f"training from step 0 of {STEPS}: workers: 2" in log.read_text()
-    (resumed,) = re.findall(rf"training from step (\d+) of {STEPS}: workers: 1", log.read_text())
+    (resumed,) = set(re.findall(rf"training from step (\d+) of {STEPS}: workers: 1", log.read_text()))
     assert int(resumed) % 10 == 0
     assert_equals(output, undisturbed)
     assert [row["step"] for row in read_metrics(str(output)) if row["val_score"]] == [
