@@ -177,8 +177,9 @@ def test_best_and_last_are_told_apart(trained, tmp_path):
 
 def test_what_cannot_be_exported_is_said(trained, tmp_path, tiny_checkpoint):
     run, out = trained[0], str(tmp_path / "out.pt")
-    with pytest.raises(UserError, match=r"is a folder; name the .pt file"):
-        export_checkpoint(str(run), str(tmp_path), "last")
+    for target in (tmp_path, run / "run.json"):
+        with pytest.raises(UserError, match=r"name a file that ends with \.pt"):
+            export_checkpoint(str(run), str(target), "last")
     with pytest.raises(UserError, match=r"'newest'; it has to be last or best"):
         export_checkpoint(str(run), out, "newest")
     with pytest.raises(UserError, match=r"there is no checkpoint in .*nowhere"):

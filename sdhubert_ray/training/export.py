@@ -59,8 +59,8 @@ def export_checkpoint(run: str, target: str, which: str = "best") -> Exported:
         UserError: there is no such checkpoint, it is damaged, or `target` cannot be written or lies beside another
             encoder's config.
     """
-    if not target.rpartition("/")[2] or storage.is_folder(target):
-        raise UserError(f"{target} is a folder; name the .pt file to write in it")
+    if not target.endswith(".pt") or storage.is_folder(target):
+        raise UserError(f"{target} cannot be what is exported to; name a file that ends with .pt")
     source = _find(run, which)
     content = load_plain(source, storage.read_bytes(source))
     belongs = content.get(CONTENT_KEY) if isinstance(content, dict) else None
