@@ -340,9 +340,7 @@ def main() -> None:
     read = in_a_process("read") if options.source else None
     if read is not None:
         each, cpu = float(read["seconds"]), float(read["cpu_seconds"])
-        print(
-            f"reading: {1000 * each:.2f} ms a crop, {1000 * cpu:.2f} of the CPU: {1 / each:.0f} crops per s of a process"
-        )
+        print(f"reading: {1000 * each:.2f} ms a crop, {1000 * cpu:.2f} of the CPU: {1 / each:.0f} crops per s")
     if options.json:
         figures = {"options": vars(options), "rows": rows, "parts": parts, "read": read}
         options.json.write_text(json.dumps(figures, default=str) + "\n")

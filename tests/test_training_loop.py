@@ -290,6 +290,24 @@ def test_one_process_at_a_time_trains_a_run(tmp_path, speech):
     assert "is being written by another run" in result.output
 
 
+def test_a_run_that_another_process_has_taken_over_is_ended(tmp_path, monkeypatch):
+    from sdhubert_ray.output import lease as module
+    from sdhubert_ray.session import IncompleteRunError
+    from sdhubert_ray.training import loop
+
+    for where in (module, loop):
+        monkeypatch.setattr(where, "BEAT_SECONDS", 0.1)
+    lease = module.Lease(str(tmp_path), "mine")
+    taken = (tmp_path / "lease.json").read_bytes().replace(b"mine", b"theirs")
+    threading.Timer(0.5, storage.put, (str(tmp_path / "lease.json"), taken)).start()
+    with pytest.raises(IncompleteRunError, match="another run has taken over"), loop._ended_without(lease):
+        time.sleep(20)
+    lease.release()
+    assert b"theirs" in (tmp_path / "lease.json").read_bytes()
+    with loop._ended_without(module.Lease(str(tmp_path / "other"), "mine")):
+        time.sleep(0.3)
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_more_workers_than_the_machine_has_are_refused(tmp_path, speech):

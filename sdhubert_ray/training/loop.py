@@ -1,11 +1,14 @@
 """Training on Ray Train: one process on a CPU up to GPUs on many nodes; it survives its workers and its driver."""
 
+import contextlib
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -29,6 +32,8 @@ from ray.train.v2.api.result import Result
 from sdhubert_ray import storage
 from sdhubert_ray.connect import connected, explain
 from sdhubert_ray.errors import UserError, first_line
+from sdhubert_ray.output import Lease, LeaseLostError
+from sdhubert_ray.output.lease import BEAT_SECONDS
 from sdhubert_ray.session import IncompleteRunError
 from sdhubert_ray.training.callbacks import empty_folder
 from sdhubert_ray.training.checkpoints import find_checkpoint, forget_snapshot, remove_older_checkpoints
@@ -103,7 +108,7 @@ def _train(run: Run, address: str | None) -> int:
     if run.begun is not None and run.begun.step >= config.max_steps:
         return run.begun.step
     forget_snapshot(run.output)
-    with connected(address):
+    with connected(address), _ended_without(run.lease):
         plan = _plan(run, address is None)
         refusal = _fit(plan, _scaling(plan))
     if refusal is not None:
@@ -113,6 +118,33 @@ def _train(run: Run, address: str | None) -> int:
         raise IncompleteRunError(f"training ended at step {last.step if last else 0} of {config.max_steps}")
     remove_older_checkpoints(run.output, config.checkpoint.keep)
     return last.step
+
+
+@contextlib.contextmanager
+def _ended_without(lease: Lease) -> Iterator[None]:
+    """End what is done within, as Ctrl-C would, where the lease is lost: another process may train the run then."""
+    over, lost = threading.Event(), []
+
+    def watch() -> None:
+        while not over.wait(BEAT_SECONDS):
+            try:
+                lease.check()
+            except LeaseLostError as error:
+                lost.append(error)
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    thread = threading.Thread(target=watch, name="watch of the lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if lost:
+            raise IncompleteRunError(str(lost[0])) from error
+        raise
+    finally:
+        over.set()
+        thread.join()
 
 
 def _fit(plan: Plan, scaling: ScalingConfig) -> str | None:
@@ -153,7 +185,8 @@ def _plan(run: Run, on_this_machine: bool) -> Plan:
         each = f"{cpus:g} CPUs and a GPU" if use_gpu else f"{cpus:g} CPUs"
         what = f"scaling.num_workers is {scaling.num_workers}, but there is room for {places} with {each} each"
         if on_this_machine:
-            raise UserError(f"{what}; take fewer, or a cluster by --address")
+            without = ", scaling.use_gpu=false" if use_gpu else ""
+            raise UserError(f"{what}; take fewer{without}, or a cluster by --address")
         logger.warning("%s now; waiting for the cluster to grow", what)
     config = replace(config, scaling=replace(scaling, cpus_per_worker=cpus))
     free = int(sum(node.cpus for node in nodes) - cpus * scaling.num_workers) // scaling.num_workers
