@@ -1,0 +1,233 @@
+"""A worker's training, in this process: what is resumed is what would have been; refusals; what is kept of a run."""
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from trainings import assert_same_state, last_state, losses, prepare, train_here, write_speech
+
+from sdhubert_ray.training.checkpoints import CHECKPOINT_FILE, find_checkpoint
+from sdhubert_ray.training.metrics import read_metrics
+
+pytestmark = [
+    # Lightning 2.6 looks at a tree in a way that torch 2.13 has deprecated.
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
+    # The teacher is in eval mode, and the tests take no processes to read with.
+    pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training.*:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*:UserWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory):
+    return write_speech(tmp_path_factory.mktemp("speech"))
+
+
+def test_random_weights_are_announced_once(tmp_path, speech, caplog):
+    for steps in (1, 2):
+        train_here(prepare(tmp_path / "run", speech, "data.batch_size=2", f"max_steps={steps}"), tmp_path)
+    assert caplog.text.count("RANDOM WEIGHTS: training begins with nothing learnt, as speech_upstream bundled") == 1
+
+
+def test_a_resumed_run_is_the_undisturbed_one_bit_by_bit(tmp_path, speech):
+    """Stopped between validations, and after one; with dropout, accumulation and passes over the data."""
+    settings = (
+        "data.batch_size=3",
+        "val_check_interval=4",
+        "checkpoint.every_steps=3",
+        "optim.accumulate_grad_batches=2",
+    )
+    whole = prepare(tmp_path / "whole", speech, *settings, "max_steps=11")
+    _, reported = train_here(whole, tmp_path)
+    assert [name for name, _ in reported] == [f"checkpoint_{step:09d}" for step in (3, 4, 6, 8, 9, 11)]
+    assert [("score" in metrics) for _, metrics in reported] == [False, True, False, True, False, False]
+    for stop in (3, 8, 10):
+        train_here(prepare(tmp_path / "parts", speech, *settings, f"max_steps={stop}"), tmp_path)
+    run = prepare(tmp_path / "parts", speech, *settings, "max_steps=11")
+    assert run.begun.step == 10
+    train_here(run, tmp_path)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert sorted(losses(tmp_path / "whole")) == list(range(1, 12))
+    assert_same_state(last_state(tmp_path / "parts"), last_state(tmp_path / "whole"))
+    assert last_state(run.output)["sdhubert_progress"] == {"step": 11, "position": 11 * 2 * 3}
+    best = {name: find_checkpoint(str(tmp_path / name), "best") for name in ("parts", "whole")}
+    assert best["parts"].score == best["whole"].score
+    assert best["parts"].step in (4, 8)
+
+
+def test_a_run_goes_on_with_its_steps_divided_otherwise(tmp_path, speech):
+    """As after a change of machines: other micro-batches of the same steps, and validations at the same steps."""
+    settings = ("model.dropout=0.0", "lr=1e-4", "val_check_interval=4", "checkpoint.every_steps=3")
+    train_here(prepare(tmp_path / "whole", speech, *settings, "data.batch_size=6", "max_steps=9"), tmp_path)
+    for stop, batch, micro_batches in ((3, 6, 1), (4, 2, 3), (9, 3, 2)):
+        divided = (f"data.batch_size={batch}", f"optim.accumulate_grad_batches={micro_batches}")
+        train_here(prepare(tmp_path / "parts", speech, *settings, *divided, f"max_steps={stop}"), tmp_path)
+    ours, expected = read_metrics(str(tmp_path / "parts")), read_metrics(str(tmp_path / "whole"))
+    assert [row["step"] for row in ours] == [row["step"] for row in expected] == [str(step) for step in range(1, 10)]
+    assert [row["step"] for row in ours if row["val_score"]] == ["4", "8"]
+    for name in ("loss", "grad_norm", "lr", "center_norm"):
+        columns = [[float(row[name]) for row in rows] for rows in (ours, expected)]
+        np.testing.assert_allclose(*columns, rtol=1e-3, err_msg=name)
+    for key, value in last_state(tmp_path / "whole")["state_dict"].items():
+        np.testing.assert_allclose(last_state(tmp_path / "parts")["state_dict"][key], value, atol=1e-5, err_msg=key)
+
+
+def test_a_machine_that_will_go_is_saved_from(tmp_path, speech):
+    run = prepare(tmp_path / "run", speech, "max_steps=4", "data.batch_size=2", "val_check_interval=100")
+    told = iter([False, True])  # asked no more once it is known
+    _, reported = train_here(run, tmp_path, lambda: next(told))
+    assert [name for name, _ in reported] == ["checkpoint_000000002", "checkpoint_000000004"]
+
+
+def test_bad_recordings_are_counted_and_end_a_run_above_their_share(tmp_path, speech):
+    folder = tmp_path / "speech"
+    shutil.copytree(speech, folder)
+    for number in range(0, 20, 3):
+        (folder / f"{number:02d}.flac").write_bytes(b"damaged")
+    settings = ("data.batch_size=4", "max_steps=30", "val_check_interval=100")
+    refusal, _ = train_here(prepare(tmp_path / "strict", folder, *settings), tmp_path)
+    assert "more than data.max_bad_share 0.01" in refusal
+    rows = read_metrics(str(tmp_path / "strict"))
+    assert float(rows[-1]["skipped"]) >= 10
+    assert len(rows) < 30
+    refusal, _ = train_here(
+        prepare(tmp_path / "lenient", folder, *settings, "data.max_bad_share=0.9", "max_steps=5"), tmp_path
+    )
+    assert refusal is None
+    assert float(read_metrics(str(tmp_path / "lenient"))[-1]["skipped"]) > 0
+
+
+def test_weights_that_are_no_numbers_end_a_run_and_are_never_kept(tmp_path, speech):
+    """By a learning rate that is far too high; what was sound before stays, and can be begun with again."""
+    settings = ("data.batch_size=4", "val_check_interval=2", "checkpoint.every_steps=1", "log_every_n_steps=3")
+    train_here(prepare(tmp_path / "run", speech, *settings, "max_steps=1"), tmp_path)
+    kept = last_state(tmp_path / "run")
+    with torch.no_grad():
+        kept["state_dict"]["distillation.head.final_lin.bias"].fill_(math.inf)
+    torch.save(kept, find_checkpoint(str(tmp_path / "run"), "last").uri)
+    refusal, reported = train_here(prepare(tmp_path / "run", speech, *settings, "max_steps=30"), tmp_path)
+    assert "loss or gradient has become infinite or NaN by step 3" in refusal
+    assert "resume_ckpt" in refusal
+    assert reported == []
+    assert find_checkpoint(str(tmp_path / "run"), "last").step == 1
+    assert find_checkpoint(str(tmp_path / "run"), "best") is None
+
+
+def test_a_learning_rate_that_is_far_too_high_ends_a_run(tmp_path, speech):
+    run = prepare(tmp_path / "run", speech, "data.batch_size=4", "max_steps=40", "val_check_interval=5", "lr=1e30")
+    refusal, reported = train_here(run, tmp_path)
+    assert "infinite or NaN" in refusal
+    assert len(read_metrics(run.output)) < 40
+    for name in [name for name, _ in reported]:
+        state = torch.load(f"{run.output}/{name}/{CHECKPOINT_FILE}", weights_only=True)["state_dict"]
+        assert torch.isfinite(state["distillation.loss.center"]).all()
+
+
+@pytest.mark.parametrize("source", ["speech", "val"])
+def test_nothing_but_bad_recordings_end_a_run(tmp_path, speech, source):
+    folder = tmp_path / "junk"
+    folder.mkdir()
+    for number in range(4):
+        (folder / f"{number}.flac").write_bytes(b"damaged")
+    where = {"speech": folder, "val": speech}[source]
+    validate = () if source == "speech" else (f"data.val_source={folder}",)
+    run = prepare(tmp_path / "run", where, *validate, "data.batch_size=4", "max_steps=4", "val_check_interval=2")
+    refusal, _ = train_here(run, tmp_path)
+    if source == "speech":
+        assert "more than data.max_bad_share" in refusal
+    else:
+        assert refusal is None  # training has all it needs
+        assert find_checkpoint(run.output, "last").step == 4
+    assert find_checkpoint(run.output, "best") is None
+
+
+def test_a_resumed_checkpoint_takes_the_options_of_the_new_run(tmp_path, speech):
+    settings = ("data.batch_size=2", "val_check_interval=100")
+    train_here(prepare(tmp_path / "first", speech, *settings, "max_steps=3"), tmp_path)
+    options = ("lr=1e-6", "optim.weight_decay=0.5", "optim.betas=[0.5,0.6]", "model.teacher_temperature=0.5")
+    second = prepare(
+        tmp_path / "second", speech, *settings, *options, "max_steps=5", f"resume_ckpt={tmp_path / 'first'}"
+    )
+    train_here(second, tmp_path)
+    expected = [1e-6 * (0.1 + 0.9 * (1 + math.cos(math.pi * step / 50)) / 2) for step in (3, 4)]
+    np.testing.assert_allclose([float(row["lr"]) for row in read_metrics(second.output)], expected, rtol=1e-6)
+    state = last_state(second.output)
+    group = state["optimizer_states"][0]["param_groups"][0]
+    assert (group["weight_decay"], tuple(group["betas"]), group["initial_lr"]) == (0.5, (0.5, 0.6), 1e-6)
+    assert float(state["state_dict"]["distillation.loss.temp_t"]) == 0.5
+    assert state["state_dict"]["distillation.loss.center"].abs().sum() > 0
+
+
+def test_what_cannot_be_resumed_from_is_said(tmp_path, speech):
+    settings = ("data.batch_size=2", "val_check_interval=100", "max_steps=3")
+    train_here(prepare(tmp_path / "first", speech, *settings), tmp_path)
+    (tmp_path / "junk.ckpt").write_bytes(b"junk")
+    torch.save({"state_dict": {}}, tmp_path / "other.pt")
+    for number, (told, *overrides) in enumerate(
+        [
+            ("is no checkpoint, or damaged", f"resume_ckpt={tmp_path / 'junk.ckpt'}"),
+            ("is no checkpoint of a training run", f"resume_ckpt={tmp_path / 'other.pt'}"),
+            ("is of another model", f"resume_ckpt={tmp_path / 'first'}", "model.final_dim=64"),
+            ("trained other parts", f"resume_ckpt={tmp_path / 'first'}", "model.freeze_extractor=false"),
+            ("resume_ckpt is of step 3, and max_steps is 3", f"resume_ckpt={tmp_path / 'first'}"),
+        ]
+    ):
+        run = prepare(tmp_path / f"run{number}", speech, *settings, *overrides)
+        refusal, reported = train_here(run, tmp_path)
+        assert told in refusal
+        assert not reported
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, speech, caplog):
+    settings = ("data.batch_size=3", "val_check_interval=100", "checkpoint.every_steps=2")
+    train_here(prepare(tmp_path / "whole", speech, *settings, "max_steps=6"), tmp_path)
+    train_here(prepare(tmp_path / "run", speech, *settings, "max_steps=4"), tmp_path)
+    last = find_checkpoint(str(tmp_path / "run"), "last")
+    content = bytearray(Path(last.uri).read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 4096] = bytes(4096)  # pages that a crash has lost
+    Path(last.uri).write_bytes(content)
+    train_here(prepare(tmp_path / "run", speech, *settings, "max_steps=6"), tmp_path)
+    assert "going on from the one before" in caplog.text
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def test_resume_ckpt_begins_where_another_run_was(tmp_path, speech):
+    settings = ("data.batch_size=2", "val_check_interval=100")
+    train_here(prepare(tmp_path / "first", speech, *settings, "max_steps=3"), tmp_path)
+    train_here(prepare(tmp_path / "whole", speech, *settings, "max_steps=5"), tmp_path)
+    second = prepare(tmp_path / "second", speech, *settings, "max_steps=5", f"resume_ckpt={tmp_path / 'first'}")
+    train_here(second, tmp_path)
+    assert sorted(losses(tmp_path / "second")) == [4, 5]
+    assert losses(tmp_path / "second") == {step: losses(tmp_path / "whole")[step] for step in (4, 5)}
+
+
+def test_a_tiny_model_learns_of_real_speech(tmp_path, real_speech, caplog):
+    """Cosines of two crops of one held-back recording are over those of different ones by 0.1 more than at first.
+
+    From random weights, so that the extractor is trained, too. Neither student nor teacher collapses.
+    """
+    config = ("data.val_share=0.1", "data.sample_len=1.0", "data.batch_size=32", "data.val_batch_size=25")
+    model = ("model.freeze_extractor=false", "model.ema_decay=0.98", "model.T_max=150", "limit_val_batches=1")
+    speech = real_speech / "librispeech_train_clean_100"
+    first = ("lr=1e-12", "max_steps=1", "val_check_interval=1")  # a step that leaves the weights as they were
+    train_here(prepare(tmp_path / "first", speech, *config, *model, *first), tmp_path)
+    train_here(prepare(tmp_path / "run", speech, *config, *model, "max_steps=60", "val_check_interval=60"), tmp_path)
+    (before,), rows = read_metrics(str(tmp_path / "first")), read_metrics(str(tmp_path / "run"))
+    after = rows[-1]
+    assert float(after["val_margin"]) > float(before["val_margin"]) + 0.1
+    assert float(after["val_score"]) > float(before["val_score"])
+    for name in ("student_cls_spread", "teacher_cls_spread"):
+        assert float(after[name]) > 0.3, name
+    assert float(after["information"]) > 0.5
+    assert "COLLAPSE" not in caplog.text
+
+
+def test_the_learning_rate_follows_the_cosine(tmp_path, speech):
+    run = prepare(tmp_path / "run", speech, "max_steps=6", "data.batch_size=2", "T_max=5", "gamma=0.2", "lr=1e-3")
+    train_here(run, tmp_path)
+    rates = [float(row["lr"]) for row in read_metrics(run.output)]
+    expected = [1e-3 * (0.2 + 0.8 * (1 + np.cos(np.pi * min(step, 5) / 5)) / 2) for step in range(6)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
