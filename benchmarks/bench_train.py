@@ -222,7 +222,6 @@ def measure(variant: str, options: argparse.Namespace) -> dict[str, object]:
     """Run the steps of a variant in this process."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    torch.set_float32_matmul_precision("high")  # for both on a GPU, as `sdhubert train` does; a CPU has no such choice
     torch.manual_seed(1)
     samples = torch.randn(options.batch, round(options.seconds * SAMPLE_RATE), device=options.device)
     parts = ("perturbations drawn", "forward, both", "backward", "optimizer", "teacher, center, sums")

@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.training.checkpoints import (
@@ -49,6 +51,20 @@ def test_a_checkpoint_with_lost_pages_is_not_sound(checkpoints, caplog):
     assert find_checkpoint(str(checkpoints), "last").step == 10  # its index is whole
     assert find_sound_checkpoint(str(checkpoints)).step == 5
     assert "checkpoint_000000010/checkpoint.ckpt is damaged; going on from the one before" in caplog.text
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_no_flipped_bit_is_more_than_a_checkpoint_that_is_not_taken(tmp_path, place, bit):
+    """Whatever it makes of the archive: read as it is, where the bit is in its padding, or passed over."""
+    folder = tmp_path / "checkpoint_000000010"
+    folder.mkdir(exist_ok=True)
+    torch.save({"weights": torch.arange(100.0)}, folder / CHECKPOINT_FILE)
+    content = bytearray((folder / CHECKPOINT_FILE).read_bytes())
+    content[int(place * len(content))] ^= 1 << bit
+    (folder / CHECKPOINT_FILE).write_bytes(content)
+    found = find_sound_checkpoint(str(tmp_path))
+    assert found is None or found.step == 10
 
 
 @pytest.mark.parametrize(("keep", "left"), [(1, [15, 10]), (2, [15, 10, 5]), (5, [15, 10, 5])])

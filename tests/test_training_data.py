@@ -107,17 +107,26 @@ def test_more_workers_than_crops_are_refused():
         TrainingOrder(10, 0, Share(0, 4, 2), 3, 0, 1)
 
 
-@pytest.mark.parametrize(("count", "world", "batch"), [(20, 1, 4), (20, 2, 4), (21, 2, 8), (3, 1, 100), (2, 4, 2)])
-def test_validation_has_two_crops_of_each_recording_and_as_many_batches_everywhere(count, world, batch):
-    orders = [validation_order(count, Share(rank, world, batch)) for rank in range(world)]
-    assert len({len(order) for order in orders}) == 1
-    assert len({len(batch) for order in orders for batch in order}) == 1
-    draws = [draw for order in orders for batch in order for draw in batch]
-    assert all(draws[2 * k][1:] == (draws[2 * k + 1][1], 0) for k in range(len(draws) // 2))
-    assert {draw.crop for draw in draws} == {0, 1}
-    if count >= world:
-        assert len(set(draws)) == len(draws) >= count  # each once, and at least half of all recordings
-    assert orders == [validation_order(count, Share(rank, world, batch)) for rank in range(world)]
+@given(
+    count=st.integers(0, 40),
+    world=st.integers(1, 5),
+    size=st.integers(1, 9),
+    limit=st.one_of(st.integers(1, 9), st.floats(0.01, 1.0)),
+)
+def test_validation_has_the_same_batches_whatever_the_workers(count, world, size, limit):
+    """Two crops side by side of each recording; no worker is without a batch, as the others would wait for it."""
+    orders = [validation_order(count, Share(rank, world, 7), size, limit) for rank in range(world)]
+    alone = validation_order(count, Share(0, 1, 7), size, limit)
+    nothing = [[Draw(1 << 32, 0)]]
+    assert all(orders) == (count > 0)
+    dealt = [batch for order in orders if order != nothing for batch in order]
+    assert sorted(dealt) == sorted(alone)
+    whole = -(-count // size)
+    assert len(alone) == min(whole, limit if isinstance(limit, int) else max(1, round(limit * whole)))
+    numbers = [draw.recording for batch in alone for draw in batch]
+    assert numbers == [number for number in range(len(numbers) // 2) for _ in (0, 1)]
+    assert all([draw.crop for draw in batch] == [0, 1] * (len(batch) // 2) for batch in alone)
+    assert all(len(batch) == 2 * size for batch in alone[:-1])
 
 
 # --- the crops ---------------------------------------------------------------------------------------------------

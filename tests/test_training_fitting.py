@@ -1,7 +1,10 @@
 """A worker's training, in this process: what is resumed is what would have been; refusals; what is kept of a run."""
 
 import math
+import queue
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,10 @@ import pytest
 import torch
 from trainings import assert_same_state, last_state, losses, prepare, train_here, write_speech
 
+from sdhubert_ray.errors import UserError
 from sdhubert_ray.training.checkpoints import CHECKPOINT_FILE, find_checkpoint
+from sdhubert_ray.training.data import Share
+from sdhubert_ray.training.fitting import Worker, fit
 from sdhubert_ray.training.metrics import read_metrics
 
 pytestmark = [
@@ -120,7 +126,8 @@ def test_a_learning_rate_that_is_far_too_high_ends_a_run(tmp_path, speech):
     run = prepare(tmp_path / "run", speech, "data.batch_size=4", "max_steps=40", "val_check_interval=5", "lr=1e30")
     refusal, reported = train_here(run, tmp_path)
     assert "infinite or NaN" in refusal
-    assert len(read_metrics(run.output)) < 40
+    assert len(read_metrics(run.output)) < 5
+    assert not any(row["val_score"] for row in read_metrics(run.output))
     for name in [name for name, _ in reported]:
         state = torch.load(f"{run.output}/{name}/{CHECKPOINT_FILE}", weights_only=True)["state_dict"]
         assert torch.isfinite(state["distillation.loss.center"]).all()
@@ -142,6 +149,48 @@ def test_nothing_but_bad_recordings_end_a_run(tmp_path, speech, source):
         assert refusal is None  # training has all it needs
         assert find_checkpoint(run.output, "last").step == 4
     assert find_checkpoint(run.output, "best") is None
+
+
+def test_recordings_that_have_been_mended_are_not_held_against_a_run(tmp_path, speech):
+    """Counted before: 20 bad ones and none used, which no share allows."""
+    settings = ("data.batch_size=4", "val_check_interval=100", "checkpoint.every_steps=1", "log_every_n_steps=1")
+    train_here(prepare(tmp_path / "run", speech, *settings, "max_steps=1"), tmp_path)
+    kept = last_state(tmp_path / "run")
+    kept["state_dict"]["skipped"].fill_(20)
+    torch.save(kept, find_checkpoint(str(tmp_path / "run"), "last").uri)
+    refusal, _ = train_here(prepare(tmp_path / "run", speech, *settings, "max_steps=3"), tmp_path)
+    assert refusal is None
+    assert float(read_metrics(str(tmp_path / "run"))[-1]["skipped"]) == 20
+
+
+def test_what_the_first_worker_refuses_all_refuse(tmp_path, speech, monkeypatch):
+    """Two workers whose words are exchanged as Ray does it, one after the other, and as often as the first one says."""
+    from sdhubert_ray.training import fitting
+
+    def no_listing(output):
+        raise UserError("the folder cannot be listed")
+
+    for name, broken in (("find_sound_checkpoint", no_listing), ("open_recordings", lambda *_: no_listing(""))):
+        with monkeypatch.context() as patch:
+            patch.setattr(fitting, name, broken)
+            run = prepare(tmp_path / name, speech, "data.batch_size=2")
+            words = queue.Queue()
+
+            def agree(rank, word, words=words):
+                if rank == 0:
+                    words.put(word)
+                    return word
+                return words.get(timeout=20)
+
+            def start(rank, run=run, agree=agree):
+                worker = Worker(
+                    run.output, Share(rank, 2, 2), tmp_path, False, "auto", (), None, None, partial(agree, rank), None
+                )
+                return fit(run.config, worker)
+
+            with ThreadPoolExecutor(2) as pool:
+                assert list(pool.map(start, range(2))) == ["the folder cannot be listed"] * 2
+            assert words.empty()
 
 
 def test_a_resumed_checkpoint_takes_the_options_of_the_new_run(tmp_path, speech):

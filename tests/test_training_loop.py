@@ -123,6 +123,7 @@ def test_a_run_that_another_process_has_taken_over_is_ended(tmp_path, monkeypatc
         ([(4, 1)], ("scaling.use_gpu=false",), 4, False),
         ([(1, 1)], (), 1, True),
         ([(8, 0)], ("scaling.cpus_per_worker=7",), 7, False),
+        ([(1, 0)], ("scaling.cpus_per_worker=0.1", "scaling.num_workers=10"), 0.1, False),  # 1 // 0.1 is 9
     ],
 )
 def test_workers_take_what_the_nodes_have(tmp_path, speech, monkeypatch, nodes, overrides, cpus, use_gpu):

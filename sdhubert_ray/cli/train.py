@@ -35,11 +35,13 @@ def train(
     if missing:
         raise UserError(f"training needs {missing[0]}; pip install 'sdhubert_ray[train]'")
     from sdhubert_ray.training.options import load_train_config
-    from sdhubert_ray.training.runs import prepare_run
 
     config = load_train_config(config_name, overrides or [], {})
     if output is None and address is not None:
         raise UserError("on a cluster the run needs a place that all nodes can reach; give --output")
+    from sdhubert_ray.training.loop import train as train_run
+    from sdhubert_ray.training.runs import prepare_run
+
     with ended_early():
         run = prepare_run(config, output or f"outputs/{config.name}", uuid.uuid4().hex[:12], overwrite)
         found = run.found
@@ -47,8 +49,5 @@ def train(
         print(f"{found['num_train']} recordings to train with, {found['num_val']} to validate with{short}")
         if run.begun is not None:
             print(f"going on from step {run.begun.step} of {config.max_steps}")
-
-        from sdhubert_ray.training.loop import train as train_run
-
         step = train_run(run, address)
     print(f"{step} steps are done: {run.output}")

@@ -6,9 +6,11 @@ again inside every call. What is left is a `TransientError`, an OSError; see `re
 
 import io
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from glob import has_magic as _has_magic
+from pathlib import Path
 from typing import BinaryIO
 
 from sdhubert_ray.errors import UserError
@@ -22,6 +24,7 @@ __all__ = [
     "TransientError",
     "absolute",
     "create",
+    "download",
     "exists",
     "expand_glob",
     "fixed_part",
@@ -93,6 +96,12 @@ def read_bytes(uri: str) -> bytes:
     """Read a whole file. Raises as `open_binary`."""
     with open_binary(uri) as file:
         return file.read()
+
+
+def download(uri: str, path: Path) -> None:
+    """Copy a file to this machine, in parts. Raises as `read_bytes`."""
+    with open_binary(uri) as source, path.open("wb") as target:
+        shutil.copyfileobj(source, target, FETCHED_WHOLE)
 
 
 def stat(uri: str) -> Entry:

@@ -1,5 +1,6 @@
 """What happens beside the steps: checkpoints, and a look at the run. No Ray, which is handed in."""
 
+import logging
 import os
 import shutil
 import time
@@ -13,7 +14,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from sdhubert_ray.audio import SAMPLE_RATE
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import UserError, first_line
 from sdhubert_ray.training.checkpoints import CHECKPOINT_FILE, put_best, read_best_score, remove_older_checkpoints
 from sdhubert_ray.training.data import Batch, Share, Waiting
 from sdhubert_ray.training.logs import RunLogger
@@ -21,9 +22,13 @@ from sdhubert_ray.training.module import DistillationModule
 from sdhubert_ray.training.options import TrainConfig
 from sdhubert_ray.training.watching import VALIDATION_SCORE
 
+BEGUN_FILE = "begun.ckpt"
+"""In a worker's folder: the checkpoint that was fetched to begin with."""
 _PROGRESS_KEY = "sdhubert_progress"
 _LEAST_BAD = 10
 """So few recordings that cannot be read never end a run."""
+
+logger = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, float], Path | None, str], None]
 """Hands metrics and a folder with a checkpoint (None: another worker has it) of a name to whoever keeps it."""
@@ -92,6 +97,10 @@ class KeepCheckpoints(Callback):
         self._best = read_best_score(output)
         self._keeper = ThreadPoolExecutor(1)
         self._kept: list[Future[None]] = []
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Make room: what was fetched has been loaded."""
+        (self._folder / BEGUN_FILE).unlink(missing_ok=True)
 
     def on_train_batch_end(
         self,
@@ -181,7 +190,13 @@ class KeepCheckpoints(Callback):
             os.link(folder / CHECKPOINT_FILE, copy)  # the folder is gone once it has been handed on
             self._keep(self._put_best, copy, progress.step, score)
         self._report(metrics, folder, name)
-        self._keep(remove_older_checkpoints, self._output, self._config.checkpoint.keep)
+        self._keep(self._remove_older)
+
+    def _remove_older(self) -> None:
+        try:
+            remove_older_checkpoints(self._output, self._config.checkpoint.keep)
+        except (OSError, UserError) as error:  # it is tried again after the next one
+            logger.warning("older checkpoints could not be removed (%s)", first_line(error))
 
     def _put_best(self, copy: Path, step: int, score: float) -> None:
         put_best(self._output, str(copy), step, score)
@@ -214,12 +229,14 @@ class WatchRun(Callback):
         self._samples: Any = 0
         self._steps = 0
         self._began = self._paused = time.perf_counter()
-        self._step = 0
+        self._step = self._step_before = 0
+        self._bad_before = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Begin to measure."""
+        """Begin to measure; what was bad before may have been mended."""
         self._begin()
-        self._step = trainer.global_step
+        self._step = self._step_before = trainer.global_step
+        self._bad_before = float(pl_module.skipped) if isinstance(pl_module, DistillationModule) else 0.0
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Stop the clock."""
@@ -263,7 +280,8 @@ class WatchRun(Callback):
     def _judge(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self.refusal is not None or not isinstance(pl_module, DistillationModule):
             return
-        bad, used = float(pl_module.skipped), trainer.global_step * self._config.global_batch
+        bad = float(pl_module.skipped) - self._bad_before
+        used = (trainer.global_step - self._step_before) * self._config.global_batch
         allowed = self._config.data.max_bad_share
         if not pl_module.is_finite():
             self.refusal = (
@@ -275,7 +293,9 @@ class WatchRun(Callback):
                 f"{bad:.0f} of {used + bad:.0f} recordings could not be used, more than data.max_bad_share "
                 f"{allowed:g}; look at them by `sdhubert segment`, or allow more"
             )
-        trainer.should_stop = trainer.should_stop or self.refusal is not None
+        if self.refusal is not None:
+            trainer.should_stop = True
+            trainer.limit_val_batches = 0  # or Lightning would validate once more
 
 
 def empty_folder(path: Path) -> Path:

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import zipfile
+import zlib
 from dataclasses import dataclass
 
 from sdhubert_ray import storage
@@ -100,8 +101,10 @@ def _is_whole(uri: str, every_byte: bool = False) -> bool:
     try:
         with storage.open_binary(uri, sparse=not every_byte) as file, zipfile.ZipFile(file) as archive:
             return not every_byte or archive.testzip() is None
-    except (zipfile.BadZipFile, FileNotFoundError):
-        return False
+    except storage.TransientError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError):
+        return False  # gone, unreadable, or an index that names what it cannot
 
 
 def locate_checkpoint(name: str) -> str:

@@ -155,19 +155,25 @@ def permutation_of(count: int, seed: int, epoch: int) -> npt.NDArray[np.integer]
     return numbers
 
 
-def validation_order(num_recordings: int, share: Share) -> list[list[Draw]]:
+def validation_order(num_recordings: int, share: Share, size: int, limit: float) -> list[list[Draw]]:
     """A worker's batches of validation: two crops side by side of each recording, always the same ones.
 
-    All workers have the same number of batches: a rest that does not fill one of each is left out, unless it is all
-    there is.
+    All workers together have the same batches whatever their number, each of `size` recordings (the last may have
+    fewer), so that scores compare. A worker that is left without one has a single crop, which nothing is compared with.
+
+    Args:
+        num_recordings: how many there are.
+        share: of the worker; its `batch_size` does not count.
+        size: recordings per batch.
+        limit: batches at most, of all workers; a share of them if it is a fraction up to 1.0.
     """
-    each = min(share.batch_size // 2, max(1, num_recordings // share.world))
-    batches = []
-    for begin in range(0, max(1, num_recordings - share.world * each + 1), share.world * each):
-        first = begin + share.rank * each
-        numbers = [number % num_recordings for number in range(first, first + each)]
-        batches.append([Draw(_VALIDATION, number, crop) for number in numbers for crop in (0, 1)])
-    return batches
+    begins = range(0, num_recordings, size)
+    if isinstance(limit, float) and limit <= 1:
+        limit = max(1, round(limit * len(begins)))
+    own = list(begins)[: int(limit)][share.rank :: share.world]
+    recordings = [range(begin, min(begin + size, num_recordings)) for begin in own]
+    batches = [[Draw(_VALIDATION, number, crop) for number in numbers for crop in (0, 1)] for numbers in recordings]
+    return batches if batches or not num_recordings else [[Draw(_VALIDATION, 0)]]
 
 
 class CropReader(Dataset[Crop]):

@@ -3,9 +3,9 @@
 import logging
 import pickle
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import lightning
 import torch
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError, first_line
-from sdhubert_ray.training.callbacks import KeepCheckpoints, Progress, Report, WatchRun, read_progress
+from sdhubert_ray.training.callbacks import BEGUN_FILE, KeepCheckpoints, Progress, Report, WatchRun, read_progress
 from sdhubert_ray.training.checkpoints import find_sound_checkpoint
 from sdhubert_ray.training.data import (
     Batch,
@@ -35,8 +35,9 @@ from sdhubert_ray.training.recordings import open_recordings
 from sdhubert_ray.training.runs import DATA_FOLDER
 
 _VALIDATION_WORKERS = 2
-_COPIED_BYTES = 8 << 20
 _PRECISIONS: dict[str, Literal["bf16-mixed", "32-true"]] = {"bfloat16": "bf16-mixed", "float32": "32-true"}
+
+Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
@@ -80,22 +81,41 @@ def fit(config: TrainConfig, worker: Worker) -> str | None:
         RuntimeError: this worker cannot begin, but the first one can.
     """
     try:
-        ready, problem = _make_ready(config, worker), None
-    except UserError as error:
-        ready, problem = None, str(error)
-    of_first = worker.agree(problem)
-    if of_first is not None:
-        return of_first
+        last = _together(worker, lambda: find_sound_checkpoint(worker.output) if worker.share.rank == 0 else None)
+        uri = worker.agree(last.uri if last is not None else config.resume_ckpt)
+        ready = _together(worker, lambda: _make_ready(config, worker, uri))
+    except _RefusedError as refusal:
+        return str(refusal)
     if ready is None:
-        raise RuntimeError(problem)
-    if ready.begun.step >= config.max_steps:
         return None
     if worker.share.rank == 0:
         _tell(config, worker, ready)
-    if worker.use_gpu:
-        torch.set_float32_matmul_precision("high")  # what is not in bfloat16: the head, or all of it
     ready.trainer.fit(ready.module, ready.train, ready.val, ckpt_path=ready.begun_with, weights_only=True)
     return ready.watch.refusal
+
+
+class _RefusedError(Exception):
+    """Why no worker can begin."""
+
+
+def _together(worker: Worker, work: Callable[[], Result]) -> Result:
+    """Do what a user may have to mend, which is then told by all workers: one that ended alone would leave the others.
+
+    Raises:
+        _RefusedError: the first worker could not do it.
+        RuntimeError: this worker could not, but the first one could.
+    """
+    problem = None
+    try:
+        result = work()
+    except UserError as error:
+        problem = str(error)
+    of_first = worker.agree(problem)
+    if of_first is not None:
+        raise _RefusedError(of_first)
+    if problem is not None:
+        raise RuntimeError(problem)
+    return result
 
 
 class _Ready(NamedTuple):
@@ -110,27 +130,26 @@ class _Ready(NamedTuple):
     begun_with: Path | None
 
 
-def _make_ready(config: TrainConfig, worker: Worker) -> _Ready:
+def _make_ready(config: TrainConfig, worker: Worker, uri: str | None) -> _Ready | None:
+    """What to train with, from the checkpoint at `uri` on; None if all is done."""
     share, data = worker.share, config.data
     data_folder = storage.join(worker.output, DATA_FOLDER)
-    begun_with, uri = _fetch_checkpoint(config, worker)
+    begun_with = None if uri is None else _fetch_checkpoint(uri, worker.folder)
     module = DistillationModule(config.model, config.optim, config.seed, config.global_batch)
-    begun = Progress() if begun_with is None else _check_checkpoint(begun_with, uri, module)
-    if uri == config.resume_ckpt and begun.step >= config.max_steps:
-        raise UserError(f"resume_ckpt is of step {begun.step}, and max_steps is {config.max_steps}; give more of them")
+    begun = Progress() if begun_with is None else _check_checkpoint(begun_with, str(uri), module)
+    if begun.step >= config.max_steps:
+        if uri == config.resume_ckpt:
+            raise UserError(f"resume_ckpt is of step {begun.step}, and max_steps is {config.max_steps}; give more")
+        return None
     train, val = (open_recordings(data_folder, name, worker.folder) for name in ("train", "val"))
-    steps = max(0, config.max_steps - begun.step)
+    steps = config.max_steps - begun.step
     order = TrainingOrder(len(train), config.seed, share, config.global_batch, begun.position, steps)
     if worker.read is not None:
         waiting = Waiting(worker.read(order))
     else:
         reader = CropReader(train, data.crop_samples, config.seed)
         waiting = Waiting(torch_loader(reader, order, data.num_workers, data.prefetch, worker.use_gpu))
-    val_order = validation_order(len(val), replace(share, batch_size=2 * data.val_batch_size)) if len(val) else []
-    limit = config.limit_val_batches
-    val_order = val_order[
-        : max(1, round(limit * len(val_order))) if isinstance(limit, float) and limit <= 1 else int(limit)
-    ]
+    val_order = validation_order(len(val), share, data.val_batch_size, config.limit_val_batches)
     val_reader = CropReader(val, data.crop_samples, config.seed)
     val_workers = min(_VALIDATION_WORKERS, data.num_workers)
     val_loader = torch_loader(val_reader, val_order, val_workers, data.prefetch, worker.use_gpu)
@@ -180,19 +199,16 @@ def _build_trainer(
     )
 
 
-def _fetch_checkpoint(config: TrainConfig, worker: Worker) -> tuple[Path | None, str]:
-    """The file to go on from, on this machine, and its URI; none to begin with."""
-    last = find_sound_checkpoint(worker.output) if worker.share.rank == 0 else None
-    uri = worker.agree(last.uri if last is not None else config.resume_ckpt)
-    if uri is None:
-        return None, ""
+def _fetch_checkpoint(uri: str, folder: Path) -> Path:
+    """The file of a checkpoint, on this machine."""
     if storage.is_local(uri):
-        return Path(uri), uri
-    path = worker.folder / "begun.ckpt"
-    with storage.open_binary(uri) as source, path.open("wb") as target:
-        while chunk := source.read(_COPIED_BYTES):
-            target.write(chunk)
-    return path, uri
+        return Path(uri)
+    path = folder / BEGUN_FILE
+    try:
+        storage.download(uri, path)
+    except FileNotFoundError as error:
+        raise UserError(f"checkpoint {uri} does not exist") from error
+    return path
 
 
 def _check_checkpoint(path: Path, uri: str, module: DistillationModule) -> Progress:

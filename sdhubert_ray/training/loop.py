@@ -36,7 +36,12 @@ from sdhubert_ray.output import Lease, LeaseLostError
 from sdhubert_ray.output.lease import BEAT_SECONDS
 from sdhubert_ray.session import IncompleteRunError
 from sdhubert_ray.training.callbacks import empty_folder
-from sdhubert_ray.training.checkpoints import find_checkpoint, forget_snapshot, remove_older_checkpoints
+from sdhubert_ray.training.checkpoints import (
+    find_checkpoint,
+    find_sound_checkpoint,
+    forget_snapshot,
+    remove_older_checkpoints,
+)
 from sdhubert_ray.training.data import Batch, Share, TrainingOrder
 from sdhubert_ray.training.fitting import Worker, fit
 from sdhubert_ray.training.ingest import RayLoader
@@ -45,6 +50,7 @@ from sdhubert_ray.training.recordings import open_recordings
 from sdhubert_ray.training.runs import DATA_FOLDER, Run
 
 _GIB = 1 << 30
+_CPU_PARTS = 10_000
 
 logger = logging.getLogger(__name__)
 
@@ -99,14 +105,16 @@ def train(run: Run, address: str | None) -> int:
     finally:
         try:
             run.lease.release()
-        except storage.TransientError as error:  # it ends by itself, and hides nothing that came before
+        except (OSError, UserError) as error:  # it ends by itself, and hides nothing that came before
             logger.warning("the lease of %s could not be given back (%s)", run.output, first_line(error))
 
 
 def _train(run: Run, address: str | None) -> int:
     config = run.config
     if run.begun is not None and run.begun.step >= config.max_steps:
-        return run.begun.step
+        sound = find_sound_checkpoint(run.output)
+        if sound is not None and sound.step >= config.max_steps:
+            return sound.step
     forget_snapshot(run.output)
     with connected(address), _ended_without(run.lease):
         plan = _plan(run, address is None)
@@ -206,7 +214,8 @@ def _nodes() -> list[_Node]:
 
 def _places(nodes: Sequence[_Node], cpus: float, use_gpu: bool) -> int:
     """How many workers of so many CPUs, and of a GPU, the nodes have room for: none is divided between two."""
-    return sum(min(int(node.cpus // cpus), int(node.gpus) if use_gpu else sys.maxsize) for node in nodes)
+    each = round(cpus * _CPU_PARTS)  # whole numbers, as Ray counts: 1 // 0.1 is 9
+    return sum(min(round(node.cpus * _CPU_PARTS) // each, int(node.gpus) if use_gpu else sys.maxsize) for node in nodes)
 
 
 def _reading_cpus(config: TrainConfig, output: str, use_gpu: bool, free: int) -> int:

@@ -135,12 +135,12 @@ class DataOptions:
         val_source: the same, to validate with; none holds back `val_share` of `source`.
         val_share: share of the recordings of `source` that are held back for validation, chosen by their ids.
         batch_size: crops per worker and batch.
-        val_batch_size: recordings per worker and batch of the validation, two crops of each, which are compared with
+        val_batch_size: recordings per batch of the validation, two crops of each, which are compared with
             those of the others: scores of different sizes do not compare.
         num_workers: processes per worker that read crops; 0 reads them in the worker itself.
         sample_len: length of a crop: in seconds if under 1000, else in samples at 16 kHz.
         loader: `torch` reads in processes beside the worker, `ray` in tasks all over the cluster; `auto` takes `ray`
-            where the audio is remote and the workers have GPUs.
+            where the audio is remote, the workers have GPUs, and more CPUs are free for each than `num_workers`.
         prefetch: batches that are read ahead by each of `num_workers`.
         max_bad_share: more recordings that cannot be read, as a share of those read, end the run.
     """
@@ -182,14 +182,14 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class ScalingOptions:
-    """The workers; their number times `data.batch_size` is the batch that counts.
+    """The workers; their number x `data.batch_size` x `optim.accumulate_grad_batches` is the batch that counts.
 
     Attributes:
         num_workers: processes that train, one per GPU where there are GPUs.
         min_workers: go on with as few as these where nodes are lost, and grow back (elastic); none waits for all.
-        use_gpu: `auto` takes GPUs where the cluster has enough for all workers.
-        cpus_per_worker: CPUs reserved for each, for it and the processes that read its data; none takes what the node
-            has per GPU, or 1.
+        use_gpu: `auto` takes GPUs where the cluster has any when the run begins.
+        cpus_per_worker: CPUs reserved for each, for it and the processes that read its data; none takes one and
+            `data.num_workers`, or as many as the nodes have for all.
         memory_gib: memory reserved for each, GiB.
         max_failures: how often workers may die before the run ends; -1 never ends it.
     """
@@ -239,7 +239,7 @@ class TrainConfig:
         seed: of weights that begin at random, of the order and crops of the recordings, of perturbations and dropout.
         max_steps: steps of the optimizer.
         val_check_interval: steps from one validation to the next.
-        limit_val_batches: batches of a validation at most, per worker; a share of them if it is a fraction up to 1.0.
+        limit_val_batches: batches of a validation at most, of all workers; a share of them if a fraction up to 1.0.
         log_every_n_steps: steps from one line of the logs to the next.
         resume_ckpt: a checkpoint folder of a run to begin with; a run that has checkpoints goes on with its own.
     """

@@ -166,9 +166,7 @@ def open_recordings(folder: str, name: str, cache: Path) -> Recordings:
         if storage.is_local(uri):
             return Recordings(storage.absolute(uri).removeprefix("file://"))
         path = cache / f"{name}.arrow"
-        with storage.open_binary(uri) as source, path.open("wb") as target:
-            while chunk := source.read(_COPIED_BYTES):
-                target.write(chunk)
+        storage.download(uri, path)
         return Recordings(str(path))
     except storage.TransientError:
         raise

@@ -104,10 +104,10 @@ def prepare_run(config: TrainConfig, output: str, run_id: str, overwrite: bool =
                 "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
             }
             write_run(output, record)
+            return Run(output, replace(config, resume_ckpt=begun_with), found, find_checkpoint(output, "last"), lease)
         except BaseException:
             lease.release()
             raise
-    return Run(output, replace(config, resume_ckpt=begun_with), found, find_checkpoint(output, "last"), lease)
 
 
 def _check_before(
