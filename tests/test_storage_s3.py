@@ -1,6 +1,7 @@
 """An S3 server on loopback, directly and through a proxy that breaks requests: nothing is lost, cut or waited for."""
 
 import contextlib
+import filecmp
 import http.server
 import importlib
 import io
@@ -349,6 +350,35 @@ def test_what_is_missing_or_misnamed_is_one_sentence(s3_bucket):
     assert not storage.is_folder(f"{nothing}/x")
     assert storage.list_files(f"{s3_bucket}/none") == []
     assert "Invalid bucket name" in refusal(lambda: storage.open_binary("s3://No Bucket!/x"), OSError)
+
+
+@pytest.mark.parametrize("megabytes", [1, 120])
+def test_a_file_is_uploaded_and_downloaded_whole(s3_bucket, tmp_path, megabytes):
+    """A large one in parts, none of which is seen before all are there."""
+    source = tmp_path / "source"
+    with source.open("wb") as file:
+        for _ in range(megabytes):
+            file.write(CONTENT[:MEGABYTE])
+    for target in (f"{s3_bucket}/folder/x", f"memory://upload/{megabytes}", str(tmp_path / "folder" / "x")):
+        storage.upload(source, target)
+        assert storage.stat(target).size == megabytes * MEGABYTE
+        storage.download(target, tmp_path / "back")
+        assert filecmp.cmp(source, tmp_path / "back", shallow=False)
+        storage.remove(target)
+    assert "there is no such bucket" in refusal(lambda: storage.upload(source, f"{s3_bucket}-none/x"), UserError)
+    with pytest.raises(FileNotFoundError):
+        storage.download(f"{s3_bucket}/folder/x", tmp_path / "back")
+
+
+def test_an_upload_survives_faults(s3_bucket, flaky_proxy, monkeypatch, tmp_path):
+    (tmp_path / "x").write_bytes(CONTENT)
+    route(monkeypatch, flaky_proxy.url)
+    flaky_proxy.rate = 0.5
+    for number in range(6):
+        storage.upload(tmp_path / "x", f"{s3_bucket}/{number}")
+    flaky_proxy.rate = 0.0
+    assert all(storage.read_bytes(f"{s3_bucket}/{number}") == CONTENT for number in range(6))
+    assert flaky_proxy.faults()
 
 
 def test_what_is_denied_is_asked_for_once(stored, flaky_proxy, monkeypatch):

@@ -83,8 +83,8 @@ def test_torn_ones_go_where_newer_ones_are_whole(checkpoints):
 
 def test_the_best_takes_the_place_of_the_one_before(tmp_path):
     (tmp_path / "a.ckpt").write_bytes(b"a")
-    put_best(str(tmp_path), str(tmp_path / "a.ckpt"), 5, 0.25)
-    put_best(str(tmp_path), str(tmp_path / "a.ckpt"), 10, 0.5)
+    put_best(str(tmp_path), tmp_path / "a.ckpt", 5, 0.25)
+    put_best(str(tmp_path), tmp_path / "a.ckpt", 10, 0.5)
     best = find_checkpoint(str(tmp_path), "best")
     assert (best.step, best.score) == (10, 0.5)
     assert [path.name for path in (tmp_path / "best").iterdir()] == ["step_000000010.ckpt"]

@@ -32,13 +32,13 @@ def sent(monkeypatch):
 
     held = SimpleNamespace(gate=threading.Event(), threads=[])
 
-    def put(uri, data, real=storage.put):
-        if not storage.is_local(uri) and uri.endswith(METRICS_FILE):
+    def upload(path, uri, real=storage.upload):
+        if uri.endswith(METRICS_FILE):
             held.threads.append(threading.current_thread().name)
             assert held.gate.wait(30)
-        real(uri, data)
+        real(path, uri)
 
-    monkeypatch.setattr(storage, "put", put)
+    monkeypatch.setattr(storage, "upload", upload)
     yield held
     held.gate.set()
 
@@ -275,15 +275,13 @@ def test_what_cannot_be_sent_is_an_error_at_the_next_occasion(tmp_path, s3_bucke
 
 
 def test_an_error_ends_no_more_than_one_flush(tmp_path, memory, monkeypatch):
-    def fail(uri, data, real=storage.put):
-        if storage.is_local(uri):
-            return real(uri, data)
+    def fail(path, uri):
         raise storage.TransientError(f"{uri}: the store is away")
 
     logger = RunLogger(memory, 0, tmp_path)
     log_steps(logger, 1, 5)
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "put", fail)
+        patch.setattr(storage, "upload", fail)
         logger.flush()
         wait_until(lambda: logger._uploads[0].done())
     with pytest.raises(storage.TransientError, match="is away"):

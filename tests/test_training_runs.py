@@ -80,7 +80,7 @@ def tiny(speech, *overrides):
 def test_overwriting_removes_what_a_run_has_written_and_nothing_else(tmp_path, speech):
     run = prepare(tmp_path / "run", speech)
     keep_checkpoint(run, 5)
-    put_best(run.output, f"{run.output}/checkpoint_000000005/{CHECKPOINT_FILE}", 5, 0.5)
+    put_best(run.output, Path(run.output) / "checkpoint_000000005" / CHECKPOINT_FILE, 5, 0.5)
     (tmp_path / "run" / "metrics.csv").write_text("step\n")
     (tmp_path / "run" / "notes.txt").write_text("mine")
     new = prepare_run(tiny(speech, "lr=0.5"), run.output, "me", overwrite=True)
@@ -140,7 +140,7 @@ def test_status_tells_how_far_a_run_is(tmp_path, speech):
     assert (told["kind"], told["state"], told["step"], told["checkpoint_step"]) == ("training", "interrupted", 0, None)
     assert "no checkpoint yet" in status(run.output)
     keep_checkpoint(run, 10)
-    put_best(run.output, f"{run.output}/checkpoint_000000010/{CHECKPOINT_FILE}", 10, 0.25)
+    put_best(run.output, Path(run.output) / "checkpoint_000000010" / CHECKPOINT_FILE, 10, 0.25)
     (tmp_path / "run" / "metrics.csv").write_text(
         "step,loss,val_score,steps_per_second,audio_seconds_per_second\n10,2.5,0.25,2.0,9.0\n12,nan,,2.0,9.0\n"
     )

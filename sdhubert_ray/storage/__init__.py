@@ -42,6 +42,7 @@ __all__ = [
     "remove_files",
     "scan",
     "stat",
+    "upload",
 ]
 
 FETCHED_WHOLE = 8 * 1024 * 1024
@@ -149,6 +150,20 @@ def put(uri: str, data: bytes | Iterable[bytes]) -> None:
             local.put(local.path_of(uri), parts)
         else:
             remote.put(uri, b"".join(parts))
+    except TransientError:
+        raise
+    except OSError as error:
+        raise _unwritable(uri, error) from error
+
+
+def upload(path: Path, uri: str) -> None:
+    """Copy a file of this machine to where `uri` says, as `put` does, without holding it in memory. Raises as `put`."""
+    if is_local(uri):
+        with path.open("rb") as file:
+            put(uri, iter(partial(file.read, FETCHED_WHOLE), b""))
+        return
+    try:
+        remote.upload(path, uri)
     except TransientError:
         raise
     except OSError as error:

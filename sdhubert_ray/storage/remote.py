@@ -4,6 +4,7 @@ import contextlib
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
@@ -117,6 +118,12 @@ def put(uri: str, data: bytes) -> None:
     """Write a file. Raises as `request`."""
     # An object shows when its upload is complete. A put whose answer was lost is made again, with the same bytes.
     request(uri, lambda filesystem, path, limit: filesystem.pipe_file(path, data, **limit), _seconds(len(data)))
+
+
+def upload(path: Path, uri: str) -> None:
+    """Write a file from one of this machine, in parts where it is large. Raises as `request`."""
+    seconds = _seconds(path.stat().st_size)
+    request(uri, lambda filesystem, target, limit: filesystem.put_file(str(path), target, **limit), seconds)
 
 
 def create(uri: str, data: bytes) -> bool:

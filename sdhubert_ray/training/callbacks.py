@@ -199,7 +199,7 @@ class KeepCheckpoints(Callback):
             logger.warning("older checkpoints could not be removed (%s)", first_line(error))
 
     def _put_best(self, copy: Path, step: int, score: float) -> None:
-        put_best(self._output, str(copy), step, score)
+        put_best(self._output, copy, step, score)
         copy.unlink()
 
     def _keep(self, work: Callable[..., None], *arguments: object) -> None:

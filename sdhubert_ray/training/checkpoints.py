@@ -6,6 +6,7 @@ import re
 import zipfile
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
@@ -16,7 +17,6 @@ BEST_FOLDER, BEST_RECORD = "best", "best.json"
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 """Ray Train's own record of checkpoints."""
 _CHECKPOINT = re.compile(rf"checkpoint_(\d+)/{re.escape(CHECKPOINT_FILE)}")
-_COPIED_BYTES = 8 << 20
 
 logger = logging.getLogger(__name__)
 
@@ -128,13 +128,12 @@ def read_best_score(output: str) -> float | None:
     return None if best is None else best.score
 
 
-def put_best(output: str, path: str, step: int, score: float) -> None:
+def put_best(output: str, path: Path, step: int, score: float) -> None:
     """Make the file at `path` the best checkpoint: whenever this process dies, there is one, whole."""
     before = find_checkpoint(output, "best")
     name = f"{BEST_FOLDER}/step_{step:09d}.ckpt"
     uri = storage.join(output, name)
-    with storage.open_binary(path) as file:
-        storage.put(uri, iter(lambda: file.read(_COPIED_BYTES), b""))
+    storage.upload(path, uri)
     storage.put(storage.join(output, BEST_RECORD), json.dumps({"file": name, "step": step, "score": score}).encode())
     if before is not None and before.uri != uri:
         storage.remove_files([before.uri])

@@ -145,4 +145,4 @@ class RunLogger(Logger):
 
     def _upload(self) -> None:
         for path in (self._home / METRICS_FILE, *sorted((self._home / TENSORBOARD_FOLDER).iterdir())):
-            storage.put(storage.join(self._output, path.relative_to(self._home).as_posix()), path.read_bytes())
+            storage.upload(path, storage.join(self._output, path.relative_to(self._home).as_posix()))

@@ -32,7 +32,6 @@ _FIELDS = (
 _SCHEMA = pa.schema(_FIELDS)
 _BATCH_ROWS = 65_536
 _MIN_SECONDS = MIN_SAMPLES / SAMPLE_RATE
-_COPIED_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ def list_recordings(options: DataOptions, folder: Path) -> Found:
 def put_recordings(listed: Path, folder: str) -> None:
     """Put what `list_recordings` has written into the folder of a run, a path or URI."""
     for path in sorted(listed.glob("*.arrow")):
-        storage.put(storage.join(folder, path.name), _chunks(path))
+        storage.upload(path, storage.join(folder, path.name))
 
 
 def open_recordings(folder: str, name: str, cache: Path) -> Recordings:
@@ -230,9 +229,3 @@ def _part(path: Path, mask: npt.NDArray[np.bool_]) -> Iterator[pa.Table]:
             batch = reader.get_batch(number)
             begin = number * _BATCH_ROWS
             yield pa.Table.from_batches([batch.filter(pa.array(mask[begin : begin + batch.num_rows]))], _SCHEMA)
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(_COPIED_BYTES):
-            yield chunk
