@@ -340,7 +340,10 @@ def test_librispeech_has_its_splits(tmp_path):
     assert {open_recordings(str(out), "val", tmp_path)[k].id for k in range(2)} == {
         f"dev-clean/1/2/1-2-{number:04d}.flac" for number in range(2)
     }
-    with pytest.raises(UserError, match="no split 'train-clean-360'"):
+    with pytest.raises(
+        UserError,
+        match=r"no split 'train-clean-360'; it has .*; say in data\.train_splits and data\.val_splits which to use",
+    ):
         list_into(out, root_dir=str(root))
 
 

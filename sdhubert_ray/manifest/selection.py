@@ -153,18 +153,22 @@ def select_splits(source: Source, splits: tuple[str, ...]) -> Source:
     return Source(source.where, source.schema, read, source.tally, source.piece_seconds, source.duplicate_hint)
 
 
+class MissingSplitError(UserError):
+    """A split was asked for that is not there."""
+
+
 def refuse_missing_split(where: str, splits: Iterable[str], there: set[str]) -> None:
     """Refuse a split that is not there, naming those there are.
 
     Raises:
-        UserError: one is missing.
+        MissingSplitError: one is missing.
     """
     missing = [name for name in splits if name not in there]
     if missing:
         known = sorted(there)
         more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
         told = f"it has {', '.join(known[:_LISTED])}{more}" if known else "it has none"
-        raise UserError(f"{where} has no split {missing[0]!r}; {told}")
+        raise MissingSplitError(f"{where} has no split {missing[0]!r}; {told}")
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item], at_once: int) -> Iterator[Result]:

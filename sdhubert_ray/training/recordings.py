@@ -14,7 +14,7 @@ from sdhubert_ray import storage
 from sdhubert_ray.audio import MIN_SAMPLES, SAMPLE_RATE
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.manifest import Listing, Selection, list_input
-from sdhubert_ray.manifest.selection import digests_of
+from sdhubert_ray.manifest.selection import MissingSplitError, digests_of
 from sdhubert_ray.training.options import DataOptions
 
 _FIELDS = (
@@ -117,8 +117,12 @@ def list_recordings(options: DataOptions, folder: Path) -> Found:
         TransientError: a store could not be reached.
     """
     if options.root_dir is not None:
-        train = list_input(options.root_dir, Selection(splits=options.train_splits))
-        val = list_input(options.root_dir, Selection(splits=options.val_splits)) if options.val_splits else None
+        root = options.root_dir
+        try:
+            train = list_input(root, Selection(splits=options.train_splits))
+            val = list_input(root, Selection(splits=options.val_splits)) if options.val_splits else None
+        except MissingSplitError as error:
+            raise UserError(f"{error}; say in data.train_splits and data.val_splits which to use") from error
     elif options.source is not None:
         default_splits = DataOptions().train_splits
         splits = () if options.train_splits == default_splits else options.train_splits
