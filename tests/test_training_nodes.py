@@ -17,6 +17,7 @@ from sdhubert_ray.training.metrics import read_metrics
 
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.slow,
     pytest.mark.timeout(600),
     # Lightning 2.6 looks at a tree in a way that torch 2.13 has deprecated.
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
@@ -120,7 +121,6 @@ def test_a_node_that_is_taken_away_with_notice_is_saved_from(cluster, tmp_path, 
     assert_equals(output, undisturbed)
 
 
-@pytest.mark.slow
 def test_elastic_workers_go_on_when_a_node_is_lost(cluster, tmp_path, speech, undisturbed):
     """The worker that is left makes the same steps, each in twice as many micro-batches."""
     output = tmp_path / "run"
