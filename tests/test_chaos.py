@@ -241,6 +241,7 @@ def disturb(
         kill_sessions({run.process.pid for run in runs})
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_driver_worker_and_raylet_killed(golden: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     """The short version of the twenty rounds below."""
@@ -259,7 +260,7 @@ def test_driver_worker_and_raylet_killed(golden: Path, tiny_checkpoint: Path, tm
         assert_undisturbed(tmp_path / kind, expected)
 
 
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
 def test_driver_killed_while_files_are_put_together(
     engine: str, golden: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

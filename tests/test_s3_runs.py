@@ -129,7 +129,7 @@ def test_an_output_that_cannot_be_reached_is_worth_another_try(
     assert f"{s3_bucket}/out" in result.stderr
 
 
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
 def test_a_store_that_takes_no_results_is_named_whatever_the_engine(
     engine, audio, undisturbed, s3_bucket, s3_server, tmp_path, tiny_checkpoint
 ):
@@ -195,6 +195,7 @@ def parquet_of(audio):
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_the_same_audio_in_every_form_gives_the_same_segments(audio, undisturbed, s3_bucket, tiny_checkpoint, tmp_path):
     for name, path in audio.items():
         storage.put(f"{s3_bucket}/prefix/{name}", path.read_bytes())

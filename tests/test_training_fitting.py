@@ -253,6 +253,7 @@ def test_resume_ckpt_begins_where_another_run_was(tmp_path, speech):
     assert losses(tmp_path / "second") == {step: losses(tmp_path / "whole")[step] for step in (4, 5)}
 
 
+@pytest.mark.slow
 def test_a_tiny_model_learns_of_real_speech(tmp_path, real_speech, caplog):
     """Cosines of two crops of one held-back recording are over those of different ones by 0.1 more than at first.
 

@@ -254,6 +254,7 @@ def test_ray_data_reads_the_same_batches(tmp_path, speech):
         assert batch["skipped"] == expected["skipped"]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_driver_is_gone_on_from_by_the_same_command(tmp_path, speech, undisturbed):
