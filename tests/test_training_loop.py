@@ -188,6 +188,7 @@ def test_two_workers_equal_one_with_twice_the_batch(tmp_path, speech):
         np.testing.assert_allclose(*(np.array(each[:6], float) for each in (row, losses(two)[step])), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_worker_comes_back_and_the_run_is_the_undisturbed_one(tmp_path, speech, undisturbed):

@@ -38,6 +38,15 @@ LOGGED = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Models as small as these lose time with more of them, much of it on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def upstream(tmp_path_factory):
     """The folder of a HuBERT as small as one can be, with weights."""
