@@ -56,6 +56,25 @@ def tiny_model(tiny_checkpoint):
 
 
 @pytest.fixture(scope="session")
+def speech(tmp_path_factory):
+    """A folder of twenty recordings, see `trainings.write_speech`; not to be written into."""
+    from trainings import write_speech
+
+    return write_speech(tmp_path_factory.mktemp("speech"))
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Models as small as those of the tests lose time with more threads, much of it on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
 def ray_cluster():
     """A local Ray with four logical CPUs, one for all tests."""
     import ray

@@ -7,6 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.training.checkpoints import (
     CHECKPOINT_FILE,
@@ -50,7 +51,21 @@ def test_a_checkpoint_with_lost_pages_is_not_sound(checkpoints, caplog):
     path.write_bytes(content)
     assert find_checkpoint(str(checkpoints), "last").step == 10  # its index is whole
     assert find_sound_checkpoint(str(checkpoints)).step == 5
-    assert "checkpoint_000000010/checkpoint.ckpt is damaged; going on from the one before" in caplog.text
+    assert "checkpoint_000000010/checkpoint.ckpt is damaged; going on from the one before (" in caplog.text
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_a_damaged_one(checkpoints, monkeypatch):
+    """Going on from the one before would throw its steps away."""
+
+    def denied(uri, **_):
+        raise PermissionError(13, "Permission denied")  # which root, who may run the tests, is never told
+
+    monkeypatch.setattr(storage, "open_binary", denied)
+    for find in (find_sound_checkpoint, lambda output: find_checkpoint(output, "last")):
+        with pytest.raises(
+            UserError, match=r"checkpoint_000000015/checkpoint\.ckpt may not be read \(Permission denied"
+        ):
+            find(str(checkpoints))
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

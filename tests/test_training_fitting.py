@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from trainings import assert_same_state, last_state, losses, prepare, train_here, write_speech
+from trainings import QUIET, assert_same_state, last_state, losses, prepare, train_here
 
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.training.checkpoints import CHECKPOINT_FILE, find_checkpoint
@@ -18,27 +18,7 @@ from sdhubert_ray.training.data import Share
 from sdhubert_ray.training.fitting import Worker, fit
 from sdhubert_ray.training.metrics import read_metrics
 
-pytestmark = [
-    # Lightning 2.6 looks at a tree in a way that torch 2.13 has deprecated.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
-    # The teacher is in eval mode, and the tests take no processes to read with.
-    pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training.*:UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*:UserWarning"),
-]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models as small as these lose time with more of them, much of it on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def speech(tmp_path_factory):
-    return write_speech(tmp_path_factory.mktemp("speech"))
+pytestmark = [*QUIET, pytest.mark.usefixtures("one_thread")]
 
 
 def test_random_weights_are_announced_once(tmp_path, speech, caplog):

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from trainings import TINY, assert_same_state, last_state, losses, prepare, train_here, write_speech
+from trainings import QUIET, TINY, assert_same_state, last_state, losses, prepare, train_here
 from typer.testing import CliRunner
 
 from sdhubert_ray import storage
@@ -21,18 +21,7 @@ from sdhubert_ray.errors import UserError
 from sdhubert_ray.training.checkpoints import CHECKPOINT_FILE, find_checkpoint
 from sdhubert_ray.training.data import Share
 
-pytestmark = [
-    # Lightning 2.6 looks at a tree in a way that torch 2.13 has deprecated.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
-    # The teacher is in eval mode, and the tests take no processes to read with.
-    pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training.*:UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*:UserWarning"),
-]
-
-
-@pytest.fixture(scope="module")
-def speech(tmp_path_factory):
-    return write_speech(tmp_path_factory.mktemp("speech"))
+pytestmark = [*QUIET]
 
 
 STEPS = 14

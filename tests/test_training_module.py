@@ -22,7 +22,7 @@ from sdhubert_ray.training.start import build_distillation
 from sdhubert_ray.training.watching import VALIDATION_SCORE
 from sdhubert_ray.weights import fetch_upstream
 
-pytestmark = pytest.mark.filterwarnings(
+_QUIET = pytest.mark.filterwarnings(
     # Lightning's advice on loaders of this size, and its own use of what torch has deprecated.
     "ignore:.*does not have many workers.*",
     # The teacher and the frozen parts.
@@ -30,21 +30,13 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:You defined a `validation_step` but have no `val_dataloader`.*",
     "ignore:.*isinstance.treespec, LeafSpec.* is deprecated.*",
 )
+pytestmark = [_QUIET, pytest.mark.usefixtures("one_thread")]
 
 SAMPLES = 6000
 LOGGED = {
     *("loss", "lr", "grad_norm", "center_norm", "teacher_entropy", "student_entropy", "information", "skipped"),
     *("student_cls_spread", "teacher_cls_spread", "token_spread", "collapsed"),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models as small as these lose time with more of them, much of it on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

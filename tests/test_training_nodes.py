@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 from clusters import ROOT, running_cluster
-from trainings import prepare, train_here, write_speech
+from trainings import QUIET, prepare, train_here
 
 from sdhubert_ray.training.checkpoints import find_checkpoint
 from sdhubert_ray.training.metrics import read_metrics
@@ -19,10 +19,7 @@ pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
     pytest.mark.timeout(600),
-    # Lightning 2.6 looks at a tree in a way that torch 2.13 has deprecated.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training.*:UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*:UserWarning"),
+    *QUIET,
 ]
 
 STEPS = 60
@@ -37,11 +34,6 @@ CONFIG = (
 def cluster():
     with running_cluster() as cluster:
         yield cluster
-
-
-@pytest.fixture(scope="module")
-def speech(tmp_path_factory):
-    return write_speech(tmp_path_factory.mktemp("speech"))
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import shutil
 import uuid
 
 import numpy as np
+import pytest
 import soundfile
 import torch
 
@@ -15,6 +16,14 @@ from sdhubert_ray.training.metrics import read_metrics
 from sdhubert_ray.training.options import load_train_config
 from sdhubert_ray.training.runs import prepare_run
 
+QUIET = (
+    # Lightning 2.6 looks at a tree in a way that torch 2.13 has deprecated.
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
+    # The teacher is in eval mode, and the tests take no processes to read with.
+    pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training.*:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*:UserWarning"),
+)
+"""Marks of tests that train: without what Lightning says of it."""
 TINY = ("data.sample_len=0.6", "data.val_share=0.2", "model.T_max=50", "limit_val_batches=2")
 
 

@@ -1,5 +1,7 @@
 """Training by sentence-level self-distillation.
 
-Rooms: `options` (the configuration), `data` (crops of recordings), `module` (Lightning, without Ray), `loop` (Ray
-Train).
+Rooms: `options` (the configuration); `recordings`, `checkpoints`, `metrics`, `runs` (what is in the folder of a run),
+`standing` (how far it is), `export`; `data` (crops in their order), `start` (the first weights), `watching` (collapse
+and score), `module` (Lightning), `logs`, `callbacks`, `fitting` (a worker's training, without Ray); `ingest` (Ray
+Data), `loop` (Ray Train).
 """

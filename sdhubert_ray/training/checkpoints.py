@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdhubert_ray import storage
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import UserError, first_line
 
 CHECKPOINT_FILE = "checkpoint.ckpt"
 """The file in a checkpoint's folder that holds the state."""
@@ -71,16 +71,17 @@ def find_checkpoint(output: str, which: str) -> Kept | None:
 def find_sound_checkpoint(output: str) -> Kept | None:
     """The last checkpoint of a run whose every byte is as it was written; the file is read through."""
     for step, uri in list_checkpoints(output):
-        if _is_whole(uri, every_byte=True):
+        damage = _find_damage(uri, every_byte=True)
+        if damage is None:
             return Kept(uri, step, None)
-        logger.warning("checkpoint %s is damaged; going on from the one before", uri)
+        logger.warning("checkpoint %s is damaged; going on from the one before (%s)", uri, damage)
     return None
 
 
 def remove_older_checkpoints(output: str, keep: int) -> None:
     """Remove all but the latest whole ones, and any that is being written now."""
     found = list_checkpoints(output)
-    whole = [step for step, uri in found if _is_whole(uri)]
+    whole = [step for step, uri in found if _find_damage(uri) is None]
     for step, uri in found:
         if step < min(whole[:keep], default=0):
             storage.remove(uri.rpartition("/")[0])
@@ -93,18 +94,27 @@ def forget_snapshot(output: str) -> None:
 
 def _find_last(output: str) -> Kept | None:
     """The checkpoint of the most steps whose file is whole: a process may have died while it wrote the last one."""
-    return next((Kept(uri, step, None) for step, uri in list_checkpoints(output) if _is_whole(uri)), None)
+    return next((Kept(uri, step, None) for step, uri in list_checkpoints(output) if _find_damage(uri) is None), None)
 
 
-def _is_whole(uri: str, every_byte: bool = False) -> bool:
-    """Tell whether a checkpoint's file, an archive with its index at the end, has been written to its end."""
+def _find_damage(uri: str, every_byte: bool = False) -> str | None:
+    """What is wrong with a checkpoint's file, an archive with its index at the end; None if it was written to its end.
+
+    Raises:
+        UserError: it may not be read, which does not make it damaged.
+        TransientError: the store could not be reached.
+    """
     try:
         with storage.open_binary(uri, sparse=not every_byte) as file, zipfile.ZipFile(file) as archive:
-            return not every_byte or archive.testzip() is None
+            broken = archive.testzip() if every_byte else None
+            return None if broken is None else f"{broken} is not what was written"
     except storage.TransientError:
         raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError):
-        return False  # gone, unreadable, or an index that names what it cannot
+    except PermissionError as error:
+        raise UserError(f"checkpoint {uri} may not be read ({error.strerror or error}); mend the access") from error
+    # Gone, or on a bad sector (OSError); or an index that names methods, passwords and places that are not there.
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+        return f"{type(error).__name__}: {first_line(error)}"
 
 
 def locate_checkpoint(name: str) -> str:

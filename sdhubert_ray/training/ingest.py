@@ -46,7 +46,7 @@ class RayLoader:
     """Batches in the order of `order`, read by actors of one CPU each, at most `cpus` at once."""
 
     def __init__(self, folder: str, crop_samples: int, seed: int, order: Iterable[list[Draw]], cpus: int) -> None:
-        """Describe the reading of the recordings in `folder`, as `list_recordings` has written them."""
+        """Describe the reading of the recordings in `folder`, as `put_recordings` has put them there."""
         self._of_reader = (folder, crop_samples, seed)
         self._order = order
         self._cpus = cpus

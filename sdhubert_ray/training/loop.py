@@ -269,7 +269,7 @@ def _train_worker(given: dict[str, Any]) -> str | None:
     )
     try:
         return fit(config, worker)
-    except Exception as error:
+    except Exception as error:  # whatever it is: Ray Train, which is told to be quiet, says nothing of it
         logger.error(
             "worker %d of %d has ended: %s: %s", share.rank, share.world, type(error).__name__, first_line(error)
         )

@@ -10,8 +10,10 @@ from sdhubert_ray.output.lease import is_held
 from sdhubert_ray.training.checkpoints import Kept, find_checkpoint
 from sdhubert_ray.training.metrics import read_metrics
 
-_SHOWN = ("loss", "val_score", "lr", "grad_norm", "information", "collapsed", "skipped", "data_wait_share")
-_RATES = ("steps_per_second", "audio_seconds_per_second")
+_SHOWN = (
+    *("loss", "val_score", "lr", "grad_norm", "information", "collapsed"),
+    *("skipped", "data_wait_share", "audio_seconds_per_second"),
+)
 
 
 @dataclass(frozen=True)
@@ -60,18 +62,15 @@ class Standing:
 
     def rows(self) -> list[tuple[str, str]]:
         """All of it, for people: a name and a text each."""
-        rows = [("state", self.state)]
-        if self.holder is not None:
-            holder = self.holder
-            rows[0] = ("state", f"{self.state} (process {holder['pid']} on {holder['host']}, since {holder['time']})")
-        rows.append(("step", f"{self.step} of {self.max_steps}"))
+        by = self.holder
+        holder = "" if by is None else f" (process {by['pid']} on {by['host']}, heartbeat of {by['time']})"
+        rows = [("state", f"{self.state}{holder}"), ("step", f"{self.step} of {self.max_steps}")]
         told = [f"{name} {self.metrics[name]:.4g}" for name in _SHOWN if name in self.metrics]
         if told:
             rows.append(("metrics", ", ".join(told)))
-        rates = [self.metrics.get(name) for name in _RATES]
         if self.seconds_left is not None:
-            hours = self.seconds_left / 3600
-            rows.append(("rate", f"{rates[0]:.3g} steps/s, {rates[1]:.4g} s of audio/s; {hours:.1f} hours to go"))
+            rate, hours = self.metrics["steps_per_second"], self.seconds_left / 3600
+            rows.append(("rate", f"{rate:.3g} steps/s; {hours:.1f} hours to go"))
         rows.append(("last", "no checkpoint yet" if self.last is None else f"step {self.last.step}, {self.last.uri}"))
         if self.best is not None:
             rows.append(("best", f"step {self.best.step}, val_score {self.best.score:.4f}, {self.best.uri}"))
