@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from bench_mincut import machine
 from segments import speech_like, write_segments
 
-from sdhubert_ray.kmeans import (
+from sdhubert_ray.units.kmeans import (
     LloydSums,
     NearestCenters,
     add_up,

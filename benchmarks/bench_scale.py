@@ -25,13 +25,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
-from sdhubert_ray import pipeline
-from sdhubert_ray.config import load_config
-from sdhubert_ray.execute import prepare_job, run_job
-from sdhubert_ray.manifest import list_input
-from sdhubert_ray.stages import SegmentUnits
-from sdhubert_ray.tables import ragged, ragged_vectors
-from sdhubert_ray.weights import fetch_checkpoint
+from sdhubert_ray.corpus import list_input
+from sdhubert_ray.encoder import fetch_checkpoint
+from sdhubert_ray.output.tables import ragged, ragged_vectors
+from sdhubert_ray.runs import pipeline
+from sdhubert_ray.runs.config import load_config
+from sdhubert_ray.runs.execute import prepare_job, run_job
+from sdhubert_ray.runs.stages import SegmentUnits
 
 MIB = 1 << 20
 FILES = 100

@@ -32,14 +32,14 @@ import scipy.ndimage
 import scipy.signal
 import soundfile
 
-from sdhubert_ray.audio import FRAME_RATE, FRAME_SAMPLES, SAMPLE_RATE, normalise
 from sdhubert_ray.evaluation import load_references
 from sdhubert_ray.metrics import bootstrap_share, ssabx_margins, tune_shift
 from sdhubert_ray.output import publish_plan, read_segments, stage_plan, unit_name, write_commit, write_run
-from sdhubert_ray.speech import SpeechOptions, find_speech
-from sdhubert_ray.syllables import SyllableOptions, cut_syllables, to_seconds
-from sdhubert_ray.tables import MANIFEST_FIELDS, RESULT_FIELDS, SEGMENTS, ragged_intervals
-from sdhubert_ray.windows import frame_amplitude
+from sdhubert_ray.output.tables import MANIFEST_FIELDS, RESULT_FIELDS, SEGMENTS, ragged_intervals
+from sdhubert_ray.speech.audio import FRAME_RATE, FRAME_SAMPLES, SAMPLE_RATE, normalise
+from sdhubert_ray.speech.spans import SpeechOptions, find_speech
+from sdhubert_ray.speech.syllables import SyllableOptions, cut_syllables, to_seconds
+from sdhubert_ray.speech.windows import frame_amplitude
 
 SDHUBERT = Path(sys.executable).parent / "sdhubert"
 CORPORA = {"timit": "syllables=hand", "librispeech": "syllables=forced-alignment"}

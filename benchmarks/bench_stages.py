@@ -21,12 +21,12 @@ import soxr
 import torch
 from transformers import HubertConfig
 
-from sdhubert_ray.config import load_config
-from sdhubert_ray.manifest import cut_pieces, list_input
-from sdhubert_ray.model import SDHuBERT, encode_windows
-from sdhubert_ray.presets import EncoderOptions
-from sdhubert_ray.stages import CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments
-from sdhubert_ray.weights import fetch_checkpoint
+from sdhubert_ray.corpus import cut_pieces, list_input
+from sdhubert_ray.encoder import fetch_checkpoint
+from sdhubert_ray.encoder.model import SDHuBERT, encode_windows
+from sdhubert_ray.runs.config import load_config
+from sdhubert_ray.runs.stages import CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments
+from sdhubert_ray.speech.presets import EncoderOptions
 
 ROOT = Path(__file__).parent.parent
 FORMATS = {
@@ -115,7 +115,7 @@ def main() -> None:
         checkpoint = make_checkpoint(folder)
         make_audio(folder / "audio", arguments.seconds)
         measure_stages(folder, arguments.seconds, arguments.device, arguments.dtype, checkpoint)
-        from sdhubert_ray.checkpoint import load_model
+        from sdhubert_ray.encoder import load_model
 
         weights = fetch_checkpoint(str(checkpoint))
         measure_batches(load_model(weights, EncoderOptions(), arguments.dtype, arguments.device))

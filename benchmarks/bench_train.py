@@ -34,7 +34,9 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import HubertConfig
 
-from sdhubert_ray.distillation import (
+from sdhubert_ray.encoder import SDHuBERT
+from sdhubert_ray.training.data import CropReader, Share, TrainingOrder
+from sdhubert_ray.training.distillation import (
     Distillation,
     DistillationOptions,
     Head,
@@ -44,8 +46,6 @@ from sdhubert_ray.distillation import (
     sum_over_workers,
     summarise,
 )
-from sdhubert_ray.model import SDHuBERT
-from sdhubert_ray.training.data import CropReader, Share, TrainingOrder
 from sdhubert_ray.training.options import DataOptions
 from sdhubert_ray.training.recordings import list_recordings, open_recordings
 

@@ -10,18 +10,18 @@ import numpy.typing as npt
 import torch
 
 from sdhubert_ray import storage
-from sdhubert_ray.audio import FRAME_RATE, Samples, Span, resample
-from sdhubert_ray.checkpoint import load_model
+from sdhubert_ray.corpus import cut_pieces, list_files
+from sdhubert_ray.encoder import load_model
+from sdhubert_ray.encoder.model import DTYPES, EncodedPiece, batch_seconds_on, encode_pieces
+from sdhubert_ray.encoder.weights import RELEASED, fetch_checkpoint
 from sdhubert_ray.errors import AudioError, UserError
-from sdhubert_ray.manifest import cut_pieces, list_files
-from sdhubert_ray.model import DTYPES, EncodedPiece, batch_seconds_on, encode_pieces
 from sdhubert_ray.output import count_joined, frame_offset, worst_status
-from sdhubert_ray.presets import get_preset, with_values
-from sdhubert_ray.speech import Speech, find_speech
-from sdhubert_ray.stages import AudioSource, Piece, load_piece, prepare_piece
-from sdhubert_ray.syllables import cut_syllables, to_seconds
-from sdhubert_ray.tables import FAILED_STATUSES
-from sdhubert_ray.weights import RELEASED, fetch_checkpoint
+from sdhubert_ray.output.tables import FAILED_STATUSES
+from sdhubert_ray.runs.stages import AudioSource, Piece, load_piece, prepare_piece
+from sdhubert_ray.speech.audio import FRAME_RATE, Samples, Span, resample
+from sdhubert_ray.speech.presets import get_preset, with_values
+from sdhubert_ray.speech.spans import Speech, find_speech
+from sdhubert_ray.speech.syllables import cut_syllables, to_seconds
 
 logger = logging.getLogger(__name__)
 

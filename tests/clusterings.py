@@ -43,7 +43,7 @@ def every_priority(source: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from sdhubert_ray.tables import read_vectors
+    from sdhubert_ray.output.tables import read_vectors
 
     table = pa.concat_tables(pq.read_table(path) for path in sorted(Path(source, "segments").glob("*.parquet")))
     features = [rows for rows in read_vectors(table.column("segment_features")) if rows is not None]

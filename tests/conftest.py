@@ -2,17 +2,14 @@
 
 import os
 import uuid
-from pathlib import Path
 
 import pytest
+from places import GOLDEN, ROOT, SHARED
 
 # No test asks the hub: set before any test module imports what reads it.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Nor does one share a busy core: spinning OpenMP threads make the encoder's tests thirty times slower there.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared"
 
 
 def _existing(folder):
@@ -24,7 +21,7 @@ def _existing(folder):
 @pytest.fixture(scope="session")
 def golden():
     """The golden data: inputs, and what the original system makes of them."""
-    return ROOT / "tests" / "golden"
+    return GOLDEN
 
 
 @pytest.fixture(scope="session")
@@ -48,9 +45,8 @@ def tiny_checkpoint(golden):
 @pytest.fixture(scope="session")
 def tiny_model(tiny_checkpoint):
     """Its encoder, in float32 on the CPU, with the layers that the presets read."""
-    from sdhubert_ray.checkpoint import load_model
-    from sdhubert_ray.presets import EncoderOptions
-    from sdhubert_ray.weights import fetch_checkpoint
+    from sdhubert_ray.encoder import fetch_checkpoint, load_model
+    from sdhubert_ray.speech.presets import EncoderOptions
 
     return load_model(fetch_checkpoint(str(tiny_checkpoint)), EncoderOptions(), "float32", "cpu")
 

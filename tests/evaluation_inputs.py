@@ -1,15 +1,16 @@
 """Segments tables and references made by hand, for tests of what compares them."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from outputs import write_output
+from places import GOLDEN
 
-from sdhubert_ray.tables import RESULT_FIELDS, SEGMENTS, ragged, ragged_intervals, ragged_vectors
+from sdhubert_ray.evaluation import Reference, Utterance
+from sdhubert_ray.output.tables import RESULT_FIELDS, SEGMENTS, ragged, ragged_intervals, ragged_vectors
 
-GOLDEN = Path(__file__).parent / "golden" / "evaluation"
+EVALUATION = GOLDEN / "evaluation"
 
 
 def make_row(file_id, segments=(), **values):
@@ -45,10 +46,10 @@ def make_output(folder, *units, carried=()):
 
 def golden_rows(split, with_units=True):
     """The golden predictions of `val` or `test`, with a speaker."""
-    with np.load(GOLDEN / "quantizer.npz") as file:
+    with np.load(EVALUATION / "quantizer.npz") as file:
         centers, reducer = file["centers"].astype(np.float64), file["reducer"]
     rows = []
-    for path in sorted((GOLDEN / "segments" / split).glob("*.npz")):
+    for path in sorted((EVALUATION / "segments" / split).glob("*.npz")):
         with np.load(path) as file:
             segments, features = file["segments"], file["segment_features"]
         distances = ((features.astype(np.float64)[:, None] - centers) ** 2).sum(axis=-1)
@@ -76,3 +77,20 @@ def write_references(path, entries):
     }
     path.write_text(json.dumps(written))
     return str(path)
+
+
+def utterance(syllables, labels, segments, units=None, duration=10.0, groups=("g",), name="a.wav"):
+    reference = Reference(name, name, np.reshape(np.array(syllables, np.float64), (-1, 2)), tuple(labels))
+    found = np.reshape(np.array(segments, np.float64), (-1, 2))
+    return Utterance(reference, found, None if units is None else np.array(units, np.int32), duration, groups)
+
+
+def random_utterances(seed, count):
+    random = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        edges = np.round(np.sort(random.uniform(0, 9, 2 * random.integers(0, 8))), 2).reshape(-1, 2)
+        cuts = np.round(np.sort(random.uniform(0, 9, 2 * random.integers(0, 8))), 2).reshape(-1, 2)
+        labels = random.choice(["A0", "A1", "B", "C"], len(edges))
+        made.append(utterance(edges, labels, cuts, random.integers(0, 4, len(cuts)), groups=(f"g{number % 3}",)))
+    return made

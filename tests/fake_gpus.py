@@ -12,15 +12,16 @@ from pathlib import Path
 import numpy as np
 import ray
 
-from sdhubert_ray import Quantizer, pipeline
-from sdhubert_ray.config import load_config
+from sdhubert_ray import Quantizer
+from sdhubert_ray.corpus import list_input
+from sdhubert_ray.encoder import fetch_checkpoint
+from sdhubert_ray.evaluation.ssabx import embed_clips
 from sdhubert_ray.evaluation.triplets import Clip
-from sdhubert_ray.execute import prepare_job, run_job
-from sdhubert_ray.formats import SequenceOptions
-from sdhubert_ray.manifest import list_input
-from sdhubert_ray.ssabx import embed_clips
+from sdhubert_ray.output.formats import SequenceOptions
+from sdhubert_ray.runs import pipeline
+from sdhubert_ray.runs.config import load_config
+from sdhubert_ray.runs.execute import prepare_job, run_job
 from sdhubert_ray.tokenizing import prepare_tokenizing, run_tokenizing
-from sdhubert_ray.weights import fetch_checkpoint
 
 AUDIO, CHECKPOINT, QUANTIZER, FOLDER = sys.argv[1:]
 

@@ -12,9 +12,9 @@ import pytest
 import soundfile
 
 from sdhubert_ray import storage
+from sdhubert_ray.corpus import list_input
+from sdhubert_ray.corpus.shards import open_audio
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.manifest import list_input
-from sdhubert_ray.shards import open_audio
 
 
 def refusal(call, *args):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from sdhubert_ray.output import publish_plan, stage_plan, unit_name, write_commit, write_run
-from sdhubert_ray.tables import MANIFEST_FIELDS
+from sdhubert_ray.output.tables import MANIFEST_FIELDS
 
 
 def plan_units(tables, folder):

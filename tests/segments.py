@@ -7,7 +7,7 @@ import pyarrow as pa
 from outputs import write_output
 
 from sdhubert_ray.output.commits import list_commits, merge_commits
-from sdhubert_ray.tables import RESULT_FIELDS, SEGMENTS, ragged_intervals, ragged_vectors
+from sdhubert_ray.output.tables import RESULT_FIELDS, SEGMENTS, ragged_intervals, ragged_vectors
 
 FINGERPRINT = {"checkpoint_sha256": '"abc"', "preset": '"readme"'}
 

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdhubert_ray import MincutWrapper, SDHuBERTSegmenter
-from sdhubert_ray.audio import Span, normalise, read_audio
+from sdhubert_ray.encoder.model import encode_pieces
 from sdhubert_ray.errors import AudioError, UserError
-from sdhubert_ray.model import encode_pieces
-from sdhubert_ray.speech import find_speech
+from sdhubert_ray.speech.audio import Span, normalise, read_audio
+from sdhubert_ray.speech.spans import find_speech
 
 FEATURE_KEYS = {"segments", "features", "mask", "norm", "length"}
 SYLLABLE_KEYS = {"segments", "features", "segment_features", "length"}

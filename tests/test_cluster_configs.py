@@ -12,8 +12,8 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "configs" / "cluster"
 KUBERAY_FILES = ["rayjob.yaml", "raycluster.yaml"]
 TRAINING_FILE = "rayjob-train.yaml"
@@ -121,7 +121,7 @@ def test_rayjob_tries_again_only_what_is_worth_it(code: int, seen: int, tmp_path
     from typer.main import get_command
 
     from sdhubert_ray.cli import app
-    from sdhubert_ray.config import load_config
+    from sdhubert_ray.runs.config import load_config
 
     context = get_command(app).commands[arguments[0]].make_context(arguments[0], arguments[1:])
     assert context.params["source"].startswith("s3://")

@@ -3,18 +3,18 @@
 import sys
 import threading
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from places import GOLDEN
 
 from mincut import _mincut, min_cut
 from mincut.reference import min_cut_reference, objective
 
-GOLDEN = Path(__file__).parent / "golden" / "mincut.npz"
+MINCUTS = GOLDEN / "mincut.npz"
 TOLERANCE = 1e-9
 
 
@@ -154,7 +154,7 @@ def test_smallest_positive_entries():
 
 
 def test_golden_boundaries():
-    with np.load(GOLDEN) as file:
+    with np.load(MINCUTS) as file:
         golden = dict(file)
     keys = [key for key in golden if "_boundaries_" in key]
     assert keys

@@ -54,7 +54,7 @@ def librispeech(
 ) -> None:
     """Segment, cluster, give units, evaluate: each step is a command that is printed, and resumes where it was left."""
     from sdhubert_ray import storage
-    from sdhubert_ray.benchmark import BenchmarkOptions, check_options, list_commands, write_lists
+    from sdhubert_ray.evaluation.librispeech import BenchmarkOptions, check_options, list_commands, write_lists
 
     name = PurePosixPath(checkpoint).stem
     options = BenchmarkOptions(

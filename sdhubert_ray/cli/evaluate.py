@@ -133,7 +133,7 @@ def purity(
         joined = join(wanted, segments, options)
         num_units, identity = _units_there(segments)
     else:
-        from sdhubert_ray.quantizer import Quantizer
+        from sdhubert_ray.units import Quantizer
 
         loaded = Quantizer.load(quantizer)
         joined = join(wanted, segments, options, loaded.predict)

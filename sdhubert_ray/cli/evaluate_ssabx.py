@@ -22,7 +22,7 @@ from sdhubert_ray.cli.running import ended_early
 from sdhubert_ray.errors import UserError
 
 if TYPE_CHECKING:
-    from sdhubert_ray.ssabx import Result
+    from sdhubert_ray.evaluation.ssabx import Result
 
 _SHOWN = 20
 
@@ -69,7 +69,7 @@ def ssabx(
     Each distinct clip is encoded once, whole. Compared is the cosine similarity of embeddings.
     """
     log_as(log_format)
-    from sdhubert_ray.stages.embedding import EMBEDDINGS
+    from sdhubert_ray.runs.stages.embedding import EMBEDDINGS
 
     embeddings = tuple(dict.fromkeys(embedding or ["favg"]))
     unknown = [name for name in embeddings if name not in EMBEDDINGS]
@@ -81,15 +81,15 @@ def ssabx(
     flags = {"preset": preset, "device": device, "dtype": dtype, "checkpoint": checkpoint}
     # What can be mended is told before torch is loaded, which takes seconds.
     from sdhubert_ray import storage
-    from sdhubert_ray.config import load_config
-    from sdhubert_ray.ssabx import Bootstrap, Scoring, choose_engine, evaluate_ssabx, read_triplets
+    from sdhubert_ray.evaluation.ssabx import Bootstrap, Scoring, choose_engine, evaluate_ssabx, read_triplets
+    from sdhubert_ray.runs.config import load_config
 
     load_config(None, overrides or [], flags, {})
     if not storage.is_folder(audio_root):
         raise UserError(f"AUDIO_ROOT {audio_root} is no folder; name the one that the file names are relative to")
     found = read_triplets(triplets, audio_root)
 
-    from sdhubert_ray.weights import fetch_checkpoint
+    from sdhubert_ray.encoder import fetch_checkpoint
 
     weights = fetch_checkpoint(checkpoint)
     config = load_config(None, overrides or [], flags, weights.options)

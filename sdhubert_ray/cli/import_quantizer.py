@@ -18,7 +18,7 @@ def import_quantizer(
 ) -> None:
     """Make a quantizer from the pair of files that the original system clusters into."""
     from sdhubert_ray import storage
-    from sdhubert_ray.quantizer import CARD, read_original
+    from sdhubert_ray.units.quantizer import CARD, read_original
 
     target = storage.absolute(output).rstrip("/")
     if not overwrite and storage.exists(storage.join(target, CARD)):

@@ -19,7 +19,7 @@ def manifest(
     split: Split = None,
 ) -> None:
     """List recordings, probe how long they are, cut long ones into pieces: a manifest for `sdhubert segment`."""
-    from sdhubert_ray.manifest import Selection, list_input, write_manifest
+    from sdhubert_ray.corpus import Selection, list_input, write_manifest
 
     selection = Selection(where=tuple(where or ()), limit=limit, splits=tuple(split or ()))
     summary = write_manifest(list_input(source, selection), target, piece_seconds)

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sdhubert_ray.estimate import Estimate
-    from sdhubert_ray.session import Job
+    from sdhubert_ray.runs.estimate import Estimate
+    from sdhubert_ray.runs.session import Job
 
 
 def print_plan(job: "Job") -> None:
@@ -12,7 +12,7 @@ def print_plan(job: "Job") -> None:
     if not job.rows_left:
         print("nothing is left to do")
         return
-    from sdhubert_ray.estimate import estimate_job
+    from sdhubert_ray.runs.estimate import estimate_job
 
     estimate = estimate_job(job)
     trial, workers = estimate.trial, estimate.workers

@@ -46,7 +46,7 @@ def resegment(
     Options that are not given are those that the features were made with. Run again, it does what is left or new.
     """
     log_as(log_format)
-    from sdhubert_ray.resegment import load_options, open_features, prepare_resegment
+    from sdhubert_ray.runs.resegment import load_options, open_features, prepare_resegment
 
     features = open_features(source)
     flags = {

@@ -21,7 +21,7 @@ from sdhubert_ray.cli.console import EXIT_UNFINISHED, complain, console, note, r
 from sdhubert_ray.errors import BusyError
 
 if TYPE_CHECKING:
-    from sdhubert_ray.session import Job, Summary
+    from sdhubert_ray.runs.session import Job, Summary
 
 _SHOWN_FAILURES = 20
 
@@ -29,7 +29,7 @@ _SHOWN_FAILURES = 20
 @contextlib.contextmanager
 def ended_early(way: str = "; the same command resumes") -> Iterator[None]:
     """Say why the work within could not be finished, and exit with 1; `way` is what can be done about it."""
-    from sdhubert_ray.session import IncompleteRunError
+    from sdhubert_ray.runs.session import IncompleteRunError
 
     try:
         yield
@@ -65,7 +65,7 @@ def print_found(job: "Job") -> None:
 
 def do_job(job: "Job") -> "Summary":
     """Run a job, print its summary, and exit with 1 where it cannot finish."""
-    from sdhubert_ray.execute import run_job
+    from sdhubert_ray.runs.execute import run_job
 
     columns = (
         TextColumn("segmenting"),

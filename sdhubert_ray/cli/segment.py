@@ -76,8 +76,8 @@ def segment(
     }
     given = {key: value for key, value in flags.items() if value is not None}
     # What can be mended is told before torch is loaded, which takes seconds.
-    from sdhubert_ray.config import load_config
-    from sdhubert_ray.manifest import Selection, list_input
+    from sdhubert_ray.corpus import Selection, list_input
+    from sdhubert_ray.runs.config import load_config
 
     config_now = load_config(config, overrides or [], given, {})
     if retry and (where or limit or split):
@@ -87,8 +87,8 @@ def segment(
     selection = Selection(where=tuple(where or ()), limit=limit, splits=tuple(split or ()))
     listing = None if retry else list_input(source, selection)
 
-    from sdhubert_ray.execute import prepare_job
-    from sdhubert_ray.weights import fetch_checkpoint
+    from sdhubert_ray.encoder import fetch_checkpoint
+    from sdhubert_ray.runs.execute import prepare_job
 
     weights = fetch_checkpoint(config_now.checkpoint)
     job = prepare_job(

@@ -59,10 +59,10 @@ def show(
 
 
 def _draw(path: Path, pieces: "pa.Table") -> None:
-    from sdhubert_ray.audio import Span, read_audio
+    from sdhubert_ray.corpus.shards import open_audio
     from sdhubert_ray.output import join_pieces
-    from sdhubert_ray.shards import open_audio
-    from sdhubert_ray.tables import read_ragged, read_vectors
+    from sdhubert_ray.output.tables import read_ragged, read_vectors
+    from sdhubert_ray.speech.audio import Span, read_audio
 
     if "frame_features" not in pieces.column_names:
         raise UserError("the output keeps no frame features to draw; segment with --frame-features float16")
@@ -72,7 +72,7 @@ def _draw(path: Path, pieces: "pa.Table") -> None:
     if features is None or mask is None:
         raise UserError(f"recording {result.id} has nothing to draw: it is {result.status}")
     try:
-        from sdhubert_ray.plot import draw_segments
+        from sdhubert_ray.viewing.plot import draw_segments
     except ImportError as error:
         raise UserError("drawing needs matplotlib; pip install 'sdhubert_ray[viz]'") from error
     offset = first.column("offset")[0].as_py()

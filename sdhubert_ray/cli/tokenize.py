@@ -44,8 +44,8 @@ def tokenize(
     Without OUT the table gets the units, and sequences go to SEGMENTS/units. Interrupted, the same command goes on.
     """
     log_as(log_format)
-    from sdhubert_ray.formats import SequenceOptions
-    from sdhubert_ray.quantizer import Quantizer
+    from sdhubert_ray.output.formats import SequenceOptions
+    from sdhubert_ray.units import Quantizer
 
     wanted = tuple(formats or (() if output is None else ("parquet",)))
     sequences = SequenceOptions(wanted, dedup, durations)

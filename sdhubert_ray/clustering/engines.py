@@ -12,8 +12,8 @@ from sdhubert_ray.clustering.memory import Budget, available_here, plan_memory
 from sdhubert_ray.clustering.options import ClusterOptions, Workers
 from sdhubert_ray.clustering.sampling import SampleLots
 from sdhubert_ray.clustering.shards import Sample
-from sdhubert_ray.execute import local_device
-from sdhubert_ray.kmeans import ward_reduce
+from sdhubert_ray.runs.execute import local_device
+from sdhubert_ray.units.kmeans import ward_reduce
 
 
 class Engine(Protocol):

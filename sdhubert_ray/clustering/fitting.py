@@ -13,7 +13,8 @@ from sdhubert_ray import storage
 from sdhubert_ray.clustering.options import ClusterOptions
 from sdhubert_ray.clustering.shards import Sample, read_shard, read_smallest
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.kmeans import (
+from sdhubert_ray.output.tables import Array
+from sdhubert_ray.units.kmeans import (
     LloydSums,
     Moments,
     NearestCenters,
@@ -25,7 +26,6 @@ from sdhubert_ray.kmeans import (
     move_centers,
     seed_centers,
 )
-from sdhubert_ray.tables import Array
 
 Centers = npt.NDArray[np.float32]
 

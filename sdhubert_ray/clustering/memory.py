@@ -10,7 +10,7 @@ from pathlib import Path
 from sdhubert_ray.clustering.options import ClusterOptions
 from sdhubert_ray.clustering.shards import SHARD_BYTES
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.kmeans import PAIR_BYTES, count_candidates
+from sdhubert_ray.units.kmeans import PAIR_BYTES, count_candidates
 
 _MIB, _GIB = 1 << 20, 1 << 30
 _CENTER_BYTES = 64

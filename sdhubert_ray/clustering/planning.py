@@ -14,9 +14,9 @@ from sdhubert_ray import storage
 from sdhubert_ray.clustering.options import ClusterOptions, Workers
 from sdhubert_ray.clustering.source import Source, open_source
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.execute import check_engine
 from sdhubert_ray.output import read_run
-from sdhubert_ray.quantizer import CARD
+from sdhubert_ray.runs.execute import check_engine
+from sdhubert_ray.units.quantizer import CARD
 
 WORK = "work"
 SETTINGS = "settings.json"

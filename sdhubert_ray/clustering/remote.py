@@ -15,12 +15,12 @@ from sdhubert_ray.clustering.memory import Budget, plan_memory
 from sdhubert_ray.clustering.options import ClusterOptions, Workers
 from sdhubert_ray.clustering.sampling import SampleLots
 from sdhubert_ray.clustering.shards import Sample
-from sdhubert_ray.config import TaskResources
-from sdhubert_ray.connect import cluster_device
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.kmeans import LloydSums, Moments, ward_reduce
-from sdhubert_ray.pipeline import on_cpus
-from sdhubert_ray.watch import StallWatch
+from sdhubert_ray.runs.config import TaskResources
+from sdhubert_ray.runs.connect import cluster_device
+from sdhubert_ray.runs.pipeline import on_cpus
+from sdhubert_ray.runs.watch import StallWatch
+from sdhubert_ray.units.kmeans import LloydSums, Moments, ward_reduce
 
 _SAMPLING = TaskResources(cpus=1.0, memory_gib=0.75)
 _USABLE = 0.8

@@ -25,8 +25,8 @@ from sdhubert_ray.clustering.sampling import (
 from sdhubert_ray.clustering.shards import Sample
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import Lease, LeaseLostError
-from sdhubert_ray.quantizer import CARD, TENSORS, Quantizer, write_sklearn
-from sdhubert_ray.session import IncompleteRunError
+from sdhubert_ray.runs.session import IncompleteRunError
+from sdhubert_ray.units.quantizer import CARD, TENSORS, Quantizer, write_sklearn
 
 _SAMPLE = "sample.json"
 _PACKAGES = ("sdhubert_ray", "torch", "numpy", "scikit-learn", "scipy", "ray")
@@ -67,7 +67,7 @@ def run_clustering(job: ClusterJob, progress: Progress) -> Clustered:
     from ray.exceptions import RayError
 
     from sdhubert_ray.clustering.remote import RayEngine
-    from sdhubert_ray.connect import connected, explain
+    from sdhubert_ray.runs.connect import connected, explain
 
     with connected(job.address):
         try:

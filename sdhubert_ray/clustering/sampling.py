@@ -17,7 +17,7 @@ from sdhubert_ray.clustering.shards import ALL, SHARD_BYTES, SIGMAS, Limits, Sam
 from sdhubert_ray.clustering.source import Source, SourceFile, count_vectors
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output.commits import SEGMENTS_FOLDER, read_parquet
-from sdhubert_ray.tables import Array, read_vectors
+from sdhubert_ray.output.tables import Array, read_vectors
 
 SAMPLE_FOLDER = "sample"
 _LOT_FILES = 256

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.tables import Array
+from sdhubert_ray.output.tables import Array
 
 SHARD_BYTES = 64 << 20
 ALL = 2**64

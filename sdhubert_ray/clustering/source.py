@@ -14,7 +14,7 @@ from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import Commit, list_commits, list_plans, pending_units, read_run
 from sdhubert_ray.output.commits import commit_schema, read_commits
 from sdhubert_ray.output.summary import latest_attempts
-from sdhubert_ray.tables import FAILED_STATUSES
+from sdhubert_ray.output.tables import FAILED_STATUSES
 
 _COLUMNS = ("key", "status", "segments")
 

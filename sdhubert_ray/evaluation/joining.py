@@ -14,14 +14,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sdhubert_ray import storage
+from sdhubert_ray.corpus import AUDIO_SUFFIXES
+from sdhubert_ray.corpus.columns import near_miss
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.evaluation.references import Reference
-from sdhubert_ray.manifest import AUDIO_SUFFIXES
-from sdhubert_ray.manifest.columns import near_miss
 from sdhubert_ray.output import join_pieces, list_commits, read_files, read_run
 from sdhubert_ray.output.commits import SEGMENTS_FOLDER, read_parquet
 from sdhubert_ray.output.record import check_tokenized
-from sdhubert_ray.tables import FAILED_STATUSES, FRAME_COLUMNS, Array
+from sdhubert_ray.output.tables import FAILED_STATUSES, FRAME_COLUMNS, Array
 
 Quantize = Callable[[Array], npt.NDArray[np.int32]]
 """From features (n, D) to units (n,)."""

@@ -8,12 +8,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sdhubert_ray.audio import FRAME_RATE
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output.commits import Commit, list_commits, read_commit, read_commits
 from sdhubert_ray.output.plans import list_plans
 from sdhubert_ray.output.record import check_tokenized, read_run
-from sdhubert_ray.tables import Array, read_intervals, read_ragged, read_vectors
+from sdhubert_ray.output.tables import Array, read_intervals, read_ragged, read_vectors
+from sdhubert_ray.speech import FRAME_RATE
 
 # From harmless to lost: a file has the worst status of its pieces, but speech anywhere makes silence `ok`.
 _SEVERITY = ("too_short", "silent", "ok", "truncated", "unreadable", "missing", "failed")

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from sdhubert_ray.output.commits import Commit, read_commits
 from sdhubert_ray.output.plans import Plan, read_plan
 from sdhubert_ray.output.reading import worst_status
-from sdhubert_ray.tables import FAILED_STATUSES
+from sdhubert_ray.output.tables import FAILED_STATUSES
 
 _COLUMNS = ("key", "id", "uri", "status", "error", "duration", "segments")
 _LISTED_FAILURES = 1000

@@ -8,17 +8,17 @@ from functools import lru_cache
 import pyarrow as pa
 
 from sdhubert_ray import storage
-from sdhubert_ray.audio import FRAME_RATE
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.formats import UnitSequence, read_sequence, write_sequences
-from sdhubert_ray.formats.sequences import SEQUENCE_COLUMNS, SINGLE_FILES
 from sdhubert_ray.output import (
     read_commit,
     read_files,
 )
 from sdhubert_ray.output.commits import read_parquet
+from sdhubert_ray.output.formats import UnitSequence, read_sequence, write_sequences
+from sdhubert_ray.output.formats.sequences import SEQUENCE_COLUMNS, SINGLE_FILES
+from sdhubert_ray.output.tables import FAILED_STATUSES
 from sdhubert_ray.output.usage import UnitUsage
-from sdhubert_ray.tables import FAILED_STATUSES
+from sdhubert_ray.speech import FRAME_RATE
 from sdhubert_ray.tokenizing.planning import SEQUENCES, STATISTICS, TokenizeJob
 
 _FILES_KEPT = 4

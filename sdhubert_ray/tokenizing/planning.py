@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdhubert_ray import storage
-from sdhubert_ray.config import DEVICES
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.execute import check_engine
-from sdhubert_ray.formats import SequenceOptions, name_files
 from sdhubert_ray.output import (
     Commit,
     list_commits,
@@ -20,8 +17,11 @@ from sdhubert_ray.output import (
     read_run,
 )
 from sdhubert_ray.output.commits import commit_schema
+from sdhubert_ray.output.formats import SequenceOptions, name_files
 from sdhubert_ray.output.record import RUN_RECORD
-from sdhubert_ray.quantizer import Quantizer
+from sdhubert_ray.runs.config import DEVICES
+from sdhubert_ray.runs.execute import check_engine
+from sdhubert_ray.units import Quantizer
 
 ON_RAY_BYTES = 1 << 30
 """A smaller table gets its units without Ray, unless told otherwise."""

@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from sdhubert_ray import events, storage
 from sdhubert_ray.errors import BusyError, UserError
-from sdhubert_ray.execute import local_device
 from sdhubert_ray.output import (
     Lease,
     LeaseLostError,
@@ -19,8 +18,9 @@ from sdhubert_ray.output import (
     write_run,
 )
 from sdhubert_ray.output.usage import UnitUsage
-from sdhubert_ray.session import IncompleteRunError
-from sdhubert_ray.stages import AssignUnits
+from sdhubert_ray.runs.execute import local_device
+from sdhubert_ray.runs.session import IncompleteRunError
+from sdhubert_ray.runs.stages import AssignUnits
 from sdhubert_ray.tokenizing.exporting import export, remove_earlier
 from sdhubert_ray.tokenizing.planning import SHA256, TokenizeJob
 
@@ -60,7 +60,7 @@ def run_tokenizing(job: TokenizeJob, progress: Progress) -> Tokenized:
     if job.engine == "local":
         job = replace(job, device=local_device(job.device))
         return _run(job, partial(_assign_here, job), progress)
-    from sdhubert_ray.connect import cluster_device, connected
+    from sdhubert_ray.runs.connect import cluster_device, connected
 
     with connected(job.address):
         job = replace(job, device=cluster_device(job.device))
@@ -132,9 +132,9 @@ def _assign_here(job: TokenizeJob, parts: str | None, count: Count) -> None:
 def _assign_on_ray(job: TokenizeJob, parts: str | None, count: Count) -> None:
     from ray.exceptions import RayError
 
-    from sdhubert_ray.connect import explain
-    from sdhubert_ray.pipeline import build_tokenize_pipeline
-    from sdhubert_ray.watch import StallWatch
+    from sdhubert_ray.runs.connect import explain
+    from sdhubert_ray.runs.pipeline import build_tokenize_pipeline
+    from sdhubert_ray.runs.watch import StallWatch
 
     left = dict.fromkeys(commit.name for commit in job.commits)
     try:

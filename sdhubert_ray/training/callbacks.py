@@ -13,8 +13,8 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from sdhubert_ray.audio import SAMPLE_RATE
 from sdhubert_ray.errors import UserError, first_line
+from sdhubert_ray.speech import SAMPLE_RATE
 from sdhubert_ray.training.checkpoints import CHECKPOINT_FILE, put_best, read_best_score, remove_older_checkpoints
 from sdhubert_ray.training.data import Batch, Share, Waiting
 from sdhubert_ray.training.logs import RunLogger

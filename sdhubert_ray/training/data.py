@@ -20,9 +20,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sdhubert_ray import shards, storage
-from sdhubert_ray.audio import MIN_SAMPLES, SAMPLE_RATE, Samples, Span, is_silent, normalise, probe_duration, read_audio
+from sdhubert_ray import storage
+from sdhubert_ray.corpus import shards
 from sdhubert_ray.errors import AudioError, UserError, first_line
+from sdhubert_ray.speech.audio import (
+    MIN_SAMPLES,
+    SAMPLE_RATE,
+    Samples,
+    Span,
+    is_silent,
+    normalise,
+    probe_duration,
+    read_audio,
+)
 from sdhubert_ray.training.recordings import Recording, Recordings
 
 _VALIDATION = 1 << 32

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from sdhubert_ray import storage
-from sdhubert_ray.checkpoint import load_plain
+from sdhubert_ray.encoder.checkpoint import load_plain
+from sdhubert_ray.encoder.weights import is_known_upstream
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.training.checkpoints import find_checkpoint, locate_checkpoint
-from sdhubert_ray.weights import is_known_upstream
 
 CONTENT_KEY = "sdhubert"
 """Where a checkpoint of a run holds what its weights belong to."""

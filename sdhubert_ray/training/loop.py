@@ -30,11 +30,11 @@ from ray.train.v2.api.report_config import CheckpointUploadMode
 from ray.train.v2.api.result import Result
 
 from sdhubert_ray import storage
-from sdhubert_ray.connect import connected, explain
 from sdhubert_ray.errors import UserError, first_line
 from sdhubert_ray.output import Lease, LeaseLostError
 from sdhubert_ray.output.lease import BEAT_SECONDS
-from sdhubert_ray.session import IncompleteRunError
+from sdhubert_ray.runs.connect import connected, explain
+from sdhubert_ray.runs.session import IncompleteRunError
 from sdhubert_ray.training.callbacks import empty_folder
 from sdhubert_ray.training.checkpoints import (
     find_checkpoint,

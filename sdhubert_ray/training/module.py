@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from sdhubert_ray.distillation import (
+from sdhubert_ray.encoder.weights import fetch_upstream
+from sdhubert_ray.training.data import Batch
+from sdhubert_ray.training.distillation import (
     VIEWS,
     PerturbationOptions,
     Sums,
@@ -24,7 +26,6 @@ from sdhubert_ray.distillation import (
     sum_over_workers,
     summarise,
 )
-from sdhubert_ray.training.data import Batch
 from sdhubert_ray.training.export import CONTENT_KEY
 from sdhubert_ray.training.options import ModelOptions, OptimOptions
 from sdhubert_ray.training.start import build_distillation
@@ -35,7 +36,6 @@ from sdhubert_ray.training.watching import (
     no_comparisons,
     validation_metrics,
 )
-from sdhubert_ray.weights import fetch_upstream
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 
 from omegaconf import DictConfig, OmegaConf
 
-from sdhubert_ray.audio import MIN_SAMPLES, SAMPLE_RATE
 from sdhubert_ray.composing import compose, configs_folder, from_dotted, read_parts
 from sdhubert_ray.errors import UserError
+from sdhubert_ray.speech.audio import MIN_SAMPLES, SAMPLE_RATE
 
 TEACHERS = ("ema", "frozen")
 LOADERS = ("auto", "torch", "ray")

@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 
 from sdhubert_ray import storage
-from sdhubert_ray.audio import MIN_SAMPLES, SAMPLE_RATE
+from sdhubert_ray.corpus import Listing, Selection, list_input
+from sdhubert_ray.corpus.selection import MissingSplitError, digests_of
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.manifest import Listing, Selection, list_input
-from sdhubert_ray.manifest.selection import MissingSplitError, digests_of
+from sdhubert_ray.speech.audio import MIN_SAMPLES, SAMPLE_RATE
 from sdhubert_ray.training.options import DataOptions
 
 _FIELDS = (

@@ -4,11 +4,11 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HubertConfig
 
-from sdhubert_ray.distillation import Distillation, DistillationOptions
+from sdhubert_ray.encoder import SDHuBERT
+from sdhubert_ray.encoder.weights import Upstream
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.model import SDHuBERT
+from sdhubert_ray.training.distillation import Distillation, DistillationOptions
 from sdhubert_ray.training.options import ModelOptions
-from sdhubert_ray.weights import Upstream
 
 _DROPOUTS = ("hidden_dropout", "attention_dropout", "activation_dropout")
 _LIBRARY_PREFIX = "hubert."  # where the file holds a model with a task of its own

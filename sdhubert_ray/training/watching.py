@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdhubert_ray.distillation import Sums, most_information
+from sdhubert_ray.training.distillation import Sums, most_information
 
 _LEAST_SHARE = 0.01
 _PATIENCE = 3

@@ -1,0 +1,171 @@
+"""Checkpoints: read, check strictly, build the model. Nothing in a checkpoint is ever executed."""
+
+import hashlib
+import io
+import json
+import pickle
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor
+from torch.nn.utils import parametrize
+from transformers import HubertConfig
+
+from sdhubert_ray.encoder.model import DTYPES, SDHuBERT
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.speech.presets import PRESETS, EncoderOptions, with_values
+
+# State of the training that a checkpoint may hold and that inference has no use for.
+_TRAINING_KEYS = frozenset(
+    ("masked_spec_embed", "speech_model.masked_spec_embed", "temp_s", "temp_t", "center", "center_momentum_")
+)
+_HEAD_PREFIXES = ("layernorm.", "final_proj.", "final_lin.")
+
+# What torch's readers of zip and pickle raise on files that are damaged or something else.
+_LOAD_ERRORS = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OSError,
+    struct.error,
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An SD-HuBERT as read from its file.
+
+    Attributes:
+        name: what the user called it.
+        data: the bytes of the file.
+        upstream: the values of the HubertConfig of `speech_upstream`.
+        options: segmentation options that it carries (section -> field -> value), to replace the preset's.
+    """
+
+    name: str
+    data: bytes
+    upstream: Mapping[str, Any]
+    options: Mapping[str, Mapping[str, object]]
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the weights and the encoder's shape: a hex digest."""
+        digest = hashlib.sha256(self.data)
+        digest.update(json.dumps(dict(self.upstream), sort_keys=True).encode())
+        return digest.hexdigest()
+
+
+def read_config(name: str, data: bytes) -> tuple[str, Mapping[str, Mapping[str, object]]]:
+    """Read the parts of a checkpoint that are no weights: its `speech_upstream`, and its segmentation options.
+
+    Raises:
+        UserError: not a checkpoint in the official format.
+    """
+    content = _unpickle(name, data)
+    config = content["config"]
+    if not isinstance(config, dict) or not isinstance(config.get("speech_upstream"), str):
+        raise UserError(f"checkpoint {name} names no `speech_upstream` in its `config`; export it again")
+    options = content.get("segmentation", {})
+    if not isinstance(options, dict) or not all(isinstance(section, dict) for section in options.values()):
+        raise UserError(f"checkpoint {name} has segmentation options that are no mapping of sections; export it again")
+    try:
+        with_values(PRESETS["readme"], options)
+    except UserError as error:
+        raise UserError(f"checkpoint {name} carries segmentation options that are refused: {error}") from error
+    return config["speech_upstream"], options
+
+
+def load_model(checkpoint: Checkpoint, options: EncoderOptions, dtype: str, device: str) -> SDHuBERT:
+    """Build the encoder for inference: eval mode, no layer past the ones that `options` read.
+
+    Raises:
+        UserError: a missing or extra key, a wrong shape, or a layer that the encoder does not have.
+    """
+    try:
+        config = HubertConfig.from_dict(dict(checkpoint.upstream))
+        config._attn_implementation = "sdpa"  # it takes a boolean mask as it is
+        with torch.device("meta"):  # without memory: the weights of the file are taken as they are
+            model = SDHuBERT(config)
+    except (ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"checkpoint {checkpoint.name}: no encoder of its speech_upstream config ({reason})") from error
+    _fill(model, _unpickle(checkpoint.name, checkpoint.data)["state_dict"], checkpoint.name)
+    last = max(options.layer, options.normcut_layer)
+    if last > model.num_layers:
+        key = "layer" if options.layer == last else "normcut_layer"
+        raise UserError(f"encoder.{key} is {last}, but checkpoint {checkpoint.name} has {model.num_layers} layers")
+    model.keep_layers(last)
+    if hasattr(model.speech_model, "masked_spec_embed"):
+        del model.speech_model.masked_spec_embed  # a training device, which files may leave out
+    # The normalised weight is computed once, not in every call.
+    parametrize.remove_parametrizations(model.speech_model.encoder.pos_conv_embed.conv, "weight")
+    model.requires_grad_(False).eval().to(device=device, dtype=DTYPES[dtype])
+    if device == "cpu":
+        # oneDNN computes some grouped convolutions in bfloat16 wrongly where the CPU has AMX (torch 2.13).
+        model.speech_model.encoder.pos_conv_embed.float()
+    return model
+
+
+def load_plain(name: str, data: bytes) -> Any:  # noqa: ANN401 - whatever it holds
+    """Read a file that torch has pickled, onto the CPU.
+
+    Raises:
+        UserError: it is damaged, or would have to be executed.
+    """
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except _LOAD_ERRORS as error:
+        message = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+        reason = f"{type(error).__name__}: {message}"
+        raise UserError(f"checkpoint {name} cannot be read without executing it, or is damaged ({reason})") from error
+
+
+def read_weights(name: str, data: bytes) -> dict[str, Tensor]:
+    """Read a state dict that torch has pickled.
+
+    Raises:
+        UserError: it is damaged, would have to be executed, or is something else.
+    """
+    content = load_plain(name, data)
+    if not isinstance(content, dict) or not all(torch.is_tensor(value) for value in content.values()):
+        raise UserError(f"weights {name} are no dict of named tensors")
+    return content
+
+
+def _fill(model: SDHuBERT, state: Mapping[str, Tensor], name: str) -> None:
+    used = {key: value for key, value in state.items() if not _is_training_state(key)}
+    try:
+        result = model.load_state_dict(used, strict=False, assign=True)
+    except RuntimeError as error:
+        mismatch = str(error).split("\n\t")[-1].strip().rstrip(".")
+        raise UserError(f"checkpoint {name} does not fit its speech_upstream: {mismatch}") from error
+    missing = [key for key in result.missing_keys if not _is_training_state(key)]
+    for problem, keys in (("lacks", missing), ("has the unknown", result.unexpected_keys)):
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise UserError(
+                f"checkpoint {name} {problem} key {keys[0]!r}{more}; it is no SD-HuBERT of its speech_upstream"
+            )
+
+
+def _is_training_state(key: str) -> bool:
+    return key in _TRAINING_KEYS or key.startswith(_HEAD_PREFIXES)
+
+
+def _unpickle(name: str, data: bytes) -> dict[str, Any]:
+    content = load_plain(name, data)
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict) or "config" not in content:
+        raise UserError(f"checkpoint {name} is not a dict of `config` and `state_dict`; was it exported?")
+    bad = [key for key, value in content["state_dict"].items() if not (isinstance(key, str) and torch.is_tensor(value))]
+    if bad:
+        raise UserError(f"checkpoint {name} has {bad[0]!r} in its state_dict, which is no named tensor")
+    return content

@@ -1,0 +1,207 @@
+"""Where checkpoints come from: the bundled one, the released one, a path or URI; and the encoder's shape."""
+
+import json
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from sdhubert_ray import storage
+from sdhubert_ray.composing import configs_folder
+from sdhubert_ray.encoder.checkpoint import Checkpoint, read_config, read_weights
+from sdhubert_ray.errors import UserError
+
+BUNDLED = "bundled"
+RANDOM = "random"
+RELEASED = "sdhubert_base"
+_RELEASED_DRIVE_ID = "1u2jTdAck8qD6ZEb5bqHfvUNsN-9DgGfg"
+# Encoders whose config is in this package, so that they need no network.
+_BASE_UPSTREAM = "facebook/hubert-base-ls960"
+_KNOWN_UPSTREAMS = {_BASE_UPSTREAM: "hubert-base-ls960.json"}
+_MIN_RELEASED_BYTES = 100 << 20
+_DOWNLOAD_TIMEOUT_SECONDS = 60.0
+_MAX_REASON = 300
+
+logger = logging.getLogger(__name__)
+
+
+class Upstream(NamedTuple):
+    """A HuBERT to begin training with.
+
+    Attributes:
+        name: what the user called it.
+        config: the values of its HubertConfig.
+        weights: the state dict of its HubertModel; none for random ones.
+    """
+
+    name: str
+    config: dict[str, Any]
+    weights: dict[str, Tensor] | None
+
+
+def fetch_checkpoint(name: str) -> Checkpoint:
+    """Read a checkpoint by name, path or URI.
+
+    Args:
+        name: `bundled`, `sdhubert_base` (downloaded once into the cache), a path, or any URI that fsspec knows.
+
+    Raises:
+        UserError: it cannot be had or is no checkpoint; the message names the ways out.
+    """
+    if name == BUNDLED:
+        assets = Path(__file__).parent.parent / "assets"
+        logger.warning("RANDOM WEIGHTS: the bundled checkpoint shows that all works, its segments are no syllables.")
+        data = (assets / "bundled.pt").read_bytes()
+        upstream, options = read_config(name, data)
+        return Checkpoint(name, data, json.loads((assets / upstream / "config.json").read_text()), options)
+    uri = _download_released() if name == RELEASED else name
+    try:
+        data = storage.read_bytes(uri)
+    except FileNotFoundError as error:
+        raise UserError(f"checkpoint {name} does not exist; give a path or URI, {RELEASED} or {BUNDLED}") from error
+    except IsADirectoryError as error:
+        raise UserError(f"checkpoint {name} is a folder; name the .pt file in it") from error
+    except OSError as error:
+        raise UserError(f"checkpoint {name} cannot be read ({error})") from error
+    upstream, options = read_config(name, data)
+    return Checkpoint(name, data, _read_upstream(upstream, uri), options)
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: $SDHUBERT_CACHE, or sdhubert_ray in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdhubert_ray"
+    return Path(os.environ.get("SDHUBERT_CACHE") or default)
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, on one line, without the errors nested in it."""
+    text = " ".join(str(error).partition(" (Caused by")[0].split()) or type(error).__name__
+    return text[:_MAX_REASON]
+
+
+def _download_released() -> str:
+    target = cache_folder() / f"{RELEASED}.pt"
+    if target.exists():
+        return str(target)
+    import gdown
+    import requests
+    import urllib3
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Whatever a broken download leaves is in this folder, and gone with it.
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            partial = Path(folder) / target.name
+            gdown.download(id=_RELEASED_DRIVE_ID, output=str(partial), timeout=_DOWNLOAD_TIMEOUT_SECONDS)
+            if partial.stat().st_size < _MIN_RELEASED_BYTES:
+                raise OSError(f"{partial.stat().st_size} bytes came, which is no checkpoint")
+            partial.replace(target)
+    except (OSError, requests.RequestException, urllib3.exceptions.HTTPError, gdown.exceptions.DownloadError) as error:
+        raise UserError(
+            f"the released checkpoint {RELEASED} is not in {target.parent} and cannot be downloaded "
+            f"({_reason(error)}); where there is a network, fetch Google Drive file "
+            f"{_RELEASED_DRIVE_ID} to {target}, or give --checkpoint a path, or try --checkpoint {BUNDLED}"
+        ) from error
+    return str(target)
+
+
+def fetch_upstream(name: str) -> Upstream:
+    """Read the encoder that a training begins with.
+
+    Args:
+        name: a name on the hub, or a folder or URI of a HubertModel (config.json and its weights); or random weights: a
+            folder with config.json alone, `bundled` (tiny), `random` (as hubert-base).
+
+    Raises:
+        UserError: it cannot be had; the message names the ways out.
+    """
+    if name == BUNDLED:
+        values, weights = json.loads((Path(__file__).parent.parent / "assets/upstream/config.json").read_text()), None
+    elif name == RANDOM:
+        values, weights = _known_config(_BASE_UPSTREAM), None
+    elif (found := _read_folder_config(name)) is not None:
+        values, weights = found, _read_folder_weights(name)
+    else:
+        values, weights = _read_hub(name)
+    return Upstream(name, values, weights)
+
+
+def is_known_upstream(name: str) -> bool:
+    """Tell whether the config of a `speech_upstream` is in this package."""
+    return name in _KNOWN_UPSTREAMS
+
+
+def _read_upstream(upstream: str, checkpoint_uri: str) -> dict[str, Any]:
+    """The HubertConfig values of a `speech_upstream`: a folder, beside the checkpoint or anywhere, or a hub name."""
+    beside = storage.join(checkpoint_uri.rpartition("/")[0] or ".", upstream)
+    for folder in (beside, upstream):
+        values = _read_folder_config(folder)
+        if values is not None:
+            return values
+    if upstream in _KNOWN_UPSTREAMS:
+        return _known_config(upstream)
+    from transformers import HubertConfig
+
+    try:
+        return dict(HubertConfig.from_pretrained(upstream).to_dict())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"speech_upstream {upstream!r} of checkpoint {checkpoint_uri} is neither a folder beside it nor on the hub "
+            f"({str(error).strip().splitlines()[0]}); put its config.json into {beside}"
+        ) from error
+
+
+def _read_folder_config(folder: str) -> dict[str, Any] | None:
+    """The values of a folder's config.json; none if it has no such file."""
+    config_uri = storage.join(folder, "config.json")
+    try:
+        values = json.loads(storage.read_bytes(config_uri))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"speech_upstream config {config_uri} cannot be read ({error})") from error
+    if not isinstance(values, dict):
+        raise UserError(f"speech_upstream config {config_uri} is no JSON object")
+    return values
+
+
+def _read_folder_weights(folder: str) -> dict[str, Tensor] | None:
+    """The state dict of a folder's HubertModel; none if it holds no weights."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        uri = storage.join(folder, name)
+        try:
+            data = storage.read_bytes(uri)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise UserError(f"speech_upstream weights {uri} cannot be read ({error})") from error
+        if name.endswith(".bin"):
+            return read_weights(uri, data)
+        try:
+            return dict(safetensors.torch.load(data))
+        except safetensors.SafetensorError as error:
+            raise UserError(f"speech_upstream weights {uri} are damaged ({error})") from error
+    return None
+
+
+def _read_hub(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    from transformers import HubertModel
+
+    try:
+        model = HubertModel.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"speech_upstream {name!r} is neither a folder with a config.json nor can it be had from the hub "
+            f"({str(error).strip().splitlines()[0]}); copy its config.json and weights into a folder and name that, "
+            f"or begin with random weights: {RANDOM} or {BUNDLED}"
+        ) from error
+    return dict(model.config.to_dict()), dict(model.state_dict())
+
+
+def _known_config(upstream: str) -> dict[str, Any]:
+    return dict(json.loads((configs_folder() / _KNOWN_UPSTREAMS[upstream]).read_text()))

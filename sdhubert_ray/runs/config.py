@@ -1,0 +1,178 @@
+"""The configuration of a segmentation job: typed, from a preset, the checkpoint, a YAML file and key=value."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+from sdhubert_ray.composing import compose, merge, read_parts
+from sdhubert_ray.output import OutputOptions
+from sdhubert_ray.speech.audio import AudioOptions
+from sdhubert_ray.speech.presets import EncoderOptions, SegmentationOptions, get_preset
+from sdhubert_ray.speech.spans import SpeechOptions
+from sdhubert_ray.speech.syllables import SyllableOptions
+from sdhubert_ray.speech.windows import WindowOptions
+
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = ("float32", "bfloat16", "float16")
+RESEGMENT_SECTIONS = ("speech", "syllables")
+"""Their options work on features that are there already."""
+
+
+@dataclass(frozen=True)
+class TaskResources:
+    """What one worker of a CPU stage takes from the cluster.
+
+    Attributes:
+        cpus: CPUs reserved.
+        memory_gib: memory reserved, GiB; without it the cluster cannot keep itself from running out.
+        workers: how many run at once at most; none takes what is free.
+    """
+
+    cpus: float = 1.0
+    memory_gib: float = 0.5
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class EncoderResources:
+    """What one encoder takes from the cluster, and how many there are.
+
+    Attributes:
+        cpus: CPUs reserved.
+        gpus: GPUs reserved where the device is cuda; 0.5 lets two encoders share one.
+        memory_gib: memory reserved, GiB.
+        min_workers: encoders at least; none takes as many as there can be.
+        max_workers: encoders at most, for clusters that grow; none takes one per GPU, or what CPUs and memory allow.
+        initial_workers: encoders to begin with; none takes `min_workers`.
+    """
+
+    cpus: float = 1.0
+    gpus: float = 1.0
+    memory_gib: float = 3.0
+    min_workers: int | None = None
+    max_workers: int | None = None
+    initial_workers: int | None = None
+
+
+@dataclass(frozen=True)
+class Resources:
+    """How the work is laid out; none of it changes results.
+
+    Attributes:
+        batch_seconds: padded audio per forward call on a GPU, seconds.
+        unit_seconds: audio per unit of work, seconds; a unit is decoded, encoded, cut and committed together.
+        unit_rows: rows per unit at most.
+        decode: workers that fetch and decode.
+        encode: workers that hold the model.
+        cut: workers that cut and commit.
+    """
+
+    batch_seconds: float = 80.0
+    unit_seconds: float = 600.0
+    unit_rows: int = 256
+    decode: TaskResources = field(default_factory=TaskResources)
+    encode: EncoderResources = field(default_factory=EncoderResources)
+    cut: TaskResources = field(default_factory=TaskResources)
+
+    def __post_init__(self) -> None:
+        values = {key: getattr(self, key) for key in ("batch_seconds", "unit_seconds", "unit_rows")}
+        for name, stage in (("decode", self.decode), ("encode", self.encode), ("cut", self.cut)):
+            values |= {f"{name}.{key}": value for key, value in asdict(stage).items()}
+        for key, value in values.items():
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"resources.{key} is {value}; it has to be a positive number")
+        low, start, high = (
+            self.encode.min_workers,
+            self.encode.initial_workers,
+            self.encode.max_workers,
+        )
+        ordered = [value for value in (low, start, high) if value is not None]
+        if ordered != sorted(ordered):
+            raise ValueError(
+                f"resources.encode has min_workers {low}, initial_workers {start} and max_workers {high}; "
+                "they have to be in this order"
+            )
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """All of a segmentation job but its input and output.
+
+    Attributes:
+        preset: `readme` or `paper`: the defaults of the five sections that follow.
+        checkpoint: a path or URI, `bundled` (small, random weights), or `sdhubert_base` (the released one).
+        device: `auto` takes a GPU where there is one.
+        dtype: precision of the encoder.
+        max_failed: more rows unreadable, missing or failed end the run with exit code 3.
+        quantizer: a folder or URI of `sdhubert cluster`: syllables get its units; none leaves them without.
+    """
+
+    preset: str = "readme"
+    checkpoint: str = "sdhubert_base"
+    device: str = "auto"
+    dtype: str = "float32"
+    max_failed: int = 0
+    quantizer: str | None = None
+    audio: AudioOptions = field(default_factory=AudioOptions)
+    windows: WindowOptions = field(default_factory=WindowOptions)
+    encoder: EncoderOptions = field(default_factory=EncoderOptions)
+    speech: SpeechOptions = field(default_factory=SpeechOptions)
+    syllables: SyllableOptions = field(default_factory=SyllableOptions)
+    output: OutputOptions = field(default_factory=OutputOptions)
+    resources: Resources = field(default_factory=Resources)
+
+    def __post_init__(self) -> None:
+        for key, value, known in (("device", self.device, DEVICES), ("dtype", self.dtype, DTYPES)):
+            if value not in known:
+                raise ValueError(f"{key} is {value!r}; it has to be one of {', '.join(known)}")
+        if self.max_failed < 0:
+            raise ValueError(f"max_failed is {self.max_failed}; it cannot be negative")
+
+    @property
+    def segmentation(self) -> SegmentationOptions:
+        """The options that change segments."""
+        return SegmentationOptions(self.audio, self.windows, self.encoder, self.speech, self.syllables)
+
+    def identity(self, checkpoint_sha256: str, quantizer_sha256: str | None = None) -> dict[str, object]:
+        """What decides the results: the weights, the segmentation, the precision, what the table holds, the units."""
+        # No key without a quantizer: outputs from before there were any can go on.
+        units: dict[str, object] = {"quantizer": {"sha256": quantizer_sha256}} if quantizer_sha256 else {}
+        return {
+            "checkpoint_sha256": checkpoint_sha256,
+            "dtype": self.dtype,
+            **asdict(self.segmentation),
+            "output": {
+                "frame_features": self.output.frame_features,
+                "segment_features": self.output.segment_features,
+            },
+            **units,
+        }
+
+
+def load_config(
+    path: str | None,
+    overrides: Sequence[str],
+    flags: Mapping[str, object],
+    carried: Mapping[str, Mapping[str, object]],
+    saved: Mapping[str, object] | None = None,
+) -> JobConfig:
+    """Compose a configuration, the later winning: preset, checkpoint, YAML file, key=value, command-line flags.
+
+    Args:
+        path: a YAML file, or None.
+        overrides: `section.option=value` each.
+        flags: dotted key -> value, from flags that were given.
+        carried: the segmentation options that the checkpoint carries.
+        saved: the configuration of a run whose features are there; it takes the place of the preset, and a preset
+            that is given counts for `RESEGMENT_SECTIONS` only.
+
+    Raises:
+        UserError: an unknown key (naming the near one), a value of the wrong type or out of range.
+    """
+    given = read_parts(path, overrides, flags)
+    preset = get_preset(str(merge(JobConfig, given).preset))
+    defaults: list[Mapping[str, object]] = [asdict(preset), carried]
+    if saved is not None:
+        chosen = RESEGMENT_SECTIONS if any("preset" in part for part in given) else ()
+        defaults = [saved, *({name: part[name] for name in chosen if name in part} for part in defaults)]
+    return compose(JobConfig, [*defaults, *given])

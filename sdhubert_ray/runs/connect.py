@@ -1,0 +1,92 @@
+"""Joining a Ray cluster, or starting one on this machine, and what devices there are."""
+
+import contextlib
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+
+import ray
+import ray.data
+from ray.exceptions import RayError
+
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.runs.pipeline import cluster_resources
+
+_CONNECT_SECONDS = 5.0
+_EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception)): (.+)$", re.MULTILINE)
+
+
+@contextlib.contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Join the cluster at `address`, or the one this process is in already, or start one on this machine."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = sys.stderr.isatty()
+    context.enable_rich_progress_bars = True  # rows, tasks and resources of each stage; they need a terminal
+    context.use_ray_tqdm = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns where its bars are off
+    if ray.is_initialized():
+        yield
+        return
+    if address:
+        _check_reachable(address)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+        else:
+            # Two at least: with a GPU its encoder holds one for good, the other stages share the rest.
+            cpus = max(2, os.cpu_count() or 2)
+            ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
+    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
+        where = f"the Ray cluster at {address}" if address else "Ray on this machine"
+        hint = "; if it asks for a token, set RAY_AUTH_MODE=token and give the token as Ray wants it" if address else ""
+        raise UserError(f"{where} cannot be reached ({str(error).strip().splitlines()[0]}){hint}") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own, which exits with 15
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def explain(error: Exception) -> str:
+    """What lies beneath an error of Ray or of Ray Train.
+
+    The causes of an exception do not survive the way from the worker, but for the text of their traceback: the first
+    exception named in it is the one that began.
+    """
+    text = str(error)
+    first = _EXCEPTION.search(text)
+    if first is None:
+        return f"Ray gave up: {text.strip().splitlines()[0]}"
+    kind, message = first.groups()
+    return message if kind.startswith("sdhubert_ray.") else f"{kind}: {message}"
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries a dead address for minutes."""
+    host, separator, port = address.rpartition("://")[2].partition(":")
+    if not separator or not port.isdigit():
+        return  # `auto`, or something else that Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UserError(f"the Ray cluster at {address} cannot be reached ({error.strerror or error})") from error
+
+
+def cluster_device(device: str) -> str:
+    """The device that encoders of the cluster use: `auto` takes GPUs where there are any.
+
+    Raises:
+        UserError: cuda was asked for and there is none.
+    """
+    has_gpu = cluster_resources().get("GPU", 0) >= 1
+    if device == "cuda" and not has_gpu:
+        raise UserError("device is cuda, but no node of the cluster has a GPU; take --device cpu")
+    return ("cuda" if has_gpu else "cpu") if device == "auto" else device

@@ -1,0 +1,303 @@
+"""Run a segmentation job: check and plan it, then do it in this process or on Ray."""
+
+import platform
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from sdhubert_ray import storage
+from sdhubert_ray.corpus import Listing
+from sdhubert_ray.encoder import Checkpoint, load_model
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.output import (
+    Commit,
+    Plan,
+    StagedPlan,
+    fingerprint,
+    formats,
+    list_commits,
+    list_plans,
+    open_output,
+    pending_units,
+    read_lease,
+    read_plan,
+)
+from sdhubert_ray.output.tables import FAILED_STATUSES
+from sdhubert_ray.runs.config import JobConfig
+from sdhubert_ray.runs.planning import Found, UnitOptions, stage_input, stage_retry
+from sdhubert_ray.runs.session import IncompleteRunError, Job, Origin, Progress, Session, Summary, merge_here
+from sdhubert_ray.runs.stages import CutSyllables, ReadFeatures, SegmentUnits, WriteSegments
+from sdhubert_ray.units import Quantizer
+
+if TYPE_CHECKING:
+    import ray.data
+
+IN_PROCESS_SECONDS = 600.0
+"""Less audio than this is segmented without Ray, unless told otherwise."""
+ENGINES = ("auto", "local", "ray")
+
+Stage = Callable[[Sequence[Plan], Sequence[Commit], Path], tuple[StagedPlan, Found, str]]
+"""Stages in a local folder what an output (its plans, its commits) lacks: the plan, what was found, its kind."""
+
+_PACKAGES = ("sdhubert_ray", "torch", "transformers", "numpy", "pyarrow", "soundfile", "soxr", "ray")
+
+
+def prepare_job(
+    config: JobConfig,
+    checkpoint: Checkpoint,
+    source: str,
+    listing: Listing | None,
+    output: str,
+    *,
+    engine: str = "auto",
+    address: str | None = None,
+    overwrite: bool = False,
+    retry: Sequence[str] = (),
+) -> Job:
+    """Check everything that can be checked before work begins, and plan the work.
+
+    Args:
+        config: of the job.
+        checkpoint: the weights.
+        source: what the input is called in the run record.
+        listing: the recordings in it, which are read once, here; None with `retry`.
+        output: a folder, new or of an earlier run of the same configuration.
+        engine: `auto`, `local` (this process) or `ray`.
+        address: of a Ray cluster; implies `ray`.
+        overwrite: remove what an earlier run left.
+        retry: statuses whose rows are to be done again: `failed`, `missing`, `unreadable`.
+
+    Raises:
+        UserError: anything that the caller has to mend.
+    """
+    _check_choices(engine, address, overwrite, retry)
+    # A wrong checkpoint or quantizer is refused here, not in a worker.
+    width = load_model(checkpoint, config.encoder, "float32", "cpu").hidden_size
+    config, quantizer = load_quantizer(config, width, f"checkpoint {checkpoint.name}")
+    output = storage.absolute(output)
+    layout = UnitOptions(config.audio.piece_seconds, config.resources.unit_seconds, config.resources.unit_rows)
+
+    def stage(plans: Sequence[Plan], commits: Sequence[Commit], folder: Path) -> tuple[StagedPlan, Found, str]:
+        if listing is not None:
+            return *stage_input(listing, output, plans, layout, folder), "input"
+        if not plans:
+            raise UserError(f"output {output} has no run whose rows could be tried again; leave out --retry")
+        return stage_retry(output, plans, commits, retry, layout, folder), Found(), "retry"
+
+    weights = {"name": checkpoint.name, "sha256": checkpoint.sha256, "options": checkpoint.options}
+    origin = Origin(source, weights, checkpoint, quantizer=quantizer)
+    identity = config.identity(checkpoint.sha256, quantizer.sha256 if quantizer else None)
+    return plan_job(config, origin, identity, output, stage, engine=engine, address=address, overwrite=overwrite)
+
+
+def load_quantizer(config: JobConfig, width: int | None, source: str) -> tuple[JobConfig, Quantizer | None]:
+    """Load the quantizer of a configuration, if it has one.
+
+    Args:
+        config: of the job.
+        width: of the features, if it is known.
+        source: what they come from.
+
+    Returns:
+        the configuration with the quantizer's place from any folder, and the quantizer.
+
+    Raises:
+        UserError: it cannot be loaded, or is for features of another width.
+    """
+    if config.quantizer is None:
+        return config, None
+    quantizer = Quantizer.load(config.quantizer)
+    if width is not None:
+        quantizer.check_width(width, config.quantizer, source)
+    return replace(config, quantizer=storage.absolute(config.quantizer)), quantizer
+
+
+def plan_job(
+    config: JobConfig,
+    origin: Origin,
+    identity: Mapping[str, object],
+    output: str,
+    stage: Stage,
+    *,
+    engine: str,
+    address: str | None,
+    overwrite: bool,
+) -> Job:
+    """Look at an output and plan what it lacks. Nothing is written into it yet.
+
+    Args:
+        config: of the job.
+        origin: what the rows are made from.
+        identity: what decides the results.
+        output: a folder, absolute.
+        stage: finds what the output lacks.
+        engine: `auto`, `local` or `ray`.
+        address: of a Ray cluster; implies `ray`.
+        overwrite: remove what an earlier run left.
+
+    Raises:
+        UserError: the output was made with another configuration or from something else, or no choice is possible.
+    """
+    _check_choices(engine, address, overwrite, ())
+    wanted = fingerprint(identity)
+    before = open_output(output, wanted, overwrite)
+    if before is not None and before.get("features") != origin.features:
+        made = f"from the features in {before['features']}" if before.get("features") else "from audio"
+        raise UserError(f"output {output} was made {made}; choose another output, or --overwrite it")
+    plans = list_plans(output) if before else []
+    commits = list_commits(output) if before else []
+    folder = tempfile.TemporaryDirectory(prefix="sdhubert-")
+    try:
+        staged, found, kind = stage(plans, commits, Path(folder.name))
+        run_id = uuid.uuid4().hex[:12]
+        record: dict[str, object] = {
+            "run_id": run_id,
+            "runs": before["runs"] + 1 if before else 1,
+            "settled": before.get("settled", 0) if before else 0,
+            "input": origin.name,
+            "features": origin.features,
+            "config": asdict(config),
+            "checkpoint": origin.weights,
+            "quantizer": None if origin.quantizer is None else origin.quantizer.identity(),
+            "fingerprint": wanted,
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        }
+        pending = pending_units(plans, commits)
+        job = Job(
+            run_id, config, origin, output, plans, pending, staged, kind, found, folder, record, engine, address,
+            before is None, overwrite,
+        )  # fmt: skip
+        if {"files", "textgrid"} & set(config.output.formats):
+            formats.name_files(_all_ids(job))  # refused now rather than after the work
+        if engine == "auto":
+            # A run that died and left its lease may have died of a recording: Ray's workers can, and the run goes on.
+            died = before is not None and read_lease(output) is not None
+            engine = "ray" if address or died or job.seconds_left >= IN_PROCESS_SECONDS else "local"
+    except BaseException:
+        folder.cleanup()
+        raise
+    return replace(job, engine=engine)
+
+
+def run_job(job: Job, progress: Progress) -> Summary:
+    """Do what is left of a job, and account for every row.
+
+    Raises:
+        IncompleteRunError: the run could not finish, whatever ended it; what is committed stays.
+        BusyError: another run is at work on the output.
+        UserError: there is no such device or cluster, or the output cannot be written; nothing was done.
+    """
+    summary = Summary(job.output, job.engine, rows_done_before=job.num_rows - job.rows_left)
+    try:
+        if job.engine == "ray" and job.rows_left:
+            _run_on_ray(job, summary, progress)
+        else:
+            _run_here(job, summary, progress)
+    finally:
+        job.folder.cleanup()
+    return summary
+
+
+def _run_here(job: Job, summary: Summary, progress: Progress) -> None:
+    work = _work_here(job) if job.rows_left else None  # else the model need not be loaded
+    with Session(job, summary, progress) as session:
+        if work is not None:
+            for plan, unit in session.units:
+                session.add(work(pa.table({"plan": [plan], "unit": [unit]})))
+        session.settle(merge_here)
+
+
+def _work_here(job: Job) -> Callable[[pa.Table], pa.Table]:
+    """What does a unit, in this process."""
+    config, checkpoint, quantizer = job.config, job.origin.checkpoint, job.origin.quantizer
+    quantize = None if quantizer is None else lambda: quantizer
+    if checkpoint is not None:
+        return SegmentUnits(lambda: checkpoint, config, local_device(config.device), job.output, quantizer=quantize)
+    read = ReadFeatures(str(job.origin.features), job.output, config.dtype)
+    cut = CutSyllables(config.segmentation, config.output, quantizer=quantize)
+    write = WriteSegments(job.output, config.output.compression)
+    return lambda unit: write(cut(read(unit)))
+
+
+def _run_on_ray(job: Job, summary: Summary, progress: Progress) -> None:
+    from ray.exceptions import RayError
+
+    from sdhubert_ray.runs.connect import connected, explain
+    from sdhubert_ray.runs.watch import RunMetrics, StallWatch
+
+    with connected(job.address):
+        metrics = RunMetrics(job.run_id)
+        build = _pipeline_builder(job)
+        with Session(job, summary, progress) as session:
+            try:
+                units = session.units
+                while units:
+                    with StallWatch() as watch:
+                        for report in build(units).iter_batches(batch_size=None, batch_format="pyarrow"):
+                            watch.moved()
+                            metrics.add(report)
+                            session.add(report)
+                    units = pending_units(list_plans(job.output), list_commits(job.output)) if watch.stalled else []
+                session.settle(_merge_on_ray)
+            except RayError as error:
+                raise IncompleteRunError(explain(error)) from error
+
+
+def _pipeline_builder(job: Job) -> Callable[[Sequence[tuple[int, int]]], "ray.data.Dataset"]:
+    """What chains the stages of a job over units, for the cluster as it is when called."""
+    from sdhubert_ray.runs.connect import cluster_device
+    from sdhubert_ray.runs.pipeline import build_pipeline, build_resegment_pipeline
+
+    checkpoint, quantizer = job.origin.checkpoint, job.origin.quantizer
+    if checkpoint is None:
+        features = str(job.origin.features)
+        return lambda units: build_resegment_pipeline(units, features, job.config, job.output, quantizer)
+    config = replace(job.config, device=cluster_device(job.config.device))
+    return lambda units: build_pipeline(units, checkpoint, config, job.output, quantizer)
+
+
+def _merge_on_ray(output: str, groups: Sequence[Sequence[Commit]], compression: str) -> None:
+    import ray
+
+    from sdhubert_ray.output import merge_commits
+
+    merge = ray.remote(merge_commits)
+    ray.get([merge.remote(output, list(group), compression) for group in groups])
+
+
+def check_engine(engine: str, address: str | None) -> None:
+    """Raise UserError where there is no such engine, or it does not go with the address."""
+    if engine not in ENGINES:
+        raise UserError(f"engine is {engine!r}; it has to be one of {', '.join(ENGINES)}")
+    if engine == "local" and address:
+        raise UserError("the local engine uses no cluster; leave out --address, or take --engine ray")
+
+
+def _check_choices(engine: str, address: str | None, overwrite: bool, retry: Sequence[str]) -> None:
+    check_engine(engine, address)
+    unknown = sorted(set(retry) - FAILED_STATUSES)
+    if unknown:
+        raise UserError(f"--retry is {unknown[0]!r}; it has to be one of {', '.join(sorted(FAILED_STATUSES))}")
+    if retry and overwrite:
+        raise UserError("--retry does rows of an output again, --overwrite removes them; leave out one")
+
+
+def local_device(device: str) -> str:
+    """The device of this process that is meant. Raises UserError where it was named and is not there."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device is cuda, but torch sees no GPU here; take --device cpu, or install a CUDA torch")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def _all_ids(job: Job) -> list[str]:
+    tables = [pa.parquet.read_table(path, columns=["id"]) for path in job.staged.parts]
+    tables += [table for plan in job.plans for table in read_plan(job.output, plan, ["id"])]
+    return list(dict.fromkeys(name for table in tables for name in table.column("id").to_pylist()))

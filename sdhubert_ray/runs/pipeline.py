@@ -1,0 +1,307 @@
+"""The distributed pipeline: one chain, readable aloud."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, TaskPoolStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from sdhubert_ray.encoder import Checkpoint
+from sdhubert_ray.output.attempts import Notebook
+from sdhubert_ray.runs.config import JobConfig, TaskResources
+from sdhubert_ray.runs.stages import (
+    AssignUnits,
+    CutSyllables,
+    DecodeAudio,
+    EmbedPacked,
+    EncodePacked,
+    ReadFeatures,
+    ReadUnits,
+    SegmentUnits,
+    WriteSegments,
+    pack_rows,
+)
+from sdhubert_ray.units import Quantizer
+
+_GIB = 1 << 30
+_QUANTIZER_GIB = 1.0
+_UNITS_GIB = 2.5
+_MAX_BLOCK_BYTES = 2 * _GIB
+_CALLS_PER_GPU = 2  # the next unit is unpacked while this one is encoded
+
+
+def build_pipeline(
+    units: Sequence[tuple[int, int]],
+    checkpoint: Checkpoint,
+    config: JobConfig,
+    output: str,
+    quantizer: Quantizer | None = None,
+) -> ray.data.Dataset:
+    """Chain the stages over units of an output's plans, on the connected cluster.
+
+    Each unit is one block from end to end. Where there are GPUs it is read and decoded by a CPU task, encoded by an
+    actor of the pool, cut and committed by a CPU task, and its features cross the object store once. On CPUs alone an
+    actor does all of it: encoding takes nearly all the time there, and tasks would wait for the CPUs of the encoders.
+
+    Args:
+        units: (plan, unit) to be done.
+        checkpoint: sent once to the object store, from where every encoder reads it.
+        config: of the job, `device` being cpu or cuda.
+        output: folder with the plans, and to commit to.
+        quantizer: that gives units, sent once as the checkpoint is; None leaves syllables without.
+
+    Returns:
+        the lazy dataset of the write stage's reports.
+    """
+    # A unit's features stay in one block, so that a unit stays one commit.
+    ray.data.DataContext.get_current().target_max_block_size = _MAX_BLOCK_BYTES
+    chain = chain_stages if config.device == "cuda" else chain_units
+    return chain(units, checkpoint, config, output, quantizer)
+
+
+def chain_units(
+    units: Sequence[tuple[int, int]],
+    checkpoint: Checkpoint,
+    config: JobConfig,
+    output: str,
+    quantizer: Quantizer | None = None,
+) -> ray.data.Dataset:
+    """One pool, whose actors do units from end to end. Arguments as `build_pipeline`."""
+    workers, memory = plan_encoders(config, len(units))
+    shared = ray.put(checkpoint)
+    return read_units(units).map_batches(
+        SegmentUnits,
+        fn_constructor_args=[
+            lambda: ray.get(shared),
+            config,
+            config.device,
+            output,
+            RemoteAttempts(),
+            share_quantizer(quantizer) if quantizer else None,
+        ],
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=workers,
+        num_cpus=config.resources.encode.cpus,
+        memory=memory,
+    )
+
+
+def chain_stages(
+    units: Sequence[tuple[int, int]],
+    checkpoint: Checkpoint,
+    config: JobConfig,
+    output: str,
+    quantizer: Quantizer | None = None,
+) -> ray.data.Dataset:
+    """CPU tasks, a pool of encoders, CPU tasks. Arguments as `build_pipeline`."""
+    encoders, memory = plan_encoders(config, len(units))
+    shared = ray.put(checkpoint)
+    attempts = RemoteAttempts()
+    resources = config.resources
+    rows = on_cpus(read_units(units), ReadUnits(output), resources.decode)
+    pieces = on_cpus(rows, DecodeAudio(config.audio, config.windows, attempts), resources.decode)
+    encoded = on_cpus(pieces, pack_rows, resources.decode).map_batches(
+        EncodePacked,
+        fn_constructor_kwargs={
+            "checkpoint": lambda: ray.get(shared),
+            "windows": config.windows,
+            "layers": config.encoder,
+            "dtype": config.dtype,
+            "device": config.device,
+            "batch_seconds": resources.batch_seconds,
+            "attempts": attempts,
+        },
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=encoders,
+        num_cpus=resources.encode.cpus,
+        num_gpus=resources.encode.gpus if config.device == "cuda" else None,
+        memory=memory,
+    )
+    cut = CutSyllables(config.segmentation, config.output, attempts, share_quantizer(quantizer) if quantizer else None)
+    taken = cut_resources(config, quantizer)
+    return on_cpus(on_cpus(encoded, cut, taken), WriteSegments(output, config.output.compression), taken)
+
+
+def build_resegment_pipeline(
+    units: Sequence[tuple[int, int]],
+    features: str,
+    config: JobConfig,
+    output: str,
+    quantizer: Quantizer | None = None,
+) -> ray.data.Dataset:
+    """Chain the stages from saved features on: each unit is read, cut and committed by a CPU task.
+
+    Args:
+        units: (plan, unit) to be done.
+        features: the output whose features are taken.
+        config: of the job.
+        output: folder with the plans, and to commit to.
+        quantizer: that gives units, or None.
+
+    Returns:
+        the lazy dataset of the write stage's reports.
+    """
+    ray.data.DataContext.get_current().target_max_block_size = _MAX_BLOCK_BYTES  # a unit stays one commit
+    taken = cut_resources(config, quantizer)
+    rows = on_cpus(read_units(units), ReadFeatures(features, output, config.dtype), taken)
+    cut = CutSyllables(
+        config.segmentation, config.output, RemoteAttempts(), share_quantizer(quantizer) if quantizer else None
+    )
+    return on_cpus(on_cpus(rows, cut, taken), WriteSegments(output, config.output.compression), taken)
+
+
+def build_tokenize_pipeline(
+    names: Sequence[str], quantizer: Quantizer, device: str, output: str, compression: str, parts: str | None
+) -> ray.data.Dataset:
+    """Give units to the rows of an output, file by file: in CPU tasks, or in actors that hold a GPU each.
+
+    Args:
+        names: of the files.
+        quantizer: sent once to the object store.
+        device: `cpu` or `cuda`.
+        output: whose files they are.
+        compression: the Parquet codec.
+        parts: as `AssignUnits` takes it.
+
+    Returns:
+        the lazy dataset of the stage's reports.
+    """
+    files = ray.data.from_arrow([pa.table({"name": [name]}) for name in names])
+    arguments = (share_quantizer(quantizer), quantizer.sha256, device, output, compression, parts)
+    if device != "cuda":
+        return on_cpus(files, AssignUnits(*arguments), TaskResources(memory_gib=_UNITS_GIB))
+    most = max(1, min(int(cluster_resources().get("GPU", 0)), len(names)))
+    return files.map_batches(
+        AssignUnits,
+        fn_constructor_args=arguments,
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(min_size=1, max_size=most),
+        num_cpus=1,
+        num_gpus=1,
+        memory=int(min(_UNITS_GIB * _GIB, largest_node("memory") / 4)),
+    )
+
+
+def build_embed_pipeline(
+    units: Sequence[pa.Table], checkpoint: Checkpoint, config: JobConfig, layers: Sequence[int]
+) -> ray.data.Dataset:
+    """Embed clips, unit by unit, in a pool of encoders.
+
+    Args:
+        units: manifests of clips.
+        checkpoint: sent once to the object store.
+        config: of the job, `device` being cpu or cuda.
+        layers: to read.
+
+    Returns:
+        the lazy dataset of what `EmbedClips` gives.
+    """
+    workers, memory = plan_encoders(config, len(units))
+    shared = ray.put(checkpoint)
+    return ray.data.from_arrow([pack_rows(unit) for unit in units]).map_batches(
+        EmbedPacked,
+        fn_constructor_args=[lambda: ray.get(shared), config, layers, config.device, RemoteAttempts()],
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=workers,
+        num_cpus=config.resources.encode.cpus,
+        num_gpus=config.resources.encode.gpus if config.device == "cuda" else None,
+        memory=memory,
+    )
+
+
+def share_quantizer(quantizer: Quantizer) -> Callable[[], Quantizer]:
+    """Put a quantizer into the object store, once; workers read it there, without a copy."""
+    shared = ray.put(quantizer)
+    return lambda: ray.get(shared)
+
+
+def cut_resources(config: JobConfig, quantizer: Quantizer | None) -> TaskResources:
+    """What a task that cuts takes: with a quantizer it holds torch and the centers, too."""
+    taken = config.resources.cut
+    return taken if quantizer is None else replace(taken, memory_gib=taken.memory_gib + _QUANTIZER_GIB)
+
+
+def read_units(units: Sequence[tuple[int, int]]) -> ray.data.Dataset:
+    """A dataset of one block per unit, its plan and number: workers read the rows themselves."""
+    plans, numbers = zip(*units, strict=True)
+    table = pa.table({"plan": pa.array(plans, pa.int32()), "unit": pa.array(numbers, pa.int32())})
+    return ray.data.from_arrow([table.slice(row, 1) for row in range(table.num_rows)])
+
+
+def plan_encoders(config: JobConfig, num_units: int) -> tuple[ActorPoolStrategy, int]:
+    """The pool of encoders that the cluster takes, and the bytes of memory to reserve for each.
+
+    One per GPU, if a CPU is left beside them; on CPUs as many as there are, and as memory allows. Never more than
+    there are units of work.
+    """
+    wanted = config.resources.encode
+    cluster = cluster_resources()
+    # A reservation that no node can grant would wait for ever, and two of them must not fill a node to the last byte.
+    memory = int(min(wanted.memory_gib * _GIB, largest_node("memory") * 0.45))
+    if config.device == "cuda":
+        # One CPU is left for the tasks of the other stages: they would wait for ever.
+        most = min(int(cluster.get("GPU", 0) / wanted.gpus), int((cluster.get("CPU", 1) - 1) / wanted.cpus))
+    else:
+        by_memory = int(cluster.get("memory", _GIB) * 0.9 // memory)
+        most = min(int(cluster.get("CPU", 1) / wanted.cpus), by_memory)
+    most = max(1, min(most if wanted.max_workers is None else wanted.max_workers, num_units))
+    least = most if wanted.min_workers is None else min(wanted.min_workers, most)
+    first = None if wanted.initial_workers is None else max(least, min(wanted.initial_workers, most))
+    calls = _CALLS_PER_GPU if config.device == "cuda" else None
+    return (
+        ActorPoolStrategy(min_size=least, max_size=most, initial_size=first, max_concurrent_calls_per_actor=calls),
+        memory,
+    )
+
+
+def cluster_resources() -> dict[str, float]:
+    """What the nodes of the cluster have in all."""
+    return cast(dict[str, float], ray.cluster_resources())  # type: ignore[no-untyped-call]
+
+
+def largest_node(resource: str) -> float:
+    """The most of a resource that one node has."""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return max((node["Resources"].get(resource, 0.0) for node in nodes if node["Alive"]), default=0.0)
+
+
+class RemoteAttempts:
+    """`Attempts` kept by an actor beside the driver, where they outlive workers and their nodes."""
+
+    def __init__(self) -> None:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        keeper = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Notebook)
+        self._keeper: Any = keeper.options(scheduling_strategy=here).remote()  # Ray's own types of handles are partial
+
+    def begin(self, stage: str, unit: str) -> Mapping[str, int] | None:
+        """See `Attempts`."""
+        deaths: Mapping[str, int] | None = ray.get(self._keeper.begin.remote(stage, unit))
+        return deaths
+
+    def alone(self, stage: str, unit: str, key: str) -> None:
+        """See `Attempts`."""
+        ray.get(self._keeper.alone.remote(stage, unit, key))
+
+    def end(self, stage: str, unit: str) -> None:
+        """See `Attempts`."""
+        ray.get(self._keeper.end.remote(stage, unit))
+
+
+def on_cpus(dataset: ray.data.Dataset, stage: Callable[[pa.Table], pa.Table], taken: TaskResources) -> ray.data.Dataset:
+    """Chain a stage that runs as tasks, wherever there are CPUs."""
+    return dataset.map_batches(
+        stage,
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=taken.cpus,
+        memory=int(min(taken.memory_gib * _GIB, largest_node("memory") / 4)),
+        compute=TaskPoolStrategy(taken.workers),
+    )

@@ -1,0 +1,249 @@
+"""Segment again from saved frame features: other thresholds or lengths, without the encoder and without the audio."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sdhubert_ray import storage
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.output import (
+    Commit,
+    Plan,
+    StagedPlan,
+    fingerprint,
+    list_commits,
+    list_plans,
+    pending_units,
+    read_plan,
+    read_run,
+    stage_plan,
+)
+from sdhubert_ray.output.commits import read_commits
+from sdhubert_ray.output.features import FILE, GROUP, read_width
+from sdhubert_ray.output.summary import latest_attempts
+from sdhubert_ray.output.tables import MANIFEST_FIELDS
+from sdhubert_ray.runs.config import JobConfig, load_config
+from sdhubert_ray.runs.execute import load_quantizer, plan_job
+from sdhubert_ray.runs.planning import DigestSet, Found
+from sdhubert_ray.runs.session import Job, Origin
+
+_KEYS_OF_AUDIO = ("audio.", "windows.", "encoder.", "checkpoint", "dtype", "device")
+"""What the encoder has done already."""
+_ATTEMPT = "features_attempt"
+"""Column of a plan: the plan of the features that a row was done for; a later one is another attempt at the row."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """An output that keeps frame features.
+
+    Attributes:
+        output: its folder, absolute.
+        config: that made it, as its run record has it.
+        carried: segmentation options of its checkpoint.
+        weights: its checkpoint, as its run record has it.
+        sha256: of its checkpoint.
+        precision: `float32` or `float16`: how features are kept.
+        rows_left: rows of it that are not done.
+    """
+
+    output: str
+    config: Mapping[str, object]
+    carried: Mapping[str, Mapping[str, object]]
+    weights: Mapping[str, object]
+    sha256: str
+    precision: str
+    rows_left: int
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether features were computed more precisely than they are kept."""
+        return self.precision == "float16" and self.config["dtype"] == "float32"
+
+
+def open_features(uri: str) -> Features:
+    """Look at an output whose features are to be taken.
+
+    Raises:
+        UserError: it is no output, or keeps no frame features.
+    """
+    output = storage.absolute(uri).rstrip("/")
+    record = read_run(output)
+    if record is None:
+        raise UserError(f"{uri} holds no run; name an output folder of `sdhubert segment --frame-features float32`")
+    try:
+        config: dict[str, Any] = record["config"]
+        precision = str(config["output"]["frame_features"])
+        sha256 = str(json.loads(record["fingerprint"]["checkpoint_sha256"]))
+        weights: dict[str, Any] = record["checkpoint"]
+        load_config(None, [], {}, {}, config)
+    except (KeyError, TypeError, ValueError, UserError) as error:
+        raise UserError(f"{uri} was made by another version of sdhubert_ray ({error}); make it again") from error
+    if precision == "none":
+        raise UserError(f"{uri} keeps no frame features; run `sdhubert segment` with --frame-features float32")
+    plans = list_plans(output)
+    rows = {plan.number: plan.unit_rows for plan in plans}
+    left = sum(rows[plan][unit] for plan, unit in pending_units(plans, list_commits(output)))
+    return Features(output, config, weights.get("options", {}), weights, sha256, precision, left)
+
+
+def load_options(
+    features: Features, path: str | None, overrides: Sequence[str], flags: Mapping[str, object]
+) -> JobConfig:
+    """Compose a configuration: that of the features, then a preset's speech and syllables, YAML file, key=value, flags.
+
+    Which formats are written and whether frame features are kept again is not taken over.
+
+    Raises:
+        UserError: as `load_config`, or an option that is for the encoder.
+    """
+    kept: Any = features.config["output"]
+    saved = {**features.config, "output": {**kept, "formats": ["parquet"], "frame_features": "none"}}
+    before = load_config(None, [], {}, {}, saved)
+    after = load_config(path, overrides, flags, features.carried, saved)
+    old, new = fingerprint(asdict(before)), fingerprint(asdict(after))
+    for key in new:
+        if key.startswith(_KEYS_OF_AUDIO) and new[key] != old[key]:
+            raise UserError(
+                f"{key} is {old[key]} in {features.output}, and to change it takes the encoder: run `sdhubert segment`"
+            )
+    if after.output.frame_features == "float32" and features.precision == "float16":
+        raise UserError(f"output.frame_features is float32, but {features.output} keeps float16; take float16 or none")
+    return after
+
+
+def prepare_resegment(
+    config: JobConfig,
+    features: Features,
+    output: str,
+    *,
+    engine: str = "auto",
+    address: str | None = None,
+    overwrite: bool = False,
+) -> Job:
+    """Check everything that can be checked before work begins, and plan the work.
+
+    Args:
+        config: of `load_options`.
+        features: where frame features are.
+        output: a folder, new or of an earlier run of the same configuration.
+        engine: `auto`, `local` (this process) or `ray`.
+        address: of a Ray cluster; implies `ray`.
+        overwrite: remove what an earlier run left.
+
+    Raises:
+        UserError: anything that the caller has to mend.
+    """
+    output = storage.absolute(output).rstrip("/")
+    if storage.is_same_folder(output, features.output):
+        raise UserError(f"output {output} is where the features are; choose another output")
+
+    def stage(plans: Sequence[Plan], _: Sequence[Commit], folder: Path) -> tuple[StagedPlan, Found, str]:
+        return stage_features(features.output, output, plans, folder)
+
+    try:
+        config, quantizer = load_quantizer(config, read_width(features.output), features.output)
+    except UserError as error:
+        if config.quantizer != features.config.get("quantizer"):
+            raise
+        raise UserError(
+            f"the quantizer that {features.output} was made with cannot be taken over ({error}); give quantizer=PATH, "
+            "or quantizer=null for syllables without units"
+        ) from error
+    identity = config.identity(features.sha256, quantizer.sha256 if quantizer else None)
+    if features.is_rounded:
+        identity["features_kept_as"] = features.precision
+    origin = Origin(features.output, features.weights, None, features.output, quantizer)
+    return plan_job(config, origin, identity, output, stage, engine=engine, address=address, overwrite=overwrite)
+
+
+def stage_features(source: str, output: str, plans: Sequence[Plan], folder: Path) -> tuple[StagedPlan, Found, str]:
+    """Stage the rows done in `source` that the output does not have, or has from an earlier attempt.
+
+    A unit is a row group of the source. Held at once are 32 bytes for each row that the output has.
+
+    Args:
+        source: the output with the features.
+        output: the one to be made.
+        plans: of the output.
+        folder: a local one.
+
+    Returns:
+        the plan, what the source holds, and the plan's kind: `retry` where a row was done before.
+
+    Raises:
+        UserError: the source has no rows.
+    """
+    found = Found()
+    had = _Had(output, plans)
+    staged = stage_plan(_lacking(source, had, found), folder)
+    if not found.recordings:
+        raise UserError(f"{source} has no rows that are done; run the `sdhubert segment` that makes it first")
+    return staged, found, "retry" if had.again else "resegment"
+
+
+class _Had:
+    """The rows that an output has, or is to have, as digests of their keys and attempts."""
+
+    def __init__(self, output: str, plans: Sequence[Plan]) -> None:
+        self._keys = DigestSet(("key",))
+        self._attempts = DigestSet(("key", _ATTEMPT))
+        for plan in plans:
+            for table in read_plan(output, plan, ["key", _ATTEMPT]):
+                self._keys.add(table)
+                self._attempts.add(table)
+        self.again = False
+        """Whether a row that was there has come again, from a later attempt."""
+
+    def without(self, rows: pa.Table) -> pa.Table:
+        """The rows that are new or come from another attempt."""
+        fresh = rows.filter(pc.invert(self._attempts.holds(rows)))
+        self.again |= bool(pc.any(self._keys.holds(fresh)).as_py())
+        return fresh
+
+
+def _lacking(source: str, had: _Had, found: Found) -> Iterator[pa.Table]:
+    """The rows to be staged, a table for each row group of the source that has any."""
+    plans, commits = list_plans(source), list_commits(source)
+    latest = latest_attempts(source, plans, commits)
+    for plan in plans:
+        units = _plan_units(source, plan)
+        here = [commit for commit in commits if commit.plan == plan.number]
+        for commit, done in read_commits(source, here, ["key", "duration"]):
+            for unit in range(commit.first, commit.last + 1):
+                planned = next(rows for number, rows in units if number == unit)
+                rows = _committed(planned, done, commit, unit - commit.first, latest)
+                found.recordings += pc.sum(pc.equal(rows.column("piece"), 0)).as_py() or 0
+                fresh = had.without(rows)
+                if fresh.num_rows:
+                    yield fresh
+
+
+def _committed(planned: pa.Table, done: pa.Table, commit: Commit, group: int, latest: Mapping[str, int]) -> pa.Table:
+    """Rows of a unit as planned, less those that are done in a later plan: their durations now, and where they are."""
+    at = pc.index_in(planned.column("key").combine_chunks(), done.column("key").combine_chunks())
+    last = [latest.get(key, commit.plan) == commit.plan for key in planned.column("key").to_pylist()]
+    kept = pc.and_(at.is_valid(), pa.array(last, pa.bool_()))
+    rows = planned.filter(kept)
+    durations = done.column("duration").take(at.filter(kept))
+    rows = rows.set_column(rows.column_names.index("duration"), "duration", durations)
+    for name, value, kind in zip(
+        (FILE, GROUP, _ATTEMPT), (commit.name, group, commit.plan), (pa.string(), pa.int32(), pa.int32()), strict=True
+    ):
+        rows = rows.append_column(name, pa.array([value] * rows.num_rows, kind))
+    return rows
+
+
+def _plan_units(source: str, plan: Plan) -> Iterator[tuple[int, pa.Table]]:
+    unit = 0
+    for part in read_plan(source, plan, [field.name for field in MANIFEST_FIELDS]):
+        row = 0
+        while row < part.num_rows:
+            yield unit, part.slice(row, plan.unit_rows[unit])
+            row += plan.unit_rows[unit]
+            unit += 1

@@ -1,0 +1,297 @@
+"""A run's hold on its output: the lease, the plan, what comes in, and the settling when all is done. No Ray."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+
+from sdhubert_ray import events, storage
+from sdhubert_ray.encoder import Checkpoint
+from sdhubert_ray.errors import BusyError, UserError
+from sdhubert_ray.output import (
+    Commit,
+    Lease,
+    LeaseLostError,
+    Plan,
+    StagedPlan,
+    clear_output,
+    drop_superseded,
+    find_groups,
+    formats,
+    list_commits,
+    list_plans,
+    merge_commits,
+    pending_units,
+    publish_plan,
+    read_plan,
+    read_run,
+    write_run,
+)
+from sdhubert_ray.output.commits import remove_covered
+from sdhubert_ray.output.summary import Totals, count_results
+from sdhubert_ray.output.tables import FAILED_STATUSES, STAGES
+from sdhubert_ray.runs.config import JobConfig
+from sdhubert_ray.runs.planning import Found
+from sdhubert_ray.units import Quantizer
+
+Progress = Callable[[int, float], None]
+"""Told of each commit: rows and seconds of audio in it."""
+_MERGED_AT_ONCE = 64
+
+Merge = Callable[[str, Sequence[Sequence[Commit]], str], None]
+"""Puts groups of an output's files together, with a compression."""
+
+
+class IncompleteRunError(Exception):
+    """A run that could not finish; the same command resumes it (exit code 1)."""
+
+
+@dataclass
+class Summary:
+    """What a run found and did.
+
+    Attributes:
+        output: the folder.
+        engine: `local` or `ray`.
+        totals: what the output holds.
+        rows_done_before: rows that earlier runs had committed.
+        rows_done: rows that this run committed.
+        run_audio_seconds: audio that this run went through.
+        run_bytes: bytes that this run committed.
+        wall_seconds: how long this run took.
+        stage_seconds: work per stage in this run, summed over workers.
+    """
+
+    output: str
+    engine: str
+    totals: Totals = field(default_factory=Totals)
+    rows_done_before: int = 0
+    rows_done: int = 0
+    run_audio_seconds: float = 0.0
+    run_bytes: int = 0
+    wall_seconds: float = 0.0
+    stage_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the rows of an output are made from.
+
+    Attributes:
+        name: of the input, for the run record.
+        weights: the checkpoint's name and digest, for the run record.
+        checkpoint: that encodes; None where features are there already.
+        features: the output whose features are taken, or None.
+        quantizer: that gives units; None leaves syllables without.
+    """
+
+    name: str
+    weights: object
+    checkpoint: Checkpoint | None
+    features: str | None = None
+    quantizer: Quantizer | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that has been checked and not begun: nothing is written yet.
+
+    Attributes:
+        run_id: unique to this run.
+        config: of the job.
+        origin: what the rows are made from.
+        output: absolute.
+        plans: what earlier runs were to do.
+        pending: of that, the (plan, unit) that are not done.
+        staged: what this run adds; its files are in `folder`.
+        kind: of the plan that `staged` becomes.
+        found: what the input holds.
+        folder: of this machine; gone with the job.
+        record: what run.json will hold.
+        engine: `local` or `ray`.
+        address: of a cluster, or None.
+        anew: there was no run in the output, or it is to be overwritten.
+        overwrite: what earlier runs left is removed when work begins.
+    """
+
+    run_id: str
+    config: JobConfig
+    origin: Origin
+    output: str
+    plans: Sequence[Plan]
+    pending: Sequence[tuple[int, int]]
+    staged: StagedPlan
+    kind: str
+    found: Found
+    folder: "tempfile.TemporaryDirectory[str]"
+    record: dict[str, object]
+    engine: str
+    address: str | None
+    anew: bool
+    overwrite: bool
+
+    @property
+    def rows_left(self) -> int:
+        """Rows that this run has to do."""
+        rows = {plan.number: plan.unit_rows for plan in self.plans}
+        return sum(rows[plan][unit] for plan, unit in self.pending) + self.staged.num_rows
+
+    @property
+    def seconds_left(self) -> float:
+        """Audio that this run has to do as far as it is known, seconds."""
+        seconds = {plan.number: plan.unit_seconds for plan in self.plans}
+        return sum(seconds[plan][unit] for plan, unit in self.pending) + self.staged.seconds
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all plans."""
+        return sum(plan.num_rows for plan in self.plans) + self.staged.num_rows
+
+
+class Session:
+    """One run on an output: nobody else writes there while it lasts."""
+
+    def __init__(self, job: Job, summary: Summary, progress: Progress) -> None:
+        self._job = job
+        self._summary = summary
+        self._progress = progress
+        self._began = time.monotonic()
+        self.units: list[tuple[int, int]] = []
+        """The (plan, unit) to be done."""
+
+    def __enter__(self) -> Self:
+        """Take the lease and begin: only now the output changes.
+
+        Raises:
+            BusyError: another run holds the output, or was there since the job was planned.
+            UserError: the output cannot be written at all.
+            IncompleteRunError: it can only in part.
+        """
+        job = self._job
+        self._lease = Lease(job.output, job.run_id)
+        try:
+            if job.overwrite:
+                clear_output(job.output)
+            else:
+                self._check_unchanged()
+            self._record("running")
+            self.units = list(job.pending)
+            if job.staged.num_rows:
+                number = max((plan.number for plan in job.plans), default=0) + 1
+                publish_plan(job.output, job.staged, number, job.kind)
+                self.units += [(number, unit) for unit in range(len(job.staged.unit_rows))]
+        except UserError as error:
+            self._lease.release()
+            raise IncompleteRunError(str(error)) from error  # such as a disk that is full
+        except BaseException:
+            self._lease.release()
+            raise
+        events.tell(job.run_id, "started", {"output": job.output, "engine": job.engine, "rows": job.rows_left})
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the lease back, however the run has ended.
+
+        Raises:
+            IncompleteRunError: the run was ended by what the user can mend, the store, or another run. What is
+                committed stays.
+        """
+        self._summary.wall_seconds = time.monotonic() - self._began
+        if error is not None:
+            reason = f"{type(error).__name__}: {error}"
+            events.tell(self._job.run_id, "stopped", {"reason": reason, "rows": self._summary.rows_done})
+        self._lease.release()
+        if isinstance(error, UserError | storage.TransientError | LeaseLostError):
+            raise IncompleteRunError(str(error)) from error
+
+    def _check_unchanged(self) -> None:
+        """Planning may have taken hours, without the lease."""
+        job = self._job
+        plans = [plan.number for plan in list_plans(job.output)]
+        record = read_run(job.output)
+        other = record is not None and (record["fingerprint"] != job.record["fingerprint"] or "tokenizing" in record)
+        if (record is None) != job.anew or plans != [plan.number for plan in job.plans] or other:
+            raise BusyError(f"output {job.output} was changed by another run since this one was planned")
+
+    def add(self, report: pa.Table) -> None:
+        """Take in the report of a unit that is committed, of `stages.WriteSegments`.
+
+        Raises:
+            LeaseLostError: another run has taken the output over.
+        """
+        self._lease.check()
+        summary = self._summary
+        row = report.to_pylist()[0]
+        summary.rows_done += row["rows"]
+        summary.run_audio_seconds += row["duration"]
+        summary.run_bytes += row["size"]
+        for stage in STAGES:
+            summary.stage_seconds[stage] += row[f"{stage}_seconds"]
+        done = {
+            "rows": summary.rows_done,
+            "audio_seconds": round(summary.run_audio_seconds, 1),
+            "seconds": round(time.monotonic() - self._began, 1),
+        }
+        self._lease.update(done)
+        failed = {status: row[status] for status in sorted(FAILED_STATUSES) if row[status]}
+        events.tell(self._job.run_id, "committed", {"unit": row["unit_name"], **done, **failed})
+        self._progress(row["rows"], row["duration"])
+
+    def settle(self, merge: Merge) -> None:
+        """All units have been done: check that, put small files together, write other formats, count.
+
+        Raises:
+            IncompleteRunError: a unit is not there.
+            LeaseLostError: another run has taken the output over.
+        """
+        job, options = self._job, self._job.config.output
+        plans = list_plans(job.output)
+        missing = pending_units(plans, list_commits(job.output))
+        if missing:
+            raise IncompleteRunError(f"{len(missing)} units of work are not in {job.output}, {missing[0]} for one")
+        for plan in plans:
+            if plan.kind == "retry" and plan.number > int(str(job.record["settled"])):
+                self._lease.check()
+                keys = (table.column("key").to_pylist() for table in read_plan(job.output, plan, ["key"]))
+                again = frozenset(key for some in keys for key in some)
+                drop_superseded(job.output, again, plan.number, options.compression)
+                job.record["settled"] = plan.number
+        self._lease.check()
+        remove_covered(job.output)
+        rows = {plan.number: plan.unit_rows for plan in plans}
+        for groups in _batches(find_groups(list_commits(job.output), rows, options.rows_per_file)):
+            self._lease.check()
+            merge(job.output, groups, options.compression)
+        self._lease.check()
+        formats.export(job.output, options.formats)
+        self._summary.totals = count_results(job.output, plans, list_commits(job.output))
+        self._summary.wall_seconds = time.monotonic() - self._began
+        self._lease.check()
+        self._record("finished")
+        events.tell(job.run_id, "finished", {"rows": self._summary.rows_done, **self._summary.totals.statuses})
+
+    def _record(self, state: str) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        summary = {**asdict(self._summary), "totals": self._summary.totals.record()}
+        result = {"summary": summary} if state == "finished" else {}
+        write_run(
+            self._job.output, {**self._job.record, "engine": self._job.engine, "state": state, "updated": now, **result}
+        )
+
+
+def _batches(groups: Sequence[Sequence[Commit]]) -> Iterator[Sequence[Sequence[Commit]]]:
+    for begin in range(0, len(groups), _MERGED_AT_ONCE):
+        yield groups[begin : begin + _MERGED_AT_ONCE]
+
+
+def merge_here(output: str, groups: Iterable[Sequence[Commit]], compression: str) -> None:
+    """Put files together in this process."""
+    for group in groups:
+        merge_commits(output, group, compression)

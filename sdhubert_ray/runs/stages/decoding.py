@@ -1,0 +1,185 @@
+"""The stages that begin a unit: its rows are read, and their audio decoded, or their features read back."""
+
+import time
+from dataclasses import astuple, dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sdhubert_ray import storage
+from sdhubert_ray.corpus import shards
+from sdhubert_ray.errors import AudioError, UserError
+from sdhubert_ray.output import read_unit
+from sdhubert_ray.output.attempts import Attempts, run_unit
+from sdhubert_ray.output.features import read_features
+from sdhubert_ray.output.tables import MANIFEST_FIELDS, ragged
+from sdhubert_ray.runs.stages.rows import GIVEN_UP, timed
+from sdhubert_ray.speech.audio import MIN_SAMPLES, AudioOptions, Samples, Span, is_silent, normalise, read_audio
+from sdhubert_ray.speech.windows import WindowOptions, count_frames, grid_phase
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a recording as it was found.
+
+    Attributes:
+        status: one of `tables.STATUSES`.
+        error: a sentence without its subject, or None.
+        offset: where it begins, in seconds of the file.
+        duration: its length in seconds of the file.
+        num_frames: T.
+        samples: (n,) float32, 16 kHz, z-scored; None where there is nothing to encode.
+        phase: where it lies on the window grid of its file, see `windows.grid_phase`.
+    """
+
+    status: str
+    error: str | None
+    offset: float
+    duration: float
+    num_frames: int
+    samples: Samples | None
+    phase: int = 0
+
+
+@dataclass(frozen=True)
+class AudioSource:
+    """Where the bytes of a recording are.
+
+    Attributes:
+        uri: of a file, or of a shard.
+        member: its name in a tar, or its row in a Parquet file; None for a file.
+        byte_offset: where it begins in the tar, if that is known.
+        byte_size: its length in the tar, if that is known.
+        source_size: bytes of the file or shard, if that is known.
+    """
+
+    uri: str
+    member: str | None = None
+    byte_offset: int | None = None
+    byte_size: int | None = None
+    source_size: int | None = None
+
+    def __str__(self) -> str:
+        return self.uri if self.member is None else f"{self.uri} ({self.member})"
+
+
+def load_piece(
+    source: AudioSource, span: Span, channel: int | None, audio: AudioOptions, windows: WindowOptions
+) -> Piece:
+    """Fetch and decode a piece. What cannot be had becomes a status, never an exception."""
+    try:
+        with shards.open_audio(*astuple(source)) as file:
+            try:
+                decoded = read_audio(file, span, channel)
+            finally:
+                storage.raise_if_failed(file)  # a decoder takes a connection that is lost for the end of the file
+    except FileNotFoundError as error:
+        reason = "does not exist" if source.member is None else f"does not exist ({error})"
+        return Piece("missing", reason, span.start, 0.0, 0, None)
+    except AudioError as error:
+        return Piece("unreadable", str(error), span.start, 0.0, 0, None)
+    except (OSError, UserError) as error:
+        return Piece("failed", f"cannot be fetched ({error})", span.start, 0.0, 0, None)
+    piece = prepare_piece(decoded.samples, decoded.offset, decoded.duration, decoded.shortfall, audio, windows)
+    # What begins where it was asked to begin has its first window there.
+    return replace(piece, phase=grid_phase(piece.offset, windows) if span.joint_start else 0)
+
+
+def prepare_piece(
+    samples: Samples,
+    offset: float,
+    duration: float,
+    shortfall: str | None,
+    audio: AudioOptions,
+    windows: WindowOptions,
+) -> Piece:
+    """Judge and z-score (n,) float32 16 kHz samples."""
+    frames = count_frames(len(samples), windows)
+    if len(samples) < MIN_SAMPLES:
+        status = "too_short"
+    elif is_silent(samples):
+        status = "silent"
+    else:
+        status = "ok"
+    usable = normalise(samples, audio.variance_floor) if status == "ok" else None
+    return Piece("truncated" if shortfall else status, shortfall, offset, duration, frames, usable)
+
+
+class ReadUnits:
+    """Read the rows of a unit from the plan that it belongs to.
+
+    In:  one row: plan, unit (int).
+    Out: a manifest (`MANIFEST_FIELDS` and columns to carry), and unit_name.
+    """
+
+    def __init__(self, output: str) -> None:
+        self.output = output
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return read_unit(self.output, batch.column("plan")[0].as_py(), batch.column("unit")[0].as_py())
+
+
+class ReadFeatures:
+    """Read the frame features of a unit's rows from the output that has them.
+
+    In:  one row: plan, unit (int).
+    Out: what `EncodeSpeech` gives; reading counts as decoding.
+    """
+
+    def __init__(self, source: str, output: str, dtype: str) -> None:
+        self.source = source
+        self.output = output
+        self.dtype = np.float32 if dtype == "float32" else np.float16
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        began = time.perf_counter()
+        rows = read_unit(self.output, batch.column("plan")[0].as_py(), batch.column("unit")[0].as_py())
+        table = read_features(self.source, rows, self.dtype)
+        return timed(timed(table, "decode", began), "encode", time.perf_counter())
+
+
+class DecodeAudio:
+    """Fetch, decode and z-score each row's audio, on CPU.
+
+    In:  a manifest (`MANIFEST_FIELDS`, unit_name, and columns to carry).
+    Out: its key, id, uri, member, piece, unit_name and carried columns, with offset, duration, status, error,
+         num_frames, samples (n,) float32 at 16 kHz or null, and window_phase.
+    """
+
+    def __init__(self, audio: AudioOptions, windows: WindowOptions, attempts: Attempts | None = None) -> None:
+        self.audio = audio
+        self.windows = windows
+        self.attempts = attempts
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return run_unit("decode", batch, self._decode, self.attempts)
+
+    def _decode(self, batch: pa.Table, hopeless: bool) -> pa.Table:
+        began = time.perf_counter()
+        names = [field.name for field in MANIFEST_FIELDS]
+        pieces = [self._load(row, hopeless) for row in batch.select(names).to_pylist()]
+        kept = ("key", "id", "uri", "member", "piece")
+        columns = {
+            **{name: batch.column(name) for name in kept},
+            "offset": pa.array([piece.offset for piece in pieces], pa.float64()),
+            "duration": pa.array([piece.duration for piece in pieces], pa.float64()),
+            "status": pa.array([piece.status for piece in pieces], pa.string()),
+            "error": pa.array([piece.error for piece in pieces], pa.string()),
+            "num_frames": pa.array([piece.num_frames for piece in pieces], pa.int32()),
+            "window_phase": pa.array([piece.phase for piece in pieces], pa.int32()),
+            "samples": ragged([piece.samples for piece in pieces], pa.float32()),
+        }
+        carried = batch.drop_columns(names)
+        table = pa.table({**columns, **dict(zip(carried.column_names, carried.columns, strict=True))})
+        return timed(table, "decode", began)
+
+    def _load(self, row: dict[str, Any], hopeless: bool) -> Piece:
+        span = Span.of_piece(row["start"], row["end"], row["piece"], row["num_pieces"])
+        channel = row["channel"] if row["channel"] is not None else self.audio.channel
+        source = AudioSource(row["uri"], row["member"], row["byte_offset"], row["byte_size"], row["source_size"])
+        if hopeless:
+            piece = Piece("failed", GIVEN_UP, span.start, 0.0, 0, None)
+        else:
+            piece = load_piece(source, span, channel, self.audio, self.windows)
+        return replace(piece, error=f"{source} {piece.error}") if piece.error else piece

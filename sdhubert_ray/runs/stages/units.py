@@ -1,0 +1,89 @@
+"""The stages that end a unit, and all of them as one."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sdhubert_ray.output import write_commit
+from sdhubert_ray.output.attempts import Attempts
+from sdhubert_ray.output.tables import STAGES, STATUSES
+from sdhubert_ray.runs.config import JobConfig
+from sdhubert_ray.runs.stages.cutting import CutSyllables
+from sdhubert_ray.runs.stages.decoding import DecodeAudio, ReadUnits
+from sdhubert_ray.runs.stages.encoding import EncodeSpeech
+
+if TYPE_CHECKING:
+    from sdhubert_ray.encoder import Checkpoint
+    from sdhubert_ray.units import Quantizer
+
+
+class WriteSegments:
+    """Commit each unit of rows as one Parquet file.
+
+    In:  the segments table of a unit.
+    Out: a report, one row: unit_name, rows, duration (seconds of audio), segments, size (bytes), the count of each
+         status, and the stages' seconds.
+    """
+
+    def __init__(self, output: str, compression: str) -> None:
+        self.output = output
+        self.compression = compression
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        seconds = [f"{stage}_seconds" for stage in STAGES]
+        name = batch.column("unit_name")[0].as_py()
+        rows = batch.drop_columns([*seconds, "unit_name"])
+        size = write_commit(self.output, name, rows, self.compression)
+        statuses = Counter(batch.column("status").to_pylist())
+        return pa.table(
+            {
+                "unit_name": [name],
+                "rows": [batch.num_rows],
+                "duration": [pc.sum(batch.column("duration")).as_py()],
+                "segments": [pc.sum(pc.list_value_length(batch.column("segments"))).as_py() or 0],
+                "size": [size],
+                **{status: [statuses[status]] for status in STATUSES},
+                **{column: [pc.sum(batch.column(column)).as_py()] for column in seconds},
+            }
+        )
+
+
+class SegmentUnits:
+    """All stages of a unit, one after the other in one worker: reads, decodes, encodes, cuts and commits it.
+
+    In:  one row: plan, unit (int).
+    Out: the report of `WriteSegments`.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Callable[[], "Checkpoint"],
+        config: JobConfig,
+        device: str,
+        output: str,
+        attempts: Attempts | None = None,
+        quantizer: "Callable[[], Quantizer] | None" = None,
+    ) -> None:
+        self.stages: list[Callable[[pa.Table], pa.Table]] = [
+            ReadUnits(output),
+            DecodeAudio(config.audio, config.windows, attempts),
+            EncodeSpeech(
+                checkpoint,
+                config.windows,
+                config.encoder,
+                config.dtype,
+                device,
+                config.resources.batch_seconds,
+                attempts,
+            ),
+            CutSyllables(config.segmentation, config.output, attempts, quantizer),
+            WriteSegments(output, config.output.compression),
+        ]
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        for stage in self.stages:
+            batch = stage(batch)
+        return batch

@@ -1,0 +1,100 @@
+"""Watching a run on Ray: counters for Prometheus, and for nodes that are lost."""
+
+import _thread
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+from ray.util.metrics import Counter
+
+from sdhubert_ray.output.tables import STAGES, STATUSES
+from sdhubert_ray.runs.pipeline import cluster_resources
+
+STALL_SECONDS = 60.0
+"""A run on a cluster that has become smaller is planned anew when nothing was committed for this long."""
+_LOOK_SECONDS = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class RunMetrics:
+    """Counters of a run, exported by Ray beside its own (`ray_sdhubert_...`), each tagged with the run's id.
+
+    They are counted where reports of commits arrive, in the driver: work that was done twice is counted once.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        tags = ("run_id",)
+        self._rows = Counter("sdhubert_rows", "Rows (pieces of recordings) committed, by status.", ("run_id", "status"))
+        self._audio = Counter("sdhubert_audio_seconds", "Audio committed, seconds.", tags)
+        self._syllables = Counter("sdhubert_syllables", "Syllables committed.", tags)
+        self._bytes = Counter("sdhubert_output_bytes", "Bytes of segments tables committed.", tags)
+        self._work = Counter("sdhubert_stage_seconds", "Work per stage, summed over workers.", ("run_id", "stage"))
+        self._tags = {"run_id": run_id}
+
+    def add(self, report: pa.Table) -> None:
+        """Count a unit's report, of `stages.WriteSegments`."""
+        row: Mapping[str, float] = report.to_pylist()[0]
+        added: list[tuple[Counter, float, dict[str, str]]] = [
+            *((self._rows, row[status], {"status": status}) for status in STATUSES),
+            (self._audio, row["duration"], {}),
+            (self._syllables, row["segments"], {}),
+            (self._bytes, row["size"], {}),
+            *((self._work, row[f"{stage}_seconds"], {"stage": stage}) for stage in STAGES),
+        ]
+        for counter, value, tags in added:
+            if value:  # Ray refuses to add nothing
+                counter.inc(value, {**self._tags, **tags})
+
+
+class StallWatch:
+    """Ends a pipeline that a lost node has left standing still.
+
+    The encoders of a lost node start again on the nodes that remain, and may take there what the other stages need:
+    then all wait for ever. The block inside `with` is left as by a Ctrl-C in the main thread, with `stalled` set.
+    """
+
+    def __init__(self, stall_seconds: float = STALL_SECONDS) -> None:
+        self.stalled = False
+        self._patience = stall_seconds
+        self._planned = cluster_resources()
+        self._moved = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="stall watch", daemon=True)
+
+    def moved(self) -> None:
+        """Note that something was committed."""
+        self._moved = time.monotonic()
+
+    def __enter__(self) -> Self:
+        """Begin to watch."""
+        self._moved = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """End; the interrupt of a stall goes no further."""
+        self._stop.set()
+        self._thread.join()
+        return self.stalled and kind is KeyboardInterrupt
+
+    def _watch(self) -> None:
+        while not self._stop.wait(min(_LOOK_SECONDS, self._patience)):
+            if time.monotonic() - self._moved > self._patience and self._has_shrunk():
+                self.stalled = True
+                logger.warning(
+                    "a node was lost, and nothing went on for %.0f s: planning anew for the nodes there are",
+                    self._patience,
+                )
+                _thread.interrupt_main()
+                return
+
+    def _has_shrunk(self) -> bool:
+        now = cluster_resources()
+        return any(now.get(name, 0.0) < self._planned.get(name, 0.0) for name in ("CPU", "GPU"))

@@ -1,0 +1,107 @@
+"""The options of a segmentation together, and the two published sets of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, get_args, get_type_hints
+
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.speech.audio import AudioOptions
+from sdhubert_ray.speech.spans import SpeechOptions
+from sdhubert_ray.speech.syllables import SyllableOptions
+from sdhubert_ray.speech.windows import WindowOptions
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """Which hidden states are used; 0 is the input of the transformer, l the output of its layer l.
+
+    Attributes:
+        layer: the states that are the features.
+        normcut_layer: the states whose norm tells speech.
+    """
+
+    layer: int = 9
+    normcut_layer: int = 11
+
+    def __post_init__(self) -> None:
+        for name in ("layer", "normcut_layer"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise ValueError(f"encoder.{name} is {value!r}; layers are whole numbers, counted from 0")
+
+
+@dataclass(frozen=True)
+class SegmentationOptions:
+    """All that changes the segments of a recording, but for the weights."""
+
+    audio: AudioOptions = field(default_factory=AudioOptions)
+    windows: WindowOptions = field(default_factory=WindowOptions)
+    encoder: EncoderOptions = field(default_factory=EncoderOptions)
+    speech: SpeechOptions = field(default_factory=SpeechOptions)
+    syllables: SyllableOptions = field(default_factory=SyllableOptions)
+
+
+PRESETS: Mapping[str, SegmentationOptions] = {
+    # What the original's page describes: the field defaults.
+    "readme": SegmentationOptions(),
+    # What the paper reports: whole utterances, an absolute threshold, short segments dropped.
+    "paper": SegmentationOptions(
+        audio=AudioOptions(variance_floor=1e-7),
+        windows=WindowOptions(window_seconds=None, pad_samples=0),
+        speech=SpeechOptions(
+            normcut_strategy="absolute", normcut_threshold=2.0, silence_threshold=None, min_span_frames=0
+        ),
+        syllables=SyllableOptions(
+            syl_dur=0.2,
+            merge_threshold=0.3,
+            min_cut_minimum=5,
+            keep_last_frame=False,
+            drop_frames=2,
+            merge_minimum=3,
+        ),
+    ),
+}
+
+
+def get_preset(name: str) -> SegmentationOptions:
+    """Look up a preset.
+
+    Raises:
+        UserError: there is no such preset.
+    """
+    try:
+        return PRESETS[name]
+    except KeyError:
+        raise UserError(f"unknown preset {name!r}; the presets are {' and '.join(PRESETS)}") from None
+
+
+def with_values(options: SegmentationOptions, values: Mapping[str, Mapping[str, object]]) -> SegmentationOptions:
+    """Replace single options: `values` maps a section (`speech`) to its fields and their new values.
+
+    Raises:
+        UserError: an unknown section or field, or a value that is refused.
+    """
+    sections = {section.name for section in fields(SegmentationOptions)}
+    for section, changes in values.items():
+        if section not in sections:
+            raise UserError(f"unknown options {section!r}; the sections are {', '.join(sorted(sections))}")
+        current = getattr(options, section)
+        unknown = [name for name in changes if name not in {known.name for known in fields(current)}]
+        if unknown:
+            raise UserError(f"unknown option {section}.{unknown[0]}")
+        for name, value in changes.items():
+            _check_type(f"{section}.{name}", value, get_type_hints(type(current))[name])
+        try:
+            options = replace(options, **{section: replace(current, **dict(changes))})
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{error}") from error
+    return options
+
+
+def _check_type(key: str, value: object, hint: Any) -> None:  # noqa: ANN401 - a type or a union of types
+    allowed = get_args(hint) or (hint,)
+    if float in allowed:
+        allowed = (*allowed, int)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        names = " or ".join("none" if kind is type(None) else kind.__name__ for kind in allowed)
+        raise UserError(f"{key} is {value!r}; it has to be {names}")

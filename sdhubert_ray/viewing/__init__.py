@@ -1,0 +1,1 @@
+"""What people look at: `plot` draws a recording with its segments (imports matplotlib, an extra)."""

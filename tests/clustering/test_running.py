@@ -1,0 +1,382 @@
+"""Clustering a table: the same bits whoever works, kills, the command line."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import joblib
+import numpy as np
+import psutil
+import pytest
+from clusterings import SMALL, StopError, cluster, every_priority, prepare, same
+from segments import clustered, merge_all, write_segments
+from sklearn.cluster import KMeans, MiniBatchKMeans
+
+from sdhubert_ray.clustering import (
+    ClusterOptions,
+    Workers,
+    prepare_clustering,
+    run_clustering,
+    running,
+    sampling,
+    shards,
+)
+from sdhubert_ray.clustering.fitting import Centers, fit, sample_scales
+from sdhubert_ray.clustering.shards import ALL, Sample
+from sdhubert_ray.clustering.source import open_source
+from sdhubert_ray.errors import BusyError, UserError
+from sdhubert_ray.output import Lease, list_commits, read_run, write_run
+from sdhubert_ray.runs.session import IncompleteRunError
+from sdhubert_ray.tokenizing import prepare_tokenizing, run_tokenizing
+from sdhubert_ray.units import Quantizer
+from sdhubert_ray.units.kmeans import LloydSums, Moments, NearestCenters, add_up, measure, nearest_centers, seed_centers
+
+SDHUBERT = str(Path(sys.executable).parent / "sdhubert")
+
+
+@pytest.fixture
+def segments(tmp_path: Path) -> str:
+    """4000 syllables of width 16 in 40 rows, 6 files."""
+    return write_segments(str(tmp_path / "segments"), clustered(4000, 16, 60))
+
+
+def fit_workers() -> list[psutil.Process]:
+    """The workers of this process's Ray."""
+    children = psutil.Process().children(recursive=True)
+    return [process for process in children if process.cmdline()[:1] == ["ray::FitWorker"]]
+
+
+# --- the result --------------------------------------------------------------------------------------------------
+
+
+def test_a_quantizer_comes_of_it(segments: str, tmp_path: Path) -> None:
+    done = cluster(segments, tmp_path / "out", sklearn=True)
+    quantizer = Quantizer.load(str(tmp_path / "out"))
+    assert done.quantizer is not None
+    assert quantizer.card == done.quantizer.card
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "km_24.pt",
+        "km_24to8.npy",
+        "quantizer.json",
+        "quantizer.safetensors",
+    ]
+    card = quantizer.card
+    assert (card["n_clusters"], card["n_units"], card["width"], card["num_vectors"]) == (24, 8, 16, 1500)
+    assert card["converged"] is True
+    features, _ = every_priority(segments)
+    sample = features[:1500]
+    nearest = nearest_centers(sample, quantizer.centers)
+    inertia = np.square(sample.astype(np.float64) - quantizer.centers[nearest]).sum()
+    assert card["inertia"] == pytest.approx(inertia, rel=1e-9)
+    assert card["inertia_per_vector"] == pytest.approx(inertia / 1500, rel=1e-9)
+    km, reducer = joblib.load(tmp_path / "out/km_24.pt"), np.load(tmp_path / "out/km_24to8.npy")
+    assert np.array_equal(reducer[km.predict(features)], quantizer.predict(features))
+
+
+class HeldTeam:
+    """This process, with a sample in memory. Methods as `fitting.Team`."""
+
+    def __init__(self, features: np.ndarray, options: ClusterOptions) -> None:
+        count, width = features.shape
+        self.sample = Sample((), ALL, count, width, "float32", float(np.abs(features).max()))
+        self._features = features
+        self._options = options
+
+    def choose_seeds(self) -> Centers:
+        return self._features[seed_centers(self._features, self._options.n_clusters, self._options.seed)]
+
+    def measure(self) -> Moments:
+        return measure(self._features, sample_scales(self.sample))
+
+    def step(self, centers: Centers) -> LloydSums:
+        sums = LloydSums.zero(*centers.shape)
+        priorities = np.arange(len(self._features), dtype=np.uint64)
+        add_up(self._features, priorities, NearestCenters(centers), sample_scales(self.sample), sums)
+        return sums
+
+
+def test_inertia_is_that_of_scikit_learn() -> None:
+    features = clustered(8000, 32, 150, noise=0.8)
+    inertias = []
+    for seed in range(3):
+        team = HeldTeam(features, ClusterOptions(100, 100, seed))
+        state = fit(team, team.sample, ClusterOptions(100, 100, seed), None, lambda _: None)
+        assert state.ended == "converged"
+        full = KMeans(100, n_init=1, random_state=seed, max_iter=100).fit(features)
+        small = MiniBatchKMeans(100, n_init=1, random_state=seed).fit(features)
+        theirs = small.cluster_centers_[nearest_centers(features, small.cluster_centers_)]
+        inertias.append((state.inertia, full.inertia_, np.square(features.astype(np.float64) - theirs).sum()))
+    ours, full_batch, mini_batch = np.mean(inertias, axis=0)
+    assert ours == pytest.approx(full_batch, rel=0.01)
+    assert ours < mini_batch
+
+
+def test_run_again_it_is_done_already_and_writes_the_pair_that_is_asked_for_late(segments: str, tmp_path: Path) -> None:
+    cluster(segments, tmp_path / "out")
+    before = (tmp_path / "out/quantizer.json").read_bytes()
+    job = prepare_clustering(segments, str(tmp_path / "out"), SMALL, Workers(), sklearn=True)
+    assert job.finished
+    run_clustering(job, lambda *_: None)
+    assert (tmp_path / "out/quantizer.json").read_bytes() == before
+    assert (tmp_path / "out/km_24.pt").exists()
+
+
+def test_units_in_the_table_leave_it_finished(segments: str, tmp_path: Path) -> None:
+    record = read_run(segments)
+    assert record is not None
+    write_run(segments, {**record, "state": "finished", "config": {"output": {"compression": "zstd"}}})
+    cluster(segments, tmp_path / "out")
+    before, sizes = open_source(segments), [commit.size for commit in list_commits(segments)]
+    name = str(tmp_path / "out")
+    tokenizing = prepare_tokenizing(segments, Quantizer.load(name), name, device="cpu", engine="local")
+    run_tokenizing(tokenizing, lambda _: None)
+    assert [commit.size for commit in list_commits(segments)] != sizes
+    assert open_source(segments).fingerprint != before.fingerprint
+    assert prepare(segments, tmp_path / "out").finished
+
+
+def test_neither_files_nor_memory_nor_threads_change_a_bit(
+    segments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    cluster(segments, tmp_path / "one")
+    merge_all(segments)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 20_000)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3 if before == 1 else 1)
+    try:
+        cluster(segments, tmp_path / "two", memory_gib=0.5)
+    finally:
+        torch.set_num_threads(before)
+    assert same(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_any_number_of_workers_one_of_them_killed_gives_the_bits_of_this_process(
+    segments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ClusterOptions(n_clusters=24, n_units=8, max_vectors=1500, max_iterations=8)
+    cluster(segments, tmp_path / "local", options)
+    monkeypatch.setattr(sampling, "SHARD_BYTES", 20_000)
+    for count in (1, 3):
+        output, alive = tmp_path / f"ray{count}", []
+
+        def look(phase: str, done: int, *_: object, alive: list[int] = alive) -> None:
+            if (phase, done) == ("k-means", 3):
+                alive.append(len(fit_workers()))
+                if len(fit_workers()) > 1:
+                    fit_workers()[0].kill()
+
+        job = prepare_clustering(segments, str(output), options, Workers(count, device="cpu"), engine="ray")
+        run_clustering(job, look)
+        assert alive == [count]
+        assert same(tmp_path / "local", output)
+    with pytest.raises(UserError, match="--workers is 5, but the cluster has CPUs for 4"):
+        cluster(segments, tmp_path / "ray5", options, engine="ray", count=5)
+    with pytest.raises(UserError, match=r"--memory-gib is 9999, but 2 workers can have \d+\.\d\d GiB each at most"):
+        cluster(segments, tmp_path / "ray5", options, engine="ray", count=2, memory_gib=9999)
+
+
+def test_workers_are_laid_out_where_there_are_cpus_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sdhubert_ray.clustering import remote
+
+    gib = 1 << 30
+    kinds = [(0, 900), (16, 64), (16, 10), (4, 200)]  # a head without CPUs; much memory, but few CPUs
+    nodes = [{"Alive": True, "Resources": {"CPU": cpus, "memory": size * gib}} for cpus, size in kinds]
+    monkeypatch.setattr(remote.ray, "nodes", lambda: nodes)
+
+    def lay_out(count: int | None, memory_gib: float | None = None) -> tuple[int, int, float]:
+        layout = remote.lay_out(Workers(count, memory_gib), "cpu")
+        return layout.count, layout.cpus, round(layout.memory / gib, 1)
+
+    assert lay_out(None) == (3, 8, 8.0)
+    assert lay_out(1) == (1, 16, 51.2)
+    assert lay_out(2) == (2, 16, 8.0)
+    assert lay_out(1, 50) == (1, 16, 50)
+    with pytest.raises(UserError, match=r"--memory-gib is 50, but 2 workers can have 8\.00 GiB each at most"):
+        lay_out(2, 50)
+    monkeypatch.setattr(remote, "cluster_device", lambda _: "cpu")
+    engine, wide = remote.RayEngine(Workers(2), "work"), ClusterOptions(n_clusters=65_536, n_units=4096)
+    assert engine.plan(wide, 2**24, 64, None, seeded=False).reduce_bytes > 30 * gib
+    with pytest.raises(UserError, match=r"Ward's reduction takes \d+\.\d+ GiB of memory, but 51\.20 GiB can be had"):
+        engine.plan(ClusterOptions(n_clusters=2 * 65_536), 2**24, 64, None, seeded=False)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_nan_in_a_worker_is_told_by_its_file(tmp_path: Path) -> None:
+    features = clustered(300, 4, 5)
+    features[200, 2] = np.nan
+    source = write_segments(str(tmp_path / "segments"), features)
+    with pytest.raises(IncompleteRunError, match=r"segments/00001-\d+\.parquet has segment features that are NaN"):
+        cluster(source, tmp_path / "out", ClusterOptions(5, 5), engine="ray")
+
+
+def test_an_object_store_takes_and_gives_all_of_it(s3_bucket: str, tmp_path: Path) -> None:
+    source = write_segments(f"{s3_bucket}/segments", clustered(600, 8, 9), rows=9)
+    options = ClusterOptions(n_clusters=6, n_units=3)
+    job = prepare_clustering(source, f"{s3_bucket}/q", options, Workers(device="cpu"), engine="local")
+    run_clustering(job, lambda *_: None)
+    local = write_segments(str(tmp_path / "segments"), clustered(600, 8, 9), rows=9)
+    cluster(local, tmp_path / "q", options)
+    assert Quantizer.load(f"{s3_bucket}/q").sha256 == Quantizer.load(str(tmp_path / "q")).sha256
+    from sdhubert_ray import storage
+
+    assert sorted(storage.list_files(f"{s3_bucket}/q")) == ["quantizer.json", "quantizer.safetensors"]
+
+
+def test_vectors_that_are_all_alike_are_told(tmp_path: Path) -> None:
+    source = write_segments(str(tmp_path / "segments"), np.ones((100, 3), np.float32))
+    done = cluster(source, tmp_path / "out", ClusterOptions(4, 2))
+    assert done.notes == ["3 of 4 clusters have no vector: too few vectors differ"]
+    assert Quantizer.load(str(tmp_path / "out")).card["inertia"] == 0
+
+
+# --- interruptions -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moment", [("sample", 0), ("k-means", 0), ("k-means", 3), ("ward", 0), ("ward", 1)])
+def test_it_goes_on_from_wherever_it_was(moment: tuple[str, int], segments: str, tmp_path: Path) -> None:
+    cluster(segments, tmp_path / "whole")
+
+    def stop(phase: str, done: int, *_: object) -> None:
+        if (phase, done) == moment:
+            raise StopError
+
+    job = prepare_clustering(segments, str(tmp_path / "out"), SMALL, Workers(device="cpu"), engine="local")
+    with pytest.raises(StopError):
+        run_clustering(job, stop)
+    merge_all(segments)  # which changes nothing
+    job = prepare_clustering(segments, str(tmp_path / "out"), SMALL, Workers(device="cpu"), engine="local")
+    assert job.resumes
+    seen: list[tuple[str, int]] = []
+    run_clustering(job, lambda phase, done, *_: seen.append((phase, done)))
+    assert same(tmp_path / "whole", tmp_path / "out")
+    steps = [done for phase, done in seen if phase == "k-means"]
+    assert (steps[0] if steps else 99) == {"sample": 0, "ward": 99}.get(moment[0], moment[1] + 1)
+    assert not (tmp_path / "out/work").exists()
+
+
+@pytest.mark.parametrize("removals", range(7))
+def test_an_overwriting_that_is_interrupted_leaves_nothing_to_be_mistaken(
+    removals: int, segments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(phase: str, done: int, *_: object) -> None:
+        if (phase, done) == ("k-means", 2):
+            raise StopError
+
+    with pytest.raises(StopError):
+        run_clustering(prepare(segments, tmp_path / "out"), stop)
+    left, remove = [removals], running.storage.remove
+
+    def remove_some(uri: str) -> None:
+        if not left[0]:
+            raise StopError
+        left[0] -= 1
+        remove(uri)
+
+    other = ClusterOptions(n_clusters=24, n_units=8, max_vectors=1500, seed=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(running.storage, "remove", remove_some)
+        with pytest.raises(StopError):
+            cluster(segments, tmp_path / "out", other, overwrite=True)
+    begun = (tmp_path / "out/work/settings.json").exists()
+    if begun:
+        with pytest.raises(UserError, match="seed is 0 there, 1 now"):
+            prepare(segments, tmp_path / "out", other)
+    cluster(segments, tmp_path / "out", other, overwrite=begun)
+    cluster(segments, tmp_path / "new", other)
+    assert same(tmp_path / "out", tmp_path / "new")
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_what_another_run_has_begun_since_the_planning_is_refused(
+    finished: bool, segments: str, tmp_path: Path
+) -> None:
+    def stop(*_: object) -> None:
+        if not finished:
+            raise StopError
+
+    other = prepare(segments, tmp_path / "out", ClusterOptions(n_clusters=24, n_units=8, max_vectors=1500, seed=1))
+    try:
+        run_clustering(prepare(segments, tmp_path / "out"), stop)
+    except StopError:
+        assert not finished
+    with pytest.raises(UserError, match="seed is 0 there, 1 now"):
+        run_clustering(other, lambda *_: None)
+
+
+def start(source: str, output: Path, *arguments: str) -> "subprocess.Popen[str]":
+    command = [SDHUBERT, "cluster", source, str(output), *arguments, "--engine", "local", "--device", "cpu"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_step(process: "subprocess.Popen[str]", step: int) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(f"step {step}:"):
+            return
+    raise AssertionError(f"no step {step}")
+
+
+LONG = ["--n-clusters", "300", "--n-units", "20", "--tolerance", "0", "--max-iterations", "40"]
+
+
+def test_killed_between_steps_it_comes_to_the_same_bits(tmp_path: Path) -> None:
+    source = write_segments(str(tmp_path / "segments"), clustered(20_000, 16, 2000, noise=1.5))
+    for ending, code, step in ((signal.SIGKILL, -signal.SIGKILL, 3), (signal.SIGTERM, 1, 9)):
+        with start(source, tmp_path / "out", *LONG) as process:
+            wait_for_step(process, step)
+            process.send_signal(ending)
+            said = process.stdout.read() if process.stdout else ""
+        assert process.returncode == code, said
+        assert ("interrupted; the same command resumes" in said) == (code == 1)
+        assert not (tmp_path / "out/quantizer.json").exists()
+    for output in ("out", "whole"):
+        with start(source, tmp_path / output, *LONG) as process:
+            said = process.stdout.read() if process.stdout else ""
+        assert process.returncode == 0, said
+        assert ("was begun by an earlier run" in said) == (output == "out")
+        assert ("step 1:" in said) == (output == "whole")
+    assert same(tmp_path / "out", tmp_path / "whole")
+
+
+def test_two_runs_do_not_meet(segments: str, tmp_path: Path) -> None:
+    lease = Lease(str(tmp_path / "out"), "theirs")
+    try:
+        with pytest.raises(BusyError, match="is being written by another run"):
+            cluster(segments, tmp_path / "out")
+    finally:
+        lease.release()
+
+
+# --- the command line --------------------------------------------------------------------------------------------
+
+
+def sdhubert(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([SDHUBERT, *arguments], capture_output=True, text=True)
+
+
+def test_the_command_prints_and_imports_what_it_made(segments: str, tmp_path: Path) -> None:
+    sizes: Sequence[str] = ["--n-clusters", "24", "--n-units", "8", "--device", "cpu", "--sklearn"]
+    done = sdhubert("cluster", segments, str(tmp_path / "out"), *sizes, "--log-format", "json")
+    assert done.returncode == 0, done.stderr
+    assert "4000 syllables of width 16, 4000 to be sampled; engine local" in done.stdout
+    assert "8 of 24 clusters" in done.stdout
+    events = [json.loads(line)["event"] for line in done.stderr.splitlines()]
+    assert events[:4] == ["started", "sampled", "seeded", "iteration"]
+    assert events[-2:] == ["measured", "finished"]
+    other = sdhubert("cluster", segments, str(tmp_path / "out"), *sizes, "--seed", "1")
+    assert (other.returncode, other.stderr.count("\n")) == (2, 1)
+    pair = [str(tmp_path / "out/km_24.pt"), str(tmp_path / "out/km_24to8.npy"), str(tmp_path / "imported")]
+    refused = sdhubert("import-quantizer", *pair)
+    assert refused.returncode == 2
+    assert "--trust-pickle" in refused.stderr
+    imported = sdhubert("import-quantizer", *pair, "--trust-pickle")
+    assert imported.stdout.startswith("24 clusters of width 16, 8 units")
+    assert Quantizer.load(pair[2]).sha256 == Quantizer.load(str(tmp_path / "out")).sha256

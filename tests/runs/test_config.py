@@ -1,0 +1,501 @@
+"""Configuration: who wins over whom, what is refused and how, and what makes two runs the same."""
+
+import dataclasses
+import math
+
+import pytest
+from omegaconf import OmegaConf
+from places import CONFIGS
+
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.output import fingerprint
+from sdhubert_ray.runs.config import JobConfig, load_config
+
+
+def load(*overrides, path=None, flags=None, carried=None):
+    return load_config(path, overrides, flags or {}, carried or {})
+
+
+def refusal(*overrides, **given):
+    with pytest.raises(UserError) as caught:
+        load(*overrides, **given)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def leaves(options, prefix=""):
+    """Dotted key -> value of every option."""
+    for option in dataclasses.fields(options):
+        value = getattr(options, option.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{prefix}{option.name}.")
+        else:
+            yield f"{prefix}{option.name}", value
+
+
+def flatten(values, prefix=""):
+    """Dotted keys of nested mappings."""
+    for key, value in values.items():
+        yield from flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+
+
+def get(config, key):
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
+
+
+# Another value of each option: what changes results, and what does not.
+RESULT_OPTIONS = {
+    "dtype": "bfloat16",
+    "audio.channel": 1,
+    "audio.piece_seconds": 300.0,
+    "audio.variance_floor": 0.5,
+    "windows.window_seconds": 10.0,
+    "windows.overlap_seconds": 1.0,
+    "windows.pad_samples": 100,
+    "encoder.layer": 8,
+    "encoder.normcut_layer": 10,
+    "speech.normcut_strategy": "absolute",
+    "speech.normcut_threshold": 0.3,
+    "speech.silence_threshold": 0.5,
+    "speech.min_span_frames": 4,
+    "speech.max_span_seconds": 20.0,
+    "syllables.syl_dur": 0.25,
+    "syllables.merge_threshold": 0.75,
+    "syllables.min_cut_minimum": 3,
+    "syllables.keep_last_frame": False,
+    "syllables.drop_frames": 3,
+    "syllables.merge_minimum": 4,
+    "output.frame_features": "float16",
+    "output.segment_features": "none",
+}
+LAYOUT_OPTIONS = {
+    "preset": "paper",  # its options count, not its name
+    "checkpoint": "elsewhere/copy.pt",  # the hash of its content counts
+    "device": "cpu",
+    "max_failed": 7,
+    "quantizer": "elsewhere/quantizer",  # likewise
+    "output.formats": ("parquet", "textgrid"),
+    "output.compression": "gzip",
+    "output.rows_per_file": 100,
+    "resources.batch_seconds": 40.0,
+    "resources.unit_seconds": 60.0,
+    "resources.unit_rows": 16,
+    "resources.decode.cpus": 2.0,
+    "resources.decode.memory_gib": 2.5,
+    "resources.decode.workers": 5,
+    "resources.encode.cpus": 4.0,
+    "resources.encode.gpus": 0.5,
+    "resources.encode.memory_gib": 1.5,
+    "resources.encode.min_workers": 1,
+    "resources.encode.max_workers": 3,
+    "resources.encode.initial_workers": 2,
+    "resources.cut.cpus": 2.0,
+    "resources.cut.memory_gib": 2.5,
+    "resources.cut.workers": 5,
+}
+OPTIONAL = [
+    "quantizer",
+    "audio.channel",
+    "windows.window_seconds",
+    "speech.silence_threshold",
+    "syllables.merge_threshold",
+    "resources.decode.workers",
+    "resources.encode.min_workers",
+    "resources.encode.max_workers",
+    "resources.encode.initial_workers",
+    "resources.cut.workers",
+]
+
+
+def as_text(value):
+    return f"[{','.join(value)}]" if isinstance(value, tuple) else str(value).lower() if value is False else str(value)
+
+
+def test_every_option_is_known_to_this_test():
+    """A new option has to be put into one of the two tables: does it change results or not?"""
+    assert {key for key, _ in leaves(JobConfig())} == RESULT_OPTIONS.keys() | LAYOUT_OPTIONS.keys()
+
+
+# -- values
+
+
+def test_without_anything_the_config_is_the_readme_preset():
+    assert load() == JobConfig()
+    assert load("preset=readme") == JobConfig()
+
+
+@pytest.mark.parametrize(("key", "value"), [*RESULT_OPTIONS.items(), *LAYOUT_OPTIONS.items()])
+def test_every_option_can_be_set_in_every_way_and_changes_nothing_else(tmp_path, key, value):
+    assert get(JobConfig(), key) != value
+    section, _, name = key.rpartition(".")
+    path = tmp_path / "job.yaml"
+    indent, text = "", ""
+    for part in key.split("."):
+        text += f"{indent}{part}:\n"
+        indent += "  "
+    path.write_text(f"{text.rstrip()} {as_text(value)}\n")
+    ways = [load(f"{key}={as_text(value)}"), load(path=str(path)), load(flags={key: value})]
+    if key.partition(".")[0] in ("audio", "windows", "encoder", "speech", "syllables"):
+        ways.append(load(carried={section: {name: value}}))
+    for config in ways:
+        found = get(config, key)
+        assert found == value
+        assert type(found) is type(value)
+        if key != "preset":
+            assert dict(leaves(config)) == {**dict(leaves(load())), key: found}
+
+
+def test_the_paper_preset():
+    """The column `paper` of the table in DESIGN, and its rules of merging."""
+    config = load("preset=paper")
+    expected = {
+        "encoder.layer": 9,
+        "encoder.normcut_layer": 11,
+        "speech.normcut_strategy": "absolute",
+        "speech.normcut_threshold": 2.0,
+        "speech.silence_threshold": None,
+        "speech.min_span_frames": 0,
+        "windows.window_seconds": None,
+        "windows.pad_samples": 0,
+        "audio.variance_floor": 1e-7,
+        "syllables.syl_dur": 0.2,
+        "syllables.merge_threshold": 0.3,
+        "syllables.min_cut_minimum": 5,
+        "syllables.keep_last_frame": False,
+        "syllables.drop_frames": 2,
+        "syllables.merge_minimum": 3,
+    }
+    assert {key: get(config, key) for key in expected} == expected
+
+
+def test_the_readme_preset():
+    expected = {
+        "encoder.layer": 9,
+        "encoder.normcut_layer": 11,
+        "speech.normcut_strategy": "relative",
+        "speech.normcut_threshold": 0.1,
+        "speech.silence_threshold": 0.02,
+        "speech.min_span_frames": 2,
+        "speech.max_span_seconds": 30.0,
+        "windows.window_seconds": 5.0,
+        "windows.overlap_seconds": 0.5,
+        "windows.pad_samples": 160,
+        "audio.variance_floor": 0.0,
+        "audio.piece_seconds": 600.0,
+        "syllables.syl_dur": 0.1,
+        "syllables.merge_threshold": 0.4,
+        "syllables.min_cut_minimum": 1,
+        "syllables.keep_last_frame": True,
+    }
+    assert {key: get(load(), key) for key in expected} == expected
+
+
+def test_the_later_wins_preset_checkpoint_file_override_flag(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text("preset: paper\nsyllables:\n  syl_dur: 3\n  drop_frames: 30\n")
+    carried = {"syllables": {"syl_dur": 2.0, "drop_frames": 20, "merge_minimum": 200}}
+    given = {"path": str(path), "carried": carried}
+    steps = [
+        (load("preset=paper"), (0.2, 2, 3)),
+        (load("preset=paper", carried=carried), (2.0, 20, 200)),
+        (load(**given), (3.0, 30, 200)),
+        (load("syllables.syl_dur=4", **given), (4.0, 30, 200)),
+        (load("syllables.syl_dur=4", "syllables.syl_dur=5", **given), (5.0, 30, 200)),
+        (load("syllables.syl_dur=4", flags={"syllables.syl_dur": 6.0}, **given), (6.0, 30, 200)),
+    ]
+    for config, expected in steps:
+        syllables = config.syllables
+        assert (syllables.syl_dur, syllables.drop_frames, syllables.merge_minimum) == expected
+        assert syllables.min_cut_minimum == 5  # of the preset, in the file too
+    assert load("preset=readme", path=str(path)).syllables.min_cut_minimum == 1
+    assert load("preset=readme", path=str(path), flags={"preset": "paper"}).syllables.min_cut_minimum == 5
+
+
+@pytest.mark.parametrize("key", OPTIONAL)
+def test_null_is_none_for_optional_values(tmp_path, key):
+    section, _, name = key.rpartition(".")
+    path = tmp_path / "job.yaml"
+    parts = key.split(".")
+    path.write_text(": {".join(parts) + ": null" + "}" * (len(parts) - 1) + "\n")
+    base = {section: {name: RESULT_OPTIONS[key]}} if key in RESULT_OPTIONS else {}
+    if key == "windows.window_seconds":  # whole pieces take no padding
+        path.write_text(f"{section}: {{{name}: null, pad_samples: 0}}\n")
+        assert get(load(f"{key}=null", "windows.pad_samples=0", carried=base), key) is None
+        assert get(load(path=str(path), carried=base), key) is None
+        return
+    assert get(load(f"{key}=null", carried=base), key) is None
+    assert get(load(path=str(path), carried=base), key) is None
+
+
+@pytest.mark.parametrize("key", [key for key, _ in leaves(JobConfig()) if key not in OPTIONAL])
+def test_null_is_refused_for_all_others(key):
+    assert key in refusal(f"{key}=null")
+
+
+def test_an_empty_file_changes_nothing(tmp_path):
+    (tmp_path / "empty.yaml").write_text("# nothing yet\n")
+    assert load(path=str(tmp_path / "empty.yaml")) == JobConfig()
+
+
+# -- refusals
+
+
+@pytest.mark.parametrize(
+    ("override", "wrong", "near"),
+    [
+        ("presett=paper", "presett", "preset"),
+        ("sylables.syl_dur=0.2", "sylables", "syllables.syl_dur"),
+        ("syllables.syl_drr=0.2", "syllables.syl_drr", "syllables.syl_dur"),
+        ("syl_dur=0.2", "syl_dur", "syllables.syl_dur"),
+        ("normcut_threshold=0.2", "normcut_threshold", "speech.normcut_threshold"),
+        ("encoder.normcut_threshold=0.2", "encoder.normcut_threshold", "speech.normcut_threshold"),
+        ("resources.batchseconds=1", "resources.batchseconds", "resources.batch_seconds"),
+        ("max-failed=1", "max-failed", "max_failed"),
+        ("unit_row=4", "unit_row", "resources.unit_rows"),
+    ],
+)
+def test_a_typo_is_refused_naming_the_near_miss(tmp_path, override, wrong, near):
+    expected = f"unknown config key {wrong!r}; did you mean {near!r}?"
+    assert refusal(override) == expected
+    key, _, value = override.partition("=")
+    assert refusal(flags={key: value}) == expected
+    section, _, name = key.rpartition(".")
+    path = tmp_path / "job.yaml"
+    path.write_text(f"{section}:\n  {name}: {value}\n" if section else f"{name}: {value}\n")
+    assert refusal(path=str(path)) == expected
+
+
+def test_a_key_like_no_other_is_refused_naming_those_there_are():
+    message = refusal("zzz=1")
+    assert "'zzz'" in message
+    assert all(key in message for key, _ in leaves(JobConfig()))
+
+
+def test_a_dotted_key_in_a_file_is_refused_in_words_that_help(tmp_path):
+    """`syllables.syl_dur: 0.2` is right on the command line and wrong in YAML: no help to propose it again."""
+    path = tmp_path / "job.yaml"
+    path.write_text("syllables.syl_dur: 0.2\n")
+    assert "did you mean 'syllables.syl_dur'" not in refusal(path=str(path))
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("syllables.syl_dur=slow", "slow"),
+        ("encoder.layer=nine", "nine"),
+        ("encoder.layer=9.5", "9.5"),
+        ("max_failed=1.5", "1.5"),
+        ("syllables.keep_last_frame=perhaps", "perhaps"),
+        ("syllables=0.2", "0.2"),
+        ("output.formats=textgrid", "formats"),
+        ("resources.encode.max_workers=[1]", "max_workers"),
+        ("resources.encode=3", "3"),
+        ("syllables.syl_dur.value=1", "value"),
+    ],
+)
+def test_a_wrong_type_is_refused_by_key(override, value):
+    message = refusal(override)
+    assert override.partition("=")[0].removesuffix(".value") in message
+    assert value in message
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "syllables.syl_dur=0",
+        "syllables.syl_dur=-0.1",
+        "syllables.min_cut_minimum=0",
+        "syllables.drop_frames=-1",
+        "syllables.merge_minimum=1",
+        "encoder.layer=-1",
+        "encoder.normcut_layer=-1",
+        "speech.normcut_strategy=relativ",
+        "speech.min_span_frames=-1",
+        "speech.max_span_seconds=0",
+        "windows.window_seconds=5.001",
+        "windows.window_seconds=-5",
+        "windows.overlap_seconds=0.501",
+        "windows.overlap_seconds=0",
+        "windows.overlap_seconds=4",
+        "windows.pad_samples=-1",
+        "audio.channel=-1",
+        "audio.piece_seconds=5",
+        "audio.variance_floor=-1",
+        "output.formats=[parquet,textgrit]",
+        "output.frame_features=float64",
+        "output.segment_features=yes",
+        "output.compression=zip",
+        "output.rows_per_file=0",
+        "resources.decode.workers=0",
+        "resources.encode.gpus=0",
+        "resources.cut.cpus=-1",
+        "resources.batch_seconds=0",
+        "resources.unit_seconds=-1",
+        "resources.unit_rows=0",
+        "resources.encode.memory_gib=0",
+        "device=tpu",
+        "dtype=float64",
+        "max_failed=-1",
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_the_key_as_written(override):
+    assert override.partition("=")[0] in refusal(override)
+
+
+FLOATS = [key for key, value in [*RESULT_OPTIONS.items(), *LAYOUT_OPTIONS.items()] if isinstance(value, float)]
+
+
+@pytest.mark.parametrize("key", FLOATS)
+def test_no_option_takes_nan(key):
+    assert key in refusal(f"{key}=nan")
+
+
+@pytest.mark.parametrize("key", FLOATS)
+def test_infinity_is_refused_by_its_key_or_taken_as_a_limit_that_is_never_reached(key):
+    """Where it is taken, it has to work: only limits may be infinite."""
+    try:
+        config = load(f"{key}=inf")
+    except UserError as error:
+        assert key in str(error)  # noqa: PT017 - either is right
+    else:
+        assert get(config, key) == math.inf
+        assert key in (
+            "audio.piece_seconds",
+            "speech.max_span_seconds",
+            "speech.silence_threshold",
+            "syllables.merge_threshold",
+            "resources.batch_seconds",
+            "resources.unit_seconds",
+        )
+
+
+def test_an_unknown_preset_is_refused_naming_those_there_are():
+    message = refusal("preset=papers")
+    assert all(part in message for part in ("'papers'", "readme", "paper"))
+
+
+@pytest.mark.parametrize("override", ["syllables.syl_dur", "=0.2", "", "--help"])
+def test_what_is_no_override_is_refused(override):
+    message = refusal(override)
+    assert repr(override) in message
+    assert "key=value" in message
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["syllables.syl_dur=[1", "checkpoint={a", "checkpoint=a: b: c", "checkpoint=${nowhere}", "syllables=${nowhere}"],
+)
+def test_what_cannot_be_read_is_refused(override):
+    assert override.partition("=")[0] in refusal(override)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"preset: [paper",
+        b"a: b: c",
+        b"- preset",
+        b"paper",
+        b"preset: paper\npreset: readme\n",
+        b"\tpreset: paper",
+        b"preset: \xff",
+        b"preset: \x00",
+        b"syllables:\n",
+        b"syllables: 3\n",
+        b"syllables: [1]\n",
+    ],
+)
+def test_a_broken_file_is_refused(tmp_path, content):
+    path = tmp_path / "job.yaml"
+    path.write_bytes(content)
+    message = refusal(path=str(path))
+    assert str(path) in message or any(key in message for key in ("syllables", "'paper'"))
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    assert f"{tmp_path}/job.yaml does not exist" in refusal(path=f"{tmp_path}/job.yaml")
+    assert str(tmp_path) in refusal(path=str(tmp_path))
+
+
+# -- what a configuration is
+
+
+def all_options(options):
+    yield options
+    for option in dataclasses.fields(options):
+        value = getattr(options, option.name)
+        if dataclasses.is_dataclass(value):
+            yield from all_options(value)
+
+
+def test_every_options_object_is_frozen():
+    for config in (JobConfig(), load("output.formats=[parquet,textgrid]", flags={"preset": "paper"})):
+        objects = list(all_options(config))
+        assert len(objects) == 11
+        for options in objects:
+            for option in dataclasses.fields(options):
+                with pytest.raises(dataclasses.FrozenInstanceError):
+                    setattr(options, option.name, None)
+
+
+def test_a_loaded_configuration_has_no_part_that_can_change():
+    """Frozen to the last value: two equal ones have one hash."""
+    config = load("output.formats=[parquet,textgrid]")
+    assert config.output.formats == ("parquet", "textgrid")
+    assert hash(config) == hash(load("output.formats=[parquet,textgrid]"))
+    assert len({load(), load("preset=readme"), load("preset=paper")}) == 2
+
+
+def identity(config):
+    return fingerprint(config.identity("0" * 64))
+
+
+@pytest.mark.parametrize(("key", "value"), RESULT_OPTIONS.items())
+def test_identity_holds_every_option_that_changes_results(key, value):
+    before, after = identity(load()), identity(load(flags={key: value}))
+    assert {name for name in {*before, *after} if before.get(name) != after.get(name)} == {key}
+
+
+@pytest.mark.parametrize(("key", "value"), [item for item in LAYOUT_OPTIONS.items() if item[0] != "preset"])
+def test_identity_holds_no_option_that_does_not(key, value):
+    config = load(flags={key: value})
+    assert config != load()
+    assert identity(config) == identity(load())
+
+
+def test_identity_knows_a_preset_by_its_options():
+    by_hand = load(
+        *(
+            f"{key}={'null' if get(load('preset=paper'), key) is None else get(load('preset=paper'), key)}"
+            for key in RESULT_OPTIONS
+        )
+    )
+    assert identity(by_hand) == identity(load("preset=paper"))
+    assert identity(by_hand) != identity(load())
+
+
+def test_identity_holds_the_weights():
+    assert JobConfig().identity("a") != JobConfig().identity("b")
+
+
+def test_identity_holds_the_quantizer_if_there_is_one():
+    """An output from before there were quantizers has the identity of one without."""
+    without, one, other = (fingerprint(JobConfig().identity("a", sha256)) for sha256 in (None, "b", "c"))
+    assert one == {**without, "quantizer.sha256": '"b"'} != other
+    assert not [key for key in without if "quantizer" in key]
+
+
+def test_identity_is_the_same_however_a_value_was_written():
+    ways = [load("syllables.syl_dur=1"), load("syllables.syl_dur=1.0"), load(flags={"syllables.syl_dur": 1})]
+    ways.append(load(carried={"syllables": {"syl_dur": 1}}))
+    assert len({str(identity(config)) for config in ways}) == 1
+
+
+def test_the_yaml_that_shows_every_option_holds_the_defaults():
+    path = CONFIGS / "segment.yaml"
+    assert load_config(str(path), [], {}, {}) == load_config(None, [], {}, {})
+    shown = OmegaConf.to_container(OmegaConf.load(path))
+    assert set(flatten(shown)) == {key for key, _ in leaves(JobConfig())}

@@ -1,0 +1,178 @@
+"""`segment --plan`: what it foretells is what the run does, and it writes nothing."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from sdhubert_ray.corpus import list_input
+from sdhubert_ray.encoder import fetch_checkpoint
+from sdhubert_ray.runs.config import load_config
+from sdhubert_ray.runs.estimate import (
+    SAMPLE_ROWS,
+    SAMPLE_SECONDS,
+    Trial,
+    Workers,
+    draw_sample,
+    estimate_job,
+    extrapolate,
+)
+from sdhubert_ray.runs.execute import prepare_job, run_job
+from sdhubert_ray.runs.session import Job
+
+SDHUBERT = str(Path(sys.executable).parent / "sdhubert")
+ENGINES = ["local", pytest.param("ray", marks=pytest.mark.ray)]
+
+
+@pytest.fixture
+def connected(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Ray for the tests whose engine is `ray`."""
+    if request.node.callspec.params.get("engine") == "ray":
+        request.getfixturevalue("ray_cluster")
+    return
+
+
+@pytest.fixture(scope="module")
+def corpus(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty recordings of 1 to 8 seconds, no two alike; six of them are broken."""
+    folder = tmp_path_factory.mktemp("corpus")
+    random = np.random.default_rng(1)
+    speech = np.concatenate([soundfile.read(golden / f"audio/synth_{number}.flac")[0] for number in range(5)])
+    for number in range(54):
+        begin, length = random.integers(0, len(speech) - 8 * 16_000), random.integers(16_000, 8 * 16_000)
+        take = speech[begin : begin + length] + random.normal(0, 0.01, length)
+        soundfile.write(folder / f"take{number:02d}.flac", take, 16_000)
+    for number in range(6):
+        (folder / f"take{9 * number:02d}x.wav").write_text("no audio\n" * 100)
+    return folder
+
+
+def plan(source: Path, output: Path, tiny_checkpoint: Path, overrides: list[str], engine: str = "local") -> Job:
+    checkpoint = fetch_checkpoint(str(tiny_checkpoint))
+    config = load_config(None, overrides, {}, checkpoint.options)
+    return prepare_job(config, checkpoint, str(source), list_input(str(source)), str(output), engine=engine)
+
+
+@pytest.mark.usefixtures("connected")
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("overrides", [[], ["output.frame_features=float16", "output.formats=[files,textgrid]"]])
+def test_the_run_does_what_was_foretold(
+    engine: str, overrides: list[str], corpus: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    overrides = [*overrides, "resources.unit_rows=25", "max_failed=6"]
+    job = plan(corpus, tmp_path / "out", tiny_checkpoint, overrides, engine)
+    with job.folder:
+        estimate = estimate_job(job)
+    assert not (tmp_path / "out").exists()
+    assert not Path(job.folder.name).exists()
+    summary = run_job(plan(corpus, tmp_path / "out", tiny_checkpoint, overrides), lambda rows, seconds: None)
+    assert (estimate.rows, estimate.unknown_rows) == (60, 6)
+    assert estimate.audio_seconds == pytest.approx(summary.totals.audio_seconds, rel=0.03)
+    assert set(estimate.statuses) == set(summary.totals.statuses) == {"ok", "unreadable"}
+    assert abs(estimate.statuses["unreadable"] - 6) <= 4
+    assert sum(estimate.statuses.values()) == 60
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    written = sum(path.stat().st_size for path in files if path.parent.name != "manifest" and path.suffix != ".json")
+    assert estimate.size == pytest.approx(written, rel=0.25)
+    assert estimate.workers.engine == engine
+    assert estimate.trial.rows == SAMPLE_ROWS
+    # Two processes on a busy machine: the order of magnitude.
+    assert estimate.wall_seconds is not None
+    work = sum(summary.stage_seconds.values())
+    assert work / 10 < estimate.wall_seconds < work * 10
+
+
+def test_the_command_prints_it_and_writes_nothing(corpus: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half"
+    half.mkdir()
+    for path in sorted(corpus.iterdir())[:30]:
+        shutil.copy(path, half)
+    arguments = ["--checkpoint", str(tiny_checkpoint), "--max-failed", "6", "--engine", "local"]
+    subprocess.run([SDHUBERT, "segment", half, tmp_path / "out", *arguments], check=True, capture_output=True)
+    for path in sorted(corpus.iterdir())[30:]:
+        shutil.copy(path, half)
+    # What an interrupted run has left counts with what is new.
+    (tmp_path / "out/segments/00001-0000000.parquet").unlink()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    command = [SDHUBERT, "segment", half, tmp_path / "out", *arguments, "--plan"]
+    told = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(2)]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    lines = dict(line.split("  ", 1) for line in told[0].splitlines() if "  " in line)
+    assert {name: text.strip() for name, text in lines.items()}["rows"] == "60 to be done"
+    seconds = sum(soundfile.info(path).duration for path in corpus.glob("*.flac"))
+    assert float(lines["audio"].split()[0]) == pytest.approx(seconds / 3600, abs=0.001)
+    assert "6 rows are of unknown duration, taken as the mean of" in lines["audio"]
+    assert lines["statuses"].split()[:1] == ["about"]
+    assert " ok, " in lines["statuses"]
+    assert " unreadable (from " in lines["statuses"]
+    for name in ("statuses", "output", "work per hour of audio", "CPU hours", "time"):
+        assert "of 60 rows, " in lines[name], name
+    assert "no GPU was seen" in lines["GPU hours"] or lines["GPU hours"].split()[0] == "about"
+    assert lines["workers"].strip().startswith("this process")
+    untimed = [
+        [line for line in text.splitlines() if line.startswith(("rows", "audio", "statuses", "output"))]
+        for text in told
+    ]
+    assert untimed[0] == untimed[1]
+
+
+def test_the_sample_is_spread_over_all_that_is_left(golden: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "corpus.csv"
+    manifest.write_text(
+        "id,uri,duration\n" + "".join(f"{row:05d},{golden}/audio/synth_4.flac,0.4\n" for row in range(6400))
+    )
+    options = ["resources.unit_rows=50"]
+    job, again = (plan(manifest, tmp_path / "out", tiny_checkpoint, options) for _ in range(2))
+    with job.folder, again.folder:
+        ids = [int(name) for name in draw_sample(job).column("id").to_pylist()]
+        assert [name // 200 for name in sorted(ids)] == list(range(32))
+        assert ids != sorted(ids)
+        assert draw_sample(again).column("id").to_pylist() == [f"{name:05d}" for name in ids]
+
+
+def test_a_sample_of_long_rows_ends_early(golden: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    noise = np.random.default_rng(0).normal(0, 0.1, 100 * 16_000)
+    for number in range(6):
+        soundfile.write(tmp_path / f"audio/{number}.wav", noise, 16_000)
+    job = plan(tmp_path / "audio", tmp_path / "out", tiny_checkpoint, [])
+    with job.folder:
+        estimate = estimate_job(job)
+    assert (estimate.trial.rows, estimate.trial.audio_seconds) == (3, SAMPLE_SECONDS)
+    assert estimate.audio_seconds == pytest.approx(600)
+    assert estimate.statuses == {"ok": 6}
+
+
+def test_recordings_without_audio_are_no_division_by_zero(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    for number in range(3):
+        (tmp_path / f"audio/{number}.wav").write_text("no audio\n")
+    arguments = [tmp_path / "audio", tmp_path / "out", "--checkpoint", tiny_checkpoint, "--plan"]
+    told = subprocess.run(
+        [SDHUBERT, "segment", *map(str, arguments)], check=True, capture_output=True, text=True
+    ).stdout
+    assert "about 3 unreadable" in told
+    assert "not measured: the sample of 3 rows has no audio" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_gpu_hours_and_workers() -> None:
+    """Two encoders on each of four GPUs: by hand, for a hundred hours from a sample of 36 s."""
+    trial = Trial(
+        10, 36.0, 0, 0.0, {"ok": 9, "failed": 1}, 1000, 11_000, 0, {"decode": 2.0, "encode": 4.0, "cut": 1.0}, 9.0
+    )
+    estimate = extrapolate(trial, Workers("ray", "cuda", 8, 30, 0.5), 10_000, 600, 100 * 3600.0, 0)
+    assert estimate.gpu_seconds == pytest.approx(40_000)
+    assert estimate.cpu_seconds == pytest.approx(30_000)
+    assert estimate.wall_seconds == pytest.approx(40_000 / 4)
+    assert estimate.size == pytest.approx(600 * 1000 + 10_000 * 10_000)
+    assert estimate.statuses == {"ok": 9000, "failed": 1000}
+    on_cpu = extrapolate(trial, Workers("ray", "cpu", 8, 1), 10_000, 600, 100 * 3600.0, 0)
+    assert on_cpu.gpu_seconds is None
+    assert on_cpu.cpu_seconds == pytest.approx(30_000 + 90_000)
+    assert on_cpu.wall_seconds == pytest.approx(30_000)  # the one worker that decodes holds the encoders up

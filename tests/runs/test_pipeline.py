@@ -1,0 +1,166 @@
+"""The chain of stages that GPUs use, here with encoders on CPUs; the pools that a cluster is given."""
+
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from places import TESTS
+
+from sdhubert_ray import Quantizer
+from sdhubert_ray.corpus import list_input
+from sdhubert_ray.encoder import fetch_checkpoint
+from sdhubert_ray.evaluation.ssabx import cut_units, embed_clips
+from sdhubert_ray.evaluation.triplets import Clip
+from sdhubert_ray.output import list_commits, list_plans, pending_units, publish_plan
+from sdhubert_ray.output.formats import SequenceOptions
+from sdhubert_ray.runs.config import load_config
+from sdhubert_ray.runs.execute import prepare_job, run_job
+from sdhubert_ray.tokenizing import prepare_tokenizing, run_tokenizing
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+@pytest.fixture
+def corpus(golden, tmp_path):
+    """Sixty recordings; one is none, one is missing."""
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    for number in range(58):
+        shutil.copy(golden / f"audio/synth_{number % 5}.flac", folder / f"{number:02d}.flac")
+    (folder / "58.flac").write_bytes(b"no audio")
+    lines = [f"{number:02d}.flac,audio/{number:02d}.flac,s{number % 3}\n" for number in range(60)]
+    (tmp_path / "m.csv").write_text("id,uri,speaker\n" + "".join(lines))
+    return tmp_path / "m.csv"
+
+
+def rows(output):
+    """All rows that lie in the output, one that was committed twice twice."""
+    paths = [output / "segments" / commit.name for commit in list_commits(str(output))]
+    return pa.concat_tables([pq.read_table(path) for path in paths]).sort_by("key").combine_chunks()
+
+
+@pytest.fixture
+def prepare(corpus, tiny_checkpoint):
+    checkpoint = fetch_checkpoint(str(tiny_checkpoint))
+    config = load_config(
+        None, ["resources.unit_rows=3", "device=cpu", "resources.encode.max_workers=2"], {}, checkpoint.options
+    )
+
+    def call(output, engine):
+        job = prepare_job(config, checkpoint, str(corpus), list_input(str(corpus)), str(output), engine=engine)
+        return job, checkpoint, config
+
+    return call
+
+
+def kill_encoder(output, killed):
+    """SIGKILL an encoder when some units are committed."""
+    while not (output / "segments").exists() or len(list((output / "segments").iterdir())) < 3:
+        time.sleep(0.01)
+    for process in psutil.Process().children(recursive=True):
+        if "EncodePacked" in " ".join(process.cmdline()):
+            process.kill()
+            killed.append(process.pid)
+            return
+
+
+def test_stages_chained_over_workers_write_the_table_of_one_process(prepare, tmp_path):
+    """An encoder is killed on the way."""
+    from sdhubert_ray.runs.pipeline import chain_stages
+
+    job, *_ = prepare(tmp_path / "local", "local")
+    run_job(job, lambda count, seconds: None)
+    output = tmp_path / "ray"
+    job, checkpoint, config = prepare(output, "ray")
+    publish_plan(str(output), job.staged, 1, "input")
+    job.folder.cleanup()
+    units = pending_units(list_plans(str(output)), [])
+    assert len(units) == 20
+    killed = []
+    killer = threading.Thread(target=kill_encoder, args=(output, killed))
+    killer.start()
+    pipeline = chain_stages(units, checkpoint, config, str(output))
+    reports = pa.concat_tables(list(pipeline.iter_batches(batch_size=None, batch_format="pyarrow")))
+    killer.join()
+    assert len(killed) == 1
+    assert sum(reports["rows"].to_pylist()) == 60
+    assert len(set(reports["unit_name"].to_pylist())) == 20
+    assert pending_units(list_plans(str(output)), list_commits(str(output))) == []
+    assert rows(output).equals(rows(tmp_path / "local"))
+
+
+def test_pools_follow_the_cluster_and_the_options():
+    """The cluster of the tests has four CPUs and no GPU."""
+    from sdhubert_ray.runs.pipeline import plan_encoders
+
+    def sizes(num_units, *overrides):
+        pool, memory = plan_encoders(load_config(None, ["device=cpu", *overrides], {}, {}), num_units)
+        return pool.min_size, pool.initial_size, pool.max_size, memory
+
+    low, _, high, memory = sizes(100, "resources.encode.memory_gib=0.5")
+    assert (low, high, memory) == (4, 4, 1 << 29)
+    assert sizes(2, "resources.encode.memory_gib=0.5")[2] == 2  # never more than there is work
+    assert sizes(100, "resources.encode.memory_gib=0.5", "resources.encode.cpus=2")[2] == 2
+    growing = ["resources.encode.min_workers=1", "resources.encode.initial_workers=2", "resources.encode.max_workers=9"]
+    assert sizes(100, *growing)[:3] == (1, 2, 9)
+    # What no node could grant is not asked for.
+    assert sizes(100, "resources.encode.memory_gib=100000")[3] < 100000 << 30
+
+
+# -- where there are GPUs
+
+
+@pytest.fixture
+def quantizer(tmp_path):
+    made = Quantizer(np.random.default_rng(0).normal(0, 0.3, (20, 48)).astype(np.float32), None)
+    made.save(str(tmp_path / "quantizer"))
+    return made
+
+
+def test_pipelines_of_gpus_can_be_built(tiny_checkpoint, quantizer, golden, tmp_path):
+    """Ray refuses what it is asked for as soon as it is asked."""
+    from sdhubert_ray.runs.pipeline import build_embed_pipeline, build_pipeline, build_tokenize_pipeline
+
+    checkpoint = fetch_checkpoint(str(tiny_checkpoint))
+    config = load_config(None, ["device=cuda"], {}, checkpoint.options)
+    output = str(tmp_path / "out")
+    clips = cut_units([Clip(str(golden / "audio/synth_0.flac"), 0.0, 1.0)], config)
+    build_pipeline([(1, 0), (1, 1)], checkpoint, config, output, quantizer)
+    build_tokenize_pipeline(["00001-0000000.parquet"], quantizer, "cuda", output, "zstd", None)
+    build_embed_pipeline(clips, checkpoint, config, [9])
+
+
+def test_what_gpus_run_gives_the_results_of_one_process(tiny_checkpoint, quantizer, golden, tmp_path):
+    """On a cluster of its own, which says that it has two GPUs: see the script."""
+    audio, fake = golden / "audio", tmp_path / "fake"
+    fake.mkdir()
+    script = [sys.executable, TESTS / "fake_gpus.py"]
+    command = [*script, audio, tiny_checkpoint, tmp_path / "quantizer", fake]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    gpus = {path.name for path in (fake / "gpus").iterdir()}
+    assert {"EncodePacked-0", "EncodePacked-1", "EmbedPacked-0", "EmbedPacked-1"} <= gpus
+    assert gpus & {"AssignUnits-0", "AssignUnits-1"}
+    checkpoint = fetch_checkpoint(str(tiny_checkpoint))
+    config = load_config(None, ["device=cpu", "resources.unit_rows=2"], {}, checkpoint.options)
+    out = tmp_path / "out"
+    job = prepare_job(config, checkpoint, str(audio), list_input(str(audio)), str(out), engine="local")
+    run_job(job, lambda count, seconds: None)
+    assert rows(fake / "out").equals(rows(out))
+    options = {"target": str(tmp_path / "made"), "engine": "local"}
+    run_tokenizing(
+        prepare_tokenizing(str(out), quantizer, "q", SequenceOptions(("txt",)), **options), lambda rows: None
+    )
+    assert (fake / "made/units.txt").read_bytes() == (tmp_path / "made/units.txt").read_bytes()
+    clips = [Clip(str(path), 0.0, 0.3) for path in sorted(audio.glob("*.flac"))]
+    embedded, _ = embed_clips(clips, checkpoint, config, [9], engine="local", address=None, progress=lambda count: None)
+    found = np.load(fake / "embedded.npz")
+    for name, vectors in embedded.items():
+        np.testing.assert_array_equal(found[name], vectors)

@@ -1,0 +1,235 @@
+"""From a training run to a checkpoint that segments: the official format, bit for bit the student's states."""
+
+import json
+import subprocess
+import sys
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from transformers import HubertConfig, HubertModel
+
+from sdhubert_ray import MincutWrapper, SDHuBERTSegmenter
+from sdhubert_ray.encoder import fetch_checkpoint, load_model
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.speech.presets import EncoderOptions
+from sdhubert_ray.training.distillation import Head
+from sdhubert_ray.training.export import export_checkpoint
+from sdhubert_ray.training.module import DistillationModule
+from sdhubert_ray.training.options import ModelOptions, OptimOptions
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*isinstance.treespec, LeafSpec.* is deprecated.*",  # Lightning's own use of it
+    # The teacher and the frozen parts.
+    "ignore:Found .* in eval mode at the start of training.*",
+    "ignore:You defined a `validation_step` but have no `val_dataloader`.*",
+)
+
+SAMPLES = 8000
+
+
+class Noise:
+    """Batches of noise without end."""
+
+    def __iter__(self):
+        rng = np.random.default_rng(0)
+        while True:
+            yield {
+                "samples": torch.from_numpy(rng.standard_normal((2, SAMPLES)).astype(np.float32)),
+                "num_samples": torch.tensor([SAMPLES, SAMPLES // 2]),
+                "seeds": torch.from_numpy(rng.integers(1000, size=2)),
+                "index": torch.arange(2),
+                "skipped": 0,
+            }
+
+
+def train(module, steps=2):
+    """A trainer that has trained a little, so that student, teacher and start differ."""
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=-1,
+        max_steps=steps,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, Noise())
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run's folder as `sdhubert train` leaves it, and the model that was saved in it."""
+    run = tmp_path_factory.mktemp("run")
+    options = ModelOptions("bundled", final_dim=128, lr=1e-3, T_max=10)
+    module = DistillationModule(options, OptimOptions(), seed=0)
+    trainer = train(module)
+    (run / "run.json").write_text("{}")
+    trainer.save_checkpoint(run / "checkpoint_000000002" / "checkpoint.ckpt")
+    return run, module.eval()
+
+
+@pytest.fixture
+def exported(trained, tmp_path):
+    run, module = trained
+    result = export_checkpoint(str(run), str(tmp_path / "ours.pt"), "last")
+    assert result.step == 2
+    return tmp_path / "ours.pt", module
+
+
+def test_exported_student_has_the_same_states_bit_for_bit(exported):
+    path, module = exported
+    model = load_model(fetch_checkpoint(str(path)), EncoderOptions(12, 12), "float32", "cpu")
+    rng = np.random.default_rng(1)
+    samples = torch.from_numpy(rng.standard_normal((3, 20_000)).astype(np.float32))
+    counts = torch.tensor([20_000, 12_345, 400])
+    with torch.inference_mode():
+        student = module.distillation.student(samples, counts, list(range(13)))
+        found = model(samples, counts, list(range(13)))
+    for ours, expected in zip(found, student, strict=True):
+        assert torch.equal(ours, expected)
+    teacher = module.distillation.teacher.layers.state_dict()
+    trained_layers = module.distillation.student.speech_model.encoder.layers.state_dict()
+    assert any(not torch.equal(value, trained_layers[name]) for name, value in teacher.items())
+
+
+def test_names_and_config_are_the_official_ones(exported, tiny_checkpoint):
+    path, module = exported
+    ours, official = (torch.load(file, weights_only=True) for file in (path, tiny_checkpoint))
+    head = {f"{name}": value.shape for name, value in Head(48, 128).state_dict().items()}
+    shapes = {name: value.shape for name, value in official["state_dict"].items()} | head
+    assert {name: value.shape for name, value in ours["state_dict"].items()} == shapes
+    assert ours["config"] == official["config"] | {"final_dim": 128}
+    assert set(ours) == {"config", "state_dict", "segmentation"}
+    state, loss = ours["state_dict"], module.distillation.loss
+    assert torch.equal(state["center"], loss.center)
+    assert state["center"].abs().sum() > 0
+    assert state["center_momentum_"] == pytest.approx(0.9)
+    assert (state["temp_s"], state["temp_t"]) == (pytest.approx(0.2), pytest.approx(0.05))
+    assert torch.equal(state["masked_spec_embed"], module.distillation.mask_vector)
+    assert torch.equal(state["final_lin.weight"], module.distillation.head.final_lin.weight)
+
+
+def test_no_larger_than_what_it_holds(exported):
+    """Without the teacher and the optimizer, which share no memory with what is written."""
+    path, _ = exported
+    state = torch.load(path, weights_only=True)["state_dict"]
+    held = sum(value.numel() * value.element_size() for value in state.values())
+    assert path.stat().st_size < held + 1000 * len(state)
+
+
+def test_exported_checkpoint_segments_with_the_options_it_carries(exported, golden):
+    path, _ = exported
+    checkpoint = fetch_checkpoint(str(path))
+    assert checkpoint.options["encoder"] == {"layer": 9, "normcut_layer": 11}
+    for preset in ("readme", "paper"):
+        options = SDHuBERTSegmenter(path, preset=preset).options
+        assert (options.encoder.layer, options.encoder.normcut_layer) == (9, 11)
+        assert (options.speech.normcut_strategy, options.speech.normcut_threshold) == ("relative", 0.1)
+    result = MincutWrapper()(SDHuBERTSegmenter(path)(golden / "audio" / "synth_0.flac"))
+    assert result["features"].shape[1] == 48
+
+
+def test_upstream_config_lies_beside_unless_it_is_known_by_name(exported, trained, tmp_path):
+    path, module = exported
+    beside = json.loads((path.parent / "upstream" / "config.json").read_text())
+    assert beside == module.upstream_config
+    run = trained[0]
+    content = torch.load(run / "checkpoint_000000002" / "checkpoint.ckpt", weights_only=True)
+    content["sdhubert"]["config"]["speech_upstream"] = "facebook/hubert-base-ls960"
+    torch.save(content, tmp_path / "base.ckpt")
+    (tmp_path / "alone").mkdir()
+    export_checkpoint(str(tmp_path / "base.ckpt"), str(tmp_path / "alone" / "base.pt"))
+    assert [entry.name for entry in (tmp_path / "alone").iterdir()] == ["base.pt"]
+    config = torch.load(tmp_path / "alone" / "base.pt", weights_only=True)["config"]
+    assert config["speech_upstream"] == "facebook/hubert-base-ls960"
+
+
+def test_a_second_export_of_the_same_encoder_shares_the_folder(exported, trained, tmp_path):
+    export_checkpoint(str(trained[0]), str(tmp_path / "more.pt"), "last")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["more.pt", "ours.pt", "upstream"]
+    (tmp_path / "upstream" / "config.json").write_text('{"hidden_size": 3}')
+    with pytest.raises(UserError, match=r"config.json is of another encoder; export into a folder of its own"):
+        export_checkpoint(str(trained[0]), str(tmp_path / "third.pt"), "last")
+    assert not (tmp_path / "third.pt").exists()
+
+
+def test_best_and_last_are_told_apart(trained, tmp_path):
+    run = tmp_path / "run"
+    (run / "best").mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    source = trained[0] / "checkpoint_000000002" / "checkpoint.ckpt"
+    content = torch.load(source, weights_only=True)
+    (run / "checkpoint_000000002").mkdir()
+    (run / "checkpoint_000000002" / "checkpoint.ckpt").write_bytes(source.read_bytes())
+    with pytest.raises(UserError, match=r"has no best checkpoint, as no validation has been done; take --which last"):
+        export_checkpoint(str(run), str(tmp_path / "out.pt"), "best")
+    torch.save(content | {"global_step": 1}, run / "best" / "step_000000001.ckpt")
+    (run / "best.json").write_text(json.dumps({"file": "best/step_000000001.ckpt", "step": 1, "score": 0.5}))
+    assert export_checkpoint(str(run), str(tmp_path / "out.pt"), "best").step == 1
+    assert export_checkpoint(str(run), str(tmp_path / "out.pt"), "last").step == 2
+    assert export_checkpoint(str(run / "checkpoint_000000002"), str(tmp_path / "out.pt")).step == 2
+
+
+def test_what_cannot_be_exported_is_said(trained, tmp_path, tiny_checkpoint):
+    run, out = trained[0], str(tmp_path / "out.pt")
+    for target in (tmp_path, run / "run.json"):
+        with pytest.raises(UserError, match=r"name a file that ends with \.pt"):
+            export_checkpoint(str(run), str(target), "last")
+    with pytest.raises(UserError, match=r"'newest'; it has to be last or best"):
+        export_checkpoint(str(run), out, "newest")
+    with pytest.raises(UserError, match=r"there is no checkpoint in .*nowhere"):
+        export_checkpoint(str(tmp_path / "nowhere"), out, "last")
+    with pytest.raises(UserError, match=r"tiny.pt is of no training by sdhubert_ray"):
+        export_checkpoint(str(tiny_checkpoint), out)
+    (tmp_path / "damaged.ckpt").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"damaged.ckpt cannot be read without executing it, or is damaged"):
+        export_checkpoint(str(tmp_path / "damaged.ckpt"), out)
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "run.json").write_text("{}")
+    with pytest.raises(UserError, match=r"begun has no checkpoint yet"):
+        export_checkpoint(str(tmp_path / "begun"), out, "last")
+
+
+def test_a_run_from_a_folder_exports_that_folders_config(tmp_path):
+    torch.manual_seed(0)
+    config = HubertConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        conv_dim=[8] * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+    )
+    HubertModel(config).save_pretrained(tmp_path / "start")
+    options = ModelOptions(str(tmp_path / "start"), reinit_layers=(1,), final_dim=8)
+    module = DistillationModule(options, OptimOptions(), seed=0)
+    train(module).save_checkpoint(tmp_path / "run.ckpt")
+    export_checkpoint(str(tmp_path / "run.ckpt"), str(tmp_path / "out" / "ours.pt"))
+    checkpoint = fetch_checkpoint(str(tmp_path / "out" / "ours.pt"))
+    assert checkpoint.upstream["hidden_size"] == 16
+    assert checkpoint.options["encoder"] == {"layer": 2, "normcut_layer": 2}
+    model = load_model(checkpoint, EncoderOptions(2, 2), "float32", "cpu")
+    assert model.num_layers == 2
+
+
+def sdhubert(*arguments):
+    code = "import sys; from sdhubert_ray.cli import main; main()"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_command_line(trained, tmp_path):
+    result = sdhubert("export", trained[0], tmp_path / "ours.pt", "--which", "last")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("step 2 ")
+    assert fetch_checkpoint(str(tmp_path / "ours.pt")).options["encoder"]["layer"] == 9
+    refused = sdhubert("export", trained[0], tmp_path / "ours.pt")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("sdhubert: ")
+    assert "take --which last" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1

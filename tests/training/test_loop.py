@@ -1,0 +1,276 @@
+"""Training on Ray: workers, nodes and drivers that are killed, and what they leave to those who come after."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from trainings import QUIET, TINY, assert_same_state, last_state, losses, prepare, train_here
+from typer.testing import CliRunner
+
+from sdhubert_ray import storage
+from sdhubert_ray.cli import app
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.training.checkpoints import CHECKPOINT_FILE, find_checkpoint
+from sdhubert_ray.training.data import Share
+
+pytestmark = [*QUIET]
+
+
+STEPS = 14
+# Steps of some tenths of a second, so that a process can be killed between two checkpoints.
+SLOW = (
+    "data.sample_len=0.9",
+    "data.batch_size=32",
+    "val_check_interval=10",
+    "checkpoint.every_steps=5",
+    f"max_steps={STEPS}",
+)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, speech):
+    """The run that the disturbed ones have to equal, made in this process."""
+    tmp_path = tmp_path_factory.mktemp("undisturbed")
+    run = prepare(tmp_path / "run", speech, *SLOW)
+    train_here(run, tmp_path)
+    return run.output
+
+
+def train_on_ray(run):
+    from sdhubert_ray.training.loop import train
+
+    return train(run, None)
+
+
+def wait_for_step(output, step, is_alive=lambda: True, seconds=120):
+    """Wait until a checkpoint of this step is there, whole."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and is_alive():
+        found = find_checkpoint(str(output), "last")
+        if found is not None and found.step >= step:
+            return found.step
+        time.sleep(0.05)
+    raise AssertionError(f"no checkpoint of step {step}")
+
+
+def training_workers():
+    """Those of this process's own Ray: others on this machine may train too."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                yield process
+
+
+def test_one_process_at_a_time_trains_a_run(tmp_path, speech):
+    from sdhubert_ray.output import Lease
+
+    run = prepare(tmp_path / "run", speech)
+    lease = Lease(run.output, "another")
+    try:
+        result = CliRunner().invoke(
+            app, ["train", "--config-name", "sdhubert_tiny", "--output", run.output, f"data.source={speech}", *TINY]
+        )
+    finally:
+        lease.release()
+    assert result.exit_code == 1
+    assert "is being written by another run" in result.output
+
+
+def test_a_run_that_another_process_has_taken_over_is_ended(tmp_path, monkeypatch):
+    from sdhubert_ray.output import lease as module
+    from sdhubert_ray.runs.session import IncompleteRunError
+    from sdhubert_ray.training import loop
+
+    for where in (module, loop):
+        monkeypatch.setattr(where, "BEAT_SECONDS", 0.1)
+    lease = module.Lease(str(tmp_path), "mine")
+    taken = (tmp_path / "lease.json").read_bytes().replace(b"mine", b"theirs")
+    threading.Timer(0.5, storage.put, (str(tmp_path / "lease.json"), taken)).start()
+    with pytest.raises(IncompleteRunError, match="another run has taken over"), loop._ended_without(lease):
+        time.sleep(20)
+    lease.release()
+    assert b"theirs" in (tmp_path / "lease.json").read_bytes()
+    with loop._ended_without(module.Lease(str(tmp_path / "other"), "mine")):
+        time.sleep(0.3)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "overrides", "cpus", "use_gpu"),
+    [
+        ([(16, 8), (184, 0)], ("scaling.num_workers=8",), 2, True),  # by the nodes with GPUs, not by all
+        ([(64, 8), (64, 8)], ("scaling.num_workers=16",), 5, True),
+        ([(4, 0)], ("scaling.num_workers=2",), 2, False),
+        ([(3, 0), (3, 0)], ("scaling.num_workers=2",), 3, False),  # none is divided between two nodes
+        ([(4, 1)], ("scaling.use_gpu=false",), 4, False),
+        ([(1, 1)], (), 1, True),
+        ([(8, 0)], ("scaling.cpus_per_worker=7",), 7, False),
+        ([(1, 0)], ("scaling.cpus_per_worker=0.1", "scaling.num_workers=10"), 0.1, False),  # 1 // 0.1 is 9
+    ],
+)
+def test_workers_take_what_the_nodes_have(tmp_path, speech, monkeypatch, nodes, overrides, cpus, use_gpu):
+    from sdhubert_ray.training import loop
+
+    monkeypatch.setattr(loop, "_nodes", lambda: [loop._Node(*node) for node in nodes])
+    run = prepare(tmp_path / "run", speech, "data.num_workers=4", *overrides)
+    plan = loop._plan(run, True)
+    assert (plan.config.scaling.cpus_per_worker, plan.use_gpu, plan.reading_cpus) == (cpus, use_gpu, 0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (
+            ("scaling.num_workers=8",),
+            "there is room for 4 with 1 CPUs and a GPU each; take fewer, scaling.use_gpu=false,",
+        ),
+        (("scaling.use_gpu=false", "scaling.num_workers=40"), "there is room for 32 with 1 CPUs each; take fewer, or"),
+        (("scaling.cpus_per_worker=20", "scaling.num_workers=2"), "there is room for 0 with 20 CPUs and a GPU each"),
+    ],
+)
+def test_more_workers_than_there_is_room_for_are_refused(tmp_path, speech, monkeypatch, overrides, told):
+    from sdhubert_ray.training import loop
+
+    monkeypatch.setattr(loop, "_nodes", lambda: [loop._Node(16, 2), loop._Node(16, 2)])
+    run = prepare(tmp_path / "run", speech, *overrides)
+    with pytest.raises(UserError) as caught:
+        loop._plan(run, True)
+    assert told in str(caught.value)
+    assert loop._plan(run, False).config.scaling.num_workers == run.config.scaling.num_workers  # a cluster may grow
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_more_workers_than_the_machine_has_are_refused(tmp_path, speech):
+    with pytest.raises(UserError, match="num_workers is 9, but there is room for 4 with 1 CPUs each"):
+        train_on_ray(prepare(tmp_path / "run", speech, "scaling.num_workers=9"))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_workers_equal_one_with_twice_the_batch(tmp_path, speech):
+    """The weights that are exported, after five steps without dropout, to 1e-5; and what is logged."""
+    arguments = [f"data.source={speech}", *TINY, "model.dropout=0.0", "max_steps=5", "val_check_interval=5", "lr=1e-4"]
+    one, two, exports = tmp_path / "one", tmp_path / "two", []
+    for run, workers, batch in ((one, 1, 8), (two, 2, 4)):
+        layout = [f"scaling.num_workers={workers}", f"data.batch_size={batch}"]
+        for command in (
+            ["train", "--config-name", "sdhubert_tiny", "--output", str(run), *arguments, *layout],
+            ["export", str(run), f"{run}.pt", "--which", "last"],
+        ):
+            result = CliRunner().invoke(app, command)
+            assert result.exit_code == 0, result.output
+        exports.append(torch.load(f"{run}.pt", weights_only=True)["state_dict"])
+    assert exports[0].keys() == exports[1].keys()
+    for key, value in exports[0].items():
+        np.testing.assert_allclose(exports[1][key], value, atol=1e-5, rtol=1e-5, err_msg=key)
+    assert last_state(one)["sdhubert_progress"] == last_state(two)["sdhubert_progress"]
+    assert sorted(losses(one)) == sorted(losses(two)) == [1, 2, 3, 4, 5]
+    for step, row in losses(one).items():
+        np.testing.assert_allclose(*(np.array(each[:6], float) for each in (row, losses(two)[step])), rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_killed_worker_comes_back_and_the_run_is_the_undisturbed_one(tmp_path, speech, undisturbed):
+    run = prepare(tmp_path / "run", speech, *SLOW)
+    killed = []
+
+    def kill():
+        wait_for_step(run.output, 5)
+        for process in training_workers():
+            process.kill()
+            killed.append(find_checkpoint(run.output, "last").step)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    assert train_on_ray(run) == STEPS
+    thread.join()
+    assert killed == [5]  # off a checkpoint's step, as those of steps 10 and 14 were not there
+    assert losses(run.output) == losses(undisturbed)
+    assert sorted(losses(run.output)) == list(range(1, STEPS + 1))
+    assert_same_state(last_state(run.output), last_state(undisturbed))
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_run_lives_in_an_object_store_with_its_audio(tmp_path, speech, s3_bucket):
+    """The same numbers as on disk; the second command goes on from what the first has left there."""
+    for path in sorted(speech.iterdir()):
+        storage.put(f"{s3_bucket}/speech/{path.name}", path.read_bytes())
+    settings = [*TINY, "data.batch_size=4", "val_check_interval=2", "checkpoint.keep=1"]
+    arguments = ["--config-name", "sdhubert_tiny", "--output", f"{s3_bucket}/runs/one"]
+    arguments += [f"data.source={s3_bucket}/speech", *settings]
+    for steps in (2, 4):
+        command = [sys.executable, "jobs/train.py", *arguments, f"max_steps={steps}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert "going on from step 2 of 4" in done.stdout
+    run = prepare(tmp_path / "here", speech, *settings, "max_steps=4")
+    train_here(run, tmp_path)
+    assert losses(f"{s3_bucket}/runs/one") == losses(run.output)
+    names = storage.list_files(f"{s3_bucket}/runs/one")
+    assert [name for name in names if name.endswith(CHECKPOINT_FILE)] == [f"checkpoint_000000004/{CHECKPOINT_FILE}"]
+    assert sum(name.startswith("tensorboard/") for name in names) == 2
+    assert find_checkpoint(f"{s3_bucket}/runs/one", "best").score == find_checkpoint(run.output, "best").score
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_ray_data_reads_the_same_batches(tmp_path, speech):
+    from sdhubert_ray.training.data import CropReader, TrainingOrder
+    from sdhubert_ray.training.ingest import RayLoader
+    from sdhubert_ray.training.recordings import open_recordings
+
+    folder = f"{prepare(tmp_path / 'run', speech).output}/data"
+    recordings = open_recordings(folder, "train", tmp_path)
+    order = TrainingOrder(len(recordings), 3, Share(1, 2, 4), 7, 8, 5)
+    reader = CropReader(recordings, 8_000, 3)
+    batches = list(RayLoader(folder, 8_000, 3, order, 2))
+    for batch, draws in zip(batches, order, strict=True):
+        expected = reader.read_batch(draws)
+        assert batch.keys() == expected.keys()
+        for key in ("samples", "num_samples", "seeds", "index"):
+            assert torch.equal(batch[key], expected[key])
+            assert batch[key].dtype == expected[key].dtype
+        assert batch["skipped"] == expected["skipped"]
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_killed_driver_is_gone_on_from_by_the_same_command(tmp_path, speech, undisturbed):
+    output = tmp_path / "run"
+    arguments = ["--config-name", "sdhubert_tiny", "--output", str(output), f"data.source={speech}", *TINY, *SLOW]
+    driver = subprocess.Popen(
+        [sys.executable, "jobs/train.py", *arguments],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert wait_for_step(output, 5, lambda: driver.poll() is None) == 5
+    finally:
+        children = psutil.Process(driver.pid).children(recursive=True)
+        os.kill(driver.pid, signal.SIGKILL)
+        for process in children:  # Ray ends them, but some seconds later: they would have finished the run
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        driver.wait()
+    assert find_checkpoint(str(output), "last").step == 5
+    result = CliRunner().invoke(app, ["train", *arguments])
+    assert result.exit_code == 0, result.output
+    assert "going on from step 5 of 14" in result.output
+    assert losses(output) == losses(undisturbed)
+    assert_same_state(last_state(output), last_state(undisturbed))
+    result = CliRunner().invoke(app, ["train", *arguments])
+    assert result.exit_code == 0
+    assert "14 steps are done" in result.output
