@@ -15,26 +15,12 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from commands import complaint, sdhubert
 from places import ROOT
 
 from sdhubert_ray.output import list_commits
 
 BIN = Path(sys.executable).parent
-
-
-def sdhubert(*arguments: str | Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [str(BIN / "sdhubert"), *(str(argument) for argument in arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == expect, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    return result
-
-
-def complaint(result: subprocess.CompletedProcess[str]) -> str:
-    """The one sentence that a refused command says."""
-    lines = [line for line in result.stderr.splitlines() if line.startswith("sdhubert: ")]
-    assert len(lines) == 1, result.stderr
-    return lines[0]
 
 
 @pytest.fixture
