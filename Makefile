@@ -10,13 +10,15 @@ INSTALLED := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 DEMO := out/demo
 FAST := not ray and not slow and not gpu and not chaos
+# Two processes: all tests that use Ray are one's, so that one Ray serves them, the other takes the rest.
+PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint format bench clean distclean
+.PHONY: help install demo test test-all check coverage lint format bench clean distclean
 
 help: ## list these targets
 	@echo "usage: make TARGET [PYTHON=python3] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
-	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(INSTALLED) ## segment the bundled speech, print its syllables, draw them into out/demo/demo.png
 	$(VENV)/bin/sdhubert segment sdhubert_ray/assets/demo $(DEMO) --checkpoint bundled --engine ray \
@@ -24,10 +26,16 @@ demo: $(INSTALLED) ## segment the bundled speech, print its syllables, draw them
 	$(VENV)/bin/sdhubert show $(DEMO) --png $(DEMO)/demo.png
 
 test: $(INSTALLED) ## all tests but those marked slow, chaos or gpu
-	$(VENV)/bin/python -m pytest
+	$(PYTEST) --durations=20
 
-check: lint ## all linters, then the tests that need no Ray (under a few minutes)
-	$(VENV)/bin/python -m pytest -m "$(FAST)"
+test-all: $(INSTALLED) ## every test: also those marked slow and chaos, and gpu where there is one
+	$(PYTEST) --durations=20 -m ""
+
+check: lint ## all linters, then the tests that need no Ray
+	$(PYTEST) -m "$(FAST)"
+
+coverage: $(INSTALLED) ## make test, with the branches of our own code that it runs
+	$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
 lint: $(INSTALLED) ## ruff, format, mypy, cython-lint, import-linter; changes nothing
 	$(VENV)/bin/ruff check .

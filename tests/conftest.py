@@ -108,3 +108,11 @@ def flaky_proxy(s3_server, tmp_path):
     proxy = s3.Proxy(s3_server.url, tmp_path / "faults.jsonl")
     yield proxy
     proxy.stop()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """With pytest-xdist the tests that use Ray are one worker's, so that one Ray serves them all."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
