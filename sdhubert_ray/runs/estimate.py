@@ -21,6 +21,7 @@ from sdhubert_ray.output.plans import UNITS_PER_PART
 from sdhubert_ray.output.tables import STAGES, STATUSES
 from sdhubert_ray.runs.config import JobConfig
 from sdhubert_ray.runs.execute import local_device
+from sdhubert_ray.runs.placement import alive_nodes, total
 from sdhubert_ray.runs.session import Job
 from sdhubert_ray.runs.stages import CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments
 from sdhubert_ray.units import Quantizer
@@ -262,7 +263,7 @@ def _try_on_ray(job: Job, checkpoint: Checkpoint, rows: pa.Table) -> tuple[Trial
     from ray.exceptions import RayError
 
     from sdhubert_ray.runs.connect import cluster_device, connected, explain
-    from sdhubert_ray.runs.pipeline import cluster_resources, plan_encoders
+    from sdhubert_ray.runs.pipeline import plan_encoders
 
     resources = job.config.resources
     with connected(job.address):
@@ -275,11 +276,11 @@ def _try_on_ray(job: Job, checkpoint: Checkpoint, rows: pa.Table) -> tuple[Trial
         except RayError as error:
             reason = explain(error)
             raise UserError(f"the sample could not be tried on the cluster ({reason}); run without --plan") from error
-        units = _units_left(job)
-        encoders = int(plan_encoders(config, units)[0].max_size or 1)
+        units, nodes = _units_left(job), alive_nodes()
+        encoders = int(plan_encoders(config, units, nodes)[0].max_size or 1)
         if config.device == "cpu":
             return trial, Workers("ray", "cpu", encoders, 0)
-        free = int((cluster_resources().get("CPU", 1) - encoders * resources.encode.cpus) / resources.decode.cpus)
+        free = int((total(nodes).cpus - encoders * resources.encode.cpus) / resources.decode.cpus)
         others = max(1, min(free, units, resources.decode.workers or free))
     return trial, Workers("ray", config.device, encoders, others, resources.encode.gpus)
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from ray.util.metrics import Counter
 
 from sdhubert_ray.output.tables import STAGES, STATUSES
-from sdhubert_ray.runs.pipeline import cluster_resources
+from sdhubert_ray.runs.placement import alive_nodes, total
 
 STALL_SECONDS = 60.0
 """A run on a cluster that has become smaller is planned anew when nothing was committed for this long."""
@@ -61,7 +61,7 @@ class StallWatch:
     def __init__(self, stall_seconds: float = STALL_SECONDS) -> None:
         self.stalled = False
         self._patience = stall_seconds
-        self._planned = cluster_resources()
+        self._planned = total(alive_nodes())
         self._moved = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="stall watch", daemon=True)
@@ -96,5 +96,5 @@ class StallWatch:
                 return
 
     def _has_shrunk(self) -> bool:
-        now = cluster_resources()
-        return any(now.get(name, 0.0) < self._planned.get(name, 0.0) for name in ("CPU", "GPU"))
+        now = total(alive_nodes())
+        return now.cpus < self._planned.cpus or now.gpus < self._planned.gpus
