@@ -62,8 +62,8 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Workers:
-    """What does the work.
+class WorkerCounts:
+    """How many workers there would be, and what they are.
 
     Attributes:
         engine: `local` or `ray`.
@@ -102,7 +102,7 @@ class Estimate:
     audio_seconds: float
     statuses: dict[str, int]
     size: float
-    workers: Workers
+    workers: WorkerCounts
     cpu_seconds: float | None
     gpu_seconds: float | None
     wall_seconds: float | None
@@ -123,7 +123,7 @@ def estimate_job(job: Job) -> Estimate:
         trial, workers = _try_on_ray(job, checkpoint, rows)
     else:
         device = local_device(job.config.device)
-        trial, workers = try_rows(rows, checkpoint, job.config, device, quantizer), Workers("local", device, 1, 0)
+        trial, workers = try_rows(rows, checkpoint, job.config, device, quantizer), WorkerCounts("local", device, 1, 0)
     known_seconds, unknown = _count_left(job)
     return extrapolate(trial, workers, job.rows_left, _units_left(job), known_seconds, unknown)
 
@@ -198,7 +198,7 @@ def try_rows(
 
 
 def extrapolate(
-    trial: Trial, workers: Workers, rows: int, units: int, known_seconds: float, unknown_rows: int
+    trial: Trial, workers: WorkerCounts, rows: int, units: int, known_seconds: float, unknown_rows: int
 ) -> Estimate:
     """What all rows would take, if they are like the sample.
 
@@ -257,7 +257,7 @@ def _decode(rows: pa.Table, config: JobConfig) -> pa.Table:
     return pa.concat_tables(decoded).combine_chunks()
 
 
-def _try_on_ray(job: Job, checkpoint: Checkpoint, rows: pa.Table) -> tuple[Trial, Workers]:
+def _try_on_ray(job: Job, checkpoint: Checkpoint, rows: pa.Table) -> tuple[Trial, WorkerCounts]:
     """One task on the cluster, with what an encoder would have."""
     import ray
     from ray.exceptions import RayError
@@ -279,10 +279,10 @@ def _try_on_ray(job: Job, checkpoint: Checkpoint, rows: pa.Table) -> tuple[Trial
         units, nodes = _units_left(job), alive_nodes()
         encoders = int(plan_encoders(config, units, nodes)[0].max_size or 1)
         if config.device == "cpu":
-            return trial, Workers("ray", "cpu", encoders, 0)
+            return trial, WorkerCounts("ray", "cpu", encoders, 0)
         free = int((total(nodes).cpus - encoders * resources.encode.cpus) / resources.decode.cpus)
         others = max(1, min(free, units, resources.decode.workers or free))
-    return trial, Workers("ray", config.device, encoders, others, resources.encode.gpus)
+    return trial, WorkerCounts("ray", config.device, encoders, others, resources.encode.gpus)
 
 
 def _left(job: Job) -> Iterator[tuple[int | None, int, int]]:

@@ -17,7 +17,7 @@ from sdhubert_ray.runs.estimate import (
     SAMPLE_ROWS,
     SAMPLE_SECONDS,
     Trial,
-    Workers,
+    WorkerCounts,
     draw_sample,
     estimate_job,
     extrapolate,
@@ -166,13 +166,13 @@ def test_gpu_hours_and_workers() -> None:
     trial = Trial(
         10, 36.0, 0, 0.0, {"ok": 9, "failed": 1}, 1000, 11_000, 0, {"decode": 2.0, "encode": 4.0, "cut": 1.0}, 9.0
     )
-    estimate = extrapolate(trial, Workers("ray", "cuda", 8, 30, 0.5), 10_000, 600, 100 * 3600.0, 0)
+    estimate = extrapolate(trial, WorkerCounts("ray", "cuda", 8, 30, 0.5), 10_000, 600, 100 * 3600.0, 0)
     assert estimate.gpu_seconds == pytest.approx(40_000)
     assert estimate.cpu_seconds == pytest.approx(30_000)
     assert estimate.wall_seconds == pytest.approx(40_000 / 4)
     assert estimate.size == pytest.approx(600 * 1000 + 10_000 * 10_000)
     assert estimate.statuses == {"ok": 9000, "failed": 1000}
-    on_cpu = extrapolate(trial, Workers("ray", "cpu", 8, 1), 10_000, 600, 100 * 3600.0, 0)
+    on_cpu = extrapolate(trial, WorkerCounts("ray", "cpu", 8, 1), 10_000, 600, 100 * 3600.0, 0)
     assert on_cpu.gpu_seconds is None
     assert on_cpu.cpu_seconds == pytest.approx(30_000 + 90_000)
     assert on_cpu.wall_seconds == pytest.approx(30_000)  # the one worker that decodes holds the encoders up
