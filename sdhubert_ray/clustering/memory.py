@@ -10,9 +10,10 @@ from pathlib import Path
 from sdhubert_ray.clustering.options import ClusterOptions
 from sdhubert_ray.clustering.shards import SHARD_BYTES
 from sdhubert_ray.errors import UserError
+from sdhubert_ray.runs.placement import GIB
 from sdhubert_ray.units.kmeans import PAIR_BYTES, count_candidates
 
-_MIB, _GIB = 1 << 20, 1 << 30
+_MIB = 1 << 20
 _CENTER_BYTES = 64
 """For each number of the centers, in a step: float64 and float32 of it, and sums of a shard, a worker, all workers."""
 _STEP_BYTES = 4 * SHARD_BYTES + 128 * _MIB
@@ -77,7 +78,7 @@ def plan_memory(
     ):
         if takes > has:
             raise UserError(
-                f"--n-clusters is {clusters}: {what} {takes / _GIB:.2f} GiB of memory, but {has / _GIB:.2f} GiB can be "
+                f"--n-clusters is {clusters}: {what} {takes / GIB:.2f} GiB of memory, but {has / GIB:.2f} GiB can be "
                 "had; take fewer clusters, or more memory"
             )
     seeds = seed_vectors or min(wanted, affordable)

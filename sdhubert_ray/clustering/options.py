@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 
 from sdhubert_ray.errors import UserError
+from sdhubert_ray.runs.placement import GIB
 
 VECTORS_PER_CLUSTER = 256
-_GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Workers:
     @property
     def memory(self) -> int | None:
         """Memory of a worker that was asked for, bytes."""
-        return None if self.memory_gib is None else int(self.memory_gib * _GIB)
+        return None if self.memory_gib is None else int(self.memory_gib * GIB)
 
 
 def _flag(name: str) -> str:

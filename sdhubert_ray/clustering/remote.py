@@ -1,6 +1,6 @@
 """A clustering on Ray: the sample by Ray Data, k-means by actors that keep their shards, seeds and units by tasks."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,6 +19,16 @@ from sdhubert_ray.errors import UserError
 from sdhubert_ray.runs.config import TaskResources
 from sdhubert_ray.runs.connect import cluster_device
 from sdhubert_ray.runs.pipeline import on_cpus
+from sdhubert_ray.runs.placement import (
+    GIB,
+    Node,
+    Reservation,
+    alive_nodes,
+    count_places,
+    most_cpus,
+    most_memory,
+    usable,
+)
 from sdhubert_ray.runs.watch import StallWatch
 from sdhubert_ray.units.kmeans import LloydSums, Moments, ward_reduce
 
@@ -28,7 +38,6 @@ _USABLE = 0.8
 _ATTEMPTS = 8
 """Workers that die (a lost node, out of memory) are started again so many times."""
 _LOOK_SECONDS = 5.0
-_GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -53,9 +62,10 @@ class RayEngine:
         self, options: ClusterOptions, num_vectors: int, width: int, seed_vectors: int | None, *, seeded: bool
     ) -> Budget:
         """See `Engine`."""
-        layout = lay_out(self._workers, self._device)
-        nodes = [node for node in _list_nodes(self._device) if node["CPU"] >= layout.cpus]
-        for_task = int(max(node["memory"] for node in nodes) * _USABLE)
+        nodes = alive_nodes()
+        layout = lay_out(self._workers, self._device, nodes)
+        each = Reservation(layout.cpus, layout.gpus)
+        for_task = max(node.memory for node in usable(nodes, _USABLE) if node.places(each))
         return plan_memory(options, num_vectors, width, layout.memory, for_task, seed_vectors, seeded=seeded)
 
     def sample(self, stage: SampleLots, lots: Iterable[pa.Table]) -> Iterator[str]:
@@ -83,7 +93,8 @@ class RayEngine:
         """See `Engine`. Where a node is lost and does not come back, the workers are laid out anew."""
         while True:
             with StallWatch() as watch:
-                team = RayTeam(sample, options, budget, lay_out(self._workers, self._device), self._device, watch)
+                layout = lay_out(self._workers, self._device, alive_nodes())
+                team = RayTeam(sample, options, budget, layout, self._device, watch)
                 try:
                     return fit(team, sample, options, state, keep)
                 finally:
@@ -174,49 +185,31 @@ class RayTeam:
             self._watch.moved()
 
 
-def lay_out(workers: Workers, device: str) -> Layout:
+def lay_out(workers: Workers, device: str, nodes: Sequence[Node]) -> Layout:
     """Lay workers out over the nodes: by default one per GPU, or one per node with all its CPUs.
+
+    Each has as many CPUs, and then as much memory, as lets so many find a place.
 
     Raises:
         UserError: the cluster has not so many CPUs or GPUs, or not so much memory.
     """
-    kind = "GPU" if device == "cuda" else "CPU"
-    nodes = _list_nodes(device)
-    slots = [int(min(node["CPU"], node["GPU"]) if kind == "GPU" else node["CPU"]) for node in nodes]
-    most = sum(slots)
-    count = workers.count or (most if kind == "GPU" else len(nodes))
+    kind, gpus = ("GPU", 1) if device == "cuda" else ("CPU", 0)
+    smallest = Reservation(1, gpus)
+    most = count_places(nodes, smallest)
+    on_nodes = sum(node.places(smallest) > 0 for node in nodes)
+    count = workers.count or (most if device == "cuda" else on_nodes)
     if not 1 <= count <= most:
         raise UserError(
             f"--workers is {count}, but the cluster has {kind}s for {most}; take fewer, or a larger cluster"
         )
-    # As many CPUs each as let so many find a place.
-    cpus = next(
-        size
-        for size in range(int(max(node["CPU"] for node in nodes)), 0, -1)
-        if sum(min(slot, int(node["CPU"] // size)) for slot, node in zip(slots, nodes, strict=True)) >= count
-    )
-    # As much memory each as lets so many find a place.
-    places = [min(slot, int(node["CPU"] // cpus)) for slot, node in zip(slots, nodes, strict=True)]
-    rooms = [int(node["memory"] * _USABLE) for node in nodes]
-    shares = {room // here for room, most_here in zip(rooms, places, strict=True) for here in range(1, most_here + 1)}
-    fair = next(
-        share
-        for share in sorted(shares, reverse=True)
-        if sum(min(place, room // max(share, 1)) for place, room in zip(places, rooms, strict=True)) >= count
-    )
+    cpus = most_cpus(nodes, count, gpus)
+    fair = most_memory(usable(nodes, _USABLE), count, Reservation(cpus, gpus))
     if workers.memory is not None and workers.memory > fair:
         raise UserError(
-            f"--memory-gib is {workers.memory_gib}, but {count} workers can have {fair / _GIB:.2f} GiB each at most; "
+            f"--memory-gib is {workers.memory_gib}, but {count} workers can have {fair / GIB:.2f} GiB each at most; "
             "take less, or fewer --workers, or larger nodes"
         )
-    return Layout(count, cpus, int(kind == "GPU"), workers.memory or fair)
-
-
-def _list_nodes(device: str) -> list[Mapping[str, float]]:
-    """The resources of the nodes that can have a worker; a head without CPUs cannot."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    kind = "GPU" if device == "cuda" else "CPU"
-    return [node for node in nodes if node.get("CPU", 0) >= 1 and node.get(kind, 0) >= 1]
+    return Layout(count, cpus, gpus, workers.memory or fair)
 
 
 def _reserve(layout: Layout, memory: int) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from sdhubert_ray.speech.windows import WindowOptions
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("float32", "bfloat16", "float16")
+STALL_SECONDS = 60.0
+"""A run on a cluster that has become smaller is planned anew when nothing was committed for this long."""
 RESEGMENT_SECTIONS = ("speech", "syllables")
 """Their options work on features that are there already."""
 

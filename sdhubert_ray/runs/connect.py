@@ -15,7 +15,7 @@ import ray.data
 from ray.exceptions import RayError
 
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.runs.pipeline import cluster_resources
+from sdhubert_ray.runs.placement import alive_nodes, total
 
 _CONNECT_SECONDS = 5.0
 _EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception)): (.+)$", re.MULTILINE)
@@ -86,7 +86,7 @@ def cluster_device(device: str) -> str:
     Raises:
         UserError: cuda was asked for and there is none.
     """
-    has_gpu = cluster_resources().get("GPU", 0) >= 1
+    has_gpu = total(alive_nodes()).gpus >= 1
     if device == "cuda" and not has_gpu:
         raise UserError("device is cuda, but no node of the cluster has a GPU; take --device cpu")
     return ("cuda" if has_gpu else "cpu") if device == "auto" else device

@@ -21,6 +21,7 @@ from sdhubert_ray.output.plans import UNITS_PER_PART
 from sdhubert_ray.output.tables import STAGES, STATUSES
 from sdhubert_ray.runs.config import JobConfig
 from sdhubert_ray.runs.execute import local_device
+from sdhubert_ray.runs.placement import alive_nodes, total
 from sdhubert_ray.runs.session import Job
 from sdhubert_ray.runs.stages import CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments
 from sdhubert_ray.units import Quantizer
@@ -61,8 +62,8 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Workers:
-    """What does the work.
+class WorkerCounts:
+    """How many workers there would be, and what they are.
 
     Attributes:
         engine: `local` or `ray`.
@@ -101,7 +102,7 @@ class Estimate:
     audio_seconds: float
     statuses: dict[str, int]
     size: float
-    workers: Workers
+    workers: WorkerCounts
     cpu_seconds: float | None
     gpu_seconds: float | None
     wall_seconds: float | None
@@ -122,7 +123,7 @@ def estimate_job(job: Job) -> Estimate:
         trial, workers = _try_on_ray(job, checkpoint, rows)
     else:
         device = local_device(job.config.device)
-        trial, workers = try_rows(rows, checkpoint, job.config, device, quantizer), Workers("local", device, 1, 0)
+        trial, workers = try_rows(rows, checkpoint, job.config, device, quantizer), WorkerCounts("local", device, 1, 0)
     known_seconds, unknown = _count_left(job)
     return extrapolate(trial, workers, job.rows_left, _units_left(job), known_seconds, unknown)
 
@@ -197,7 +198,7 @@ def try_rows(
 
 
 def extrapolate(
-    trial: Trial, workers: Workers, rows: int, units: int, known_seconds: float, unknown_rows: int
+    trial: Trial, workers: WorkerCounts, rows: int, units: int, known_seconds: float, unknown_rows: int
 ) -> Estimate:
     """What all rows would take, if they are like the sample.
 
@@ -256,13 +257,13 @@ def _decode(rows: pa.Table, config: JobConfig) -> pa.Table:
     return pa.concat_tables(decoded).combine_chunks()
 
 
-def _try_on_ray(job: Job, checkpoint: Checkpoint, rows: pa.Table) -> tuple[Trial, Workers]:
+def _try_on_ray(job: Job, checkpoint: Checkpoint, rows: pa.Table) -> tuple[Trial, WorkerCounts]:
     """One task on the cluster, with what an encoder would have."""
     import ray
     from ray.exceptions import RayError
 
     from sdhubert_ray.runs.connect import cluster_device, connected, explain
-    from sdhubert_ray.runs.pipeline import cluster_resources, plan_encoders
+    from sdhubert_ray.runs.pipeline import plan_encoders
 
     resources = job.config.resources
     with connected(job.address):
@@ -275,13 +276,13 @@ def _try_on_ray(job: Job, checkpoint: Checkpoint, rows: pa.Table) -> tuple[Trial
         except RayError as error:
             reason = explain(error)
             raise UserError(f"the sample could not be tried on the cluster ({reason}); run without --plan") from error
-        units = _units_left(job)
-        encoders = int(plan_encoders(config, units)[0].max_size or 1)
+        units, nodes = _units_left(job), alive_nodes()
+        encoders = int(plan_encoders(config, units, nodes)[0].max_size or 1)
         if config.device == "cpu":
-            return trial, Workers("ray", "cpu", encoders, 0)
-        free = int((cluster_resources().get("CPU", 1) - encoders * resources.encode.cpus) / resources.decode.cpus)
+            return trial, WorkerCounts("ray", "cpu", encoders, 0)
+        free = int((total(nodes).cpus - encoders * resources.encode.cpus) / resources.decode.cpus)
         others = max(1, min(free, units, resources.decode.workers or free))
-    return trial, Workers("ray", config.device, encoders, others, resources.encode.gpus)
+    return trial, WorkerCounts("ray", config.device, encoders, others, resources.encode.gpus)
 
 
 def _left(job: Job) -> Iterator[tuple[int | None, int, int]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -29,14 +29,16 @@ from sdhubert_ray.output import (
     read_plan,
 )
 from sdhubert_ray.output.tables import FAILED_STATUSES
-from sdhubert_ray.runs.config import JobConfig
+from sdhubert_ray.runs.config import STALL_SECONDS, JobConfig
 from sdhubert_ray.runs.planning import Found, UnitOptions, stage_input, stage_retry
-from sdhubert_ray.runs.session import IncompleteRunError, Job, Origin, Progress, Session, Summary, merge_here
+from sdhubert_ray.runs.session import IncompleteRunError, Job, OnCommit, Origin, Session, Summary, merge_here
 from sdhubert_ray.runs.stages import CutSyllables, ReadFeatures, SegmentUnits, WriteSegments
 from sdhubert_ray.units import Quantizer
 
 if TYPE_CHECKING:
     import ray.data
+
+    from sdhubert_ray.runs.watch import RunMetrics, StallWatch
 
 IN_PROCESS_SECONDS = 600.0
 """Less audio than this is segmented without Ray, unless told otherwise."""
@@ -146,47 +148,85 @@ def plan_job(
     """
     _check_choices(engine, address, overwrite, ())
     wanted = fingerprint(identity)
-    before = open_output(output, wanted, overwrite)
-    if before is not None and before.get("features") != origin.features:
-        made = f"from the features in {before['features']}" if before.get("features") else "from audio"
-        raise UserError(f"output {output} was made {made}; choose another output, or --overwrite it")
+    before = _record_before(output, wanted, origin, overwrite)
     plans = list_plans(output) if before else []
     commits = list_commits(output) if before else []
     folder = tempfile.TemporaryDirectory(prefix="sdhubert-")
     try:
         staged, found, kind = stage(plans, commits, Path(folder.name))
         run_id = uuid.uuid4().hex[:12]
-        record: dict[str, object] = {
-            "run_id": run_id,
-            "runs": before["runs"] + 1 if before else 1,
-            "settled": before.get("settled", 0) if before else 0,
-            "input": origin.name,
-            "features": origin.features,
-            "config": asdict(config),
-            "checkpoint": origin.weights,
-            "quantizer": None if origin.quantizer is None else origin.quantizer.identity(),
-            "fingerprint": wanted,
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
-        }
-        pending = pending_units(plans, commits)
         job = Job(
-            run_id, config, origin, output, plans, pending, staged, kind, found, folder, record, engine, address,
-            before is None, overwrite,
-        )  # fmt: skip
+            run_id=run_id,
+            config=config,
+            origin=origin,
+            output=output,
+            engine=engine,
+            address=address,
+            plans=plans,
+            pending=pending_units(plans, commits),
+            staged=staged,
+            kind=kind,
+            found=found,
+            folder=folder,
+            record=_new_record(run_id, config, origin, wanted, before),
+            anew=before is None,
+            overwrite=overwrite,
+        )
         if {"files", "textgrid"} & set(config.output.formats):
             formats.name_files(_all_ids(job))  # refused now rather than after the work
-        if engine == "auto":
-            # A run that died and left its lease may have died of a recording: Ray's workers can, and the run goes on.
-            died = before is not None and read_lease(output) is not None
-            engine = "ray" if address or died or job.seconds_left >= IN_PROCESS_SECONDS else "local"
+        return replace(job, engine=_choose_engine(job))
     except BaseException:
         folder.cleanup()
         raise
-    return replace(job, engine=engine)
 
 
-def run_job(job: Job, progress: Progress) -> Summary:
+def _record_before(output: str, wanted: Mapping[str, str], origin: Origin, overwrite: bool) -> Mapping[str, Any] | None:
+    """The record of the run that this one goes on with; None where it begins anew.
+
+    Raises:
+        UserError: that run had another configuration, or took its rows from something else.
+    """
+    before = open_output(output, wanted, overwrite)
+    if before is not None and before.get("features") != origin.features:
+        made = f"from the features in {before['features']}" if before.get("features") else "from audio"
+        raise UserError(f"output {output} was made {made}; choose another output, or --overwrite it")
+    return before
+
+
+def _new_record(
+    run_id: str, config: JobConfig, origin: Origin, wanted: Mapping[str, str], before: Mapping[str, Any] | None
+) -> dict[str, object]:
+    """What run.json will hold of this run."""
+    return {
+        "run_id": run_id,
+        "runs": before["runs"] + 1 if before else 1,
+        "settled": before.get("settled", 0) if before else 0,
+        "input": origin.name,
+        "features": origin.features,
+        "config": asdict(config),
+        "checkpoint": origin.weights,
+        "quantizer": None if origin.quantizer is None else origin.quantizer.identity(),
+        "fingerprint": wanted,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+    }
+
+
+def _choose_engine(job: Job) -> str:
+    """The engine that does a job: what was asked for, or for `auto` Ray where it is worth its start."""
+    if job.engine != "auto":
+        return job.engine
+    # A run that died and left its lease may have died of a recording: Ray's workers can, and the run goes on.
+    died = not job.anew and read_lease(job.output) is not None
+    return "ray" if job.address or died or job.seconds_left >= IN_PROCESS_SECONDS else "local"
+
+
+def run_job(job: Job, on_commit: OnCommit, *, stall_seconds: float = STALL_SECONDS) -> Summary:
     """Do what is left of a job, and account for every row.
+
+    Args:
+        job: as it was planned.
+        on_commit: told of each commit.
+        stall_seconds: how long a cluster that has lost a node may stand still before what is left is planned anew.
 
     Raises:
         IncompleteRunError: the run could not finish, whatever ended it; what is committed stays.
@@ -196,17 +236,17 @@ def run_job(job: Job, progress: Progress) -> Summary:
     summary = Summary(job.output, job.engine, rows_done_before=job.num_rows - job.rows_left)
     try:
         if job.engine == "ray" and job.rows_left:
-            _run_on_ray(job, summary, progress)
+            _run_on_ray(job, summary, on_commit, stall_seconds)
         else:
-            _run_here(job, summary, progress)
+            _run_here(job, summary, on_commit)
     finally:
         job.folder.cleanup()
     return summary
 
 
-def _run_here(job: Job, summary: Summary, progress: Progress) -> None:
+def _run_here(job: Job, summary: Summary, on_commit: OnCommit) -> None:
     work = _work_here(job) if job.rows_left else None  # else the model need not be loaded
-    with Session(job, summary, progress) as session:
+    with Session(job, summary, on_commit) as session:
         if work is not None:
             for plan, unit in session.units:
                 session.add(work(pa.table({"plan": [plan], "unit": [unit]})))
@@ -225,7 +265,7 @@ def _work_here(job: Job) -> Callable[[pa.Table], pa.Table]:
     return lambda unit: write(cut(read(unit)))
 
 
-def _run_on_ray(job: Job, summary: Summary, progress: Progress) -> None:
+def _run_on_ray(job: Job, summary: Summary, on_commit: OnCommit, stall_seconds: float) -> None:
     from ray.exceptions import RayError
 
     from sdhubert_ray.runs.connect import connected, explain
@@ -234,19 +274,24 @@ def _run_on_ray(job: Job, summary: Summary, progress: Progress) -> None:
     with connected(job.address):
         metrics = RunMetrics(job.run_id)
         build = _pipeline_builder(job)
-        with Session(job, summary, progress) as session:
+        with Session(job, summary, on_commit) as session:
             try:
                 units = session.units
                 while units:
-                    with StallWatch() as watch:
-                        for report in build(units).iter_batches(batch_size=None, batch_format="pyarrow"):
-                            watch.moved()
-                            metrics.add(report)
-                            session.add(report)
+                    with StallWatch(stall_seconds) as watch:
+                        _do_units(build(units), session, metrics, watch)
                     units = pending_units(list_plans(job.output), list_commits(job.output)) if watch.stalled else []
                 session.settle(_merge_on_ray)
             except RayError as error:
                 raise IncompleteRunError(explain(error)) from error
+
+
+def _do_units(pipeline: "ray.data.Dataset", session: Session, metrics: "RunMetrics", watch: "StallWatch") -> None:
+    """Run a pipeline, and take in each report of a commit when it comes."""
+    for report in pipeline.iter_batches(batch_size=None, batch_format="pyarrow"):
+        watch.moved()
+        metrics.add(report)
+        session.add(report)
 
 
 def _pipeline_builder(job: Job) -> Callable[[Sequence[tuple[int, int]]], "ray.data.Dataset"]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -13,6 +13,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sdhubert_ray.encoder import Checkpoint
 from sdhubert_ray.output.attempts import Notebook
 from sdhubert_ray.runs.config import JobConfig, TaskResources
+from sdhubert_ray.runs.placement import (
+    GIB,
+    Node,
+    Reservation,
+    alive_nodes,
+    count_places,
+    grantable,
+    total,
+    usable,
+)
 from sdhubert_ray.runs.stages import (
     AssignUnits,
     CutSyllables,
@@ -27,10 +37,13 @@ from sdhubert_ray.runs.stages import (
 )
 from sdhubert_ray.units import Quantizer
 
-_GIB = 1 << 30
 _QUANTIZER_GIB = 1.0
 _UNITS_GIB = 2.5
-_MAX_BLOCK_BYTES = 2 * _GIB
+_MAX_BLOCK_BYTES = 2 * GIB
+_ENCODER_PART, _TASK_PART = 0.45, 0.25
+"""Of the largest node's memory, what one encoder or one task reserves at most."""
+_POOL_PART = 0.9
+"""Of a node's memory, what the encoders of a pool on CPUs reserve at most: two fit."""
 _CALLS_PER_GPU = 2  # the next unit is unpacked while this one is encoded
 
 
@@ -71,7 +84,7 @@ def chain_units(
     quantizer: Quantizer | None = None,
 ) -> ray.data.Dataset:
     """One pool, whose actors do units from end to end. Arguments as `build_pipeline`."""
-    workers, memory = plan_encoders(config, len(units))
+    workers, memory = plan_encoders(config, len(units), alive_nodes())
     shared = ray.put(checkpoint)
     return read_units(units).map_batches(
         SegmentUnits,
@@ -99,7 +112,7 @@ def chain_stages(
     quantizer: Quantizer | None = None,
 ) -> ray.data.Dataset:
     """CPU tasks, a pool of encoders, CPU tasks. Arguments as `build_pipeline`."""
-    encoders, memory = plan_encoders(config, len(units))
+    encoders, memory = plan_encoders(config, len(units), alive_nodes())
     shared = ray.put(checkpoint)
     attempts = RemoteAttempts()
     resources = config.resources
@@ -176,7 +189,8 @@ def build_tokenize_pipeline(
     arguments = (share_quantizer(quantizer), quantizer.sha256, device, output, compression, parts)
     if device != "cuda":
         return on_cpus(files, AssignUnits(*arguments), TaskResources(memory_gib=_UNITS_GIB))
-    most = max(1, min(int(cluster_resources().get("GPU", 0)), len(names)))
+    nodes = alive_nodes()
+    most = max(1, min(int(total(nodes).gpus), len(names)))
     return files.map_batches(
         AssignUnits,
         fn_constructor_args=arguments,
@@ -185,7 +199,7 @@ def build_tokenize_pipeline(
         compute=ActorPoolStrategy(min_size=1, max_size=most),
         num_cpus=1,
         num_gpus=1,
-        memory=int(min(_UNITS_GIB * _GIB, largest_node("memory") / 4)),
+        memory=grantable(nodes, _UNITS_GIB * GIB, _TASK_PART),
     )
 
 
@@ -203,7 +217,7 @@ def build_embed_pipeline(
     Returns:
         the lazy dataset of what `EmbedClips` gives.
     """
-    workers, memory = plan_encoders(config, len(units))
+    workers, memory = plan_encoders(config, len(units), alive_nodes())
     shared = ray.put(checkpoint)
     return ray.data.from_arrow([pack_rows(unit) for unit in units]).map_batches(
         EmbedPacked,
@@ -236,41 +250,28 @@ def read_units(units: Sequence[tuple[int, int]]) -> ray.data.Dataset:
     return ray.data.from_arrow([table.slice(row, 1) for row in range(table.num_rows)])
 
 
-def plan_encoders(config: JobConfig, num_units: int) -> tuple[ActorPoolStrategy, int]:
-    """The pool of encoders that the cluster takes, and the bytes of memory to reserve for each.
+def plan_encoders(config: JobConfig, num_units: int, nodes: Sequence[Node]) -> tuple[ActorPoolStrategy, int]:
+    """The pool of encoders that the nodes have room for, and the bytes of memory to reserve for each.
 
     One per GPU, if a CPU is left beside them; on CPUs as many as there are, and as memory allows. Never more than
     there are units of work.
     """
-    wanted = config.resources.encode
-    cluster = cluster_resources()
-    # A reservation that no node can grant would wait for ever, and two of them must not fill a node to the last byte.
-    memory = int(min(wanted.memory_gib * _GIB, largest_node("memory") * 0.45))
-    if config.device == "cuda":
+    wanted, on_gpu = config.resources.encode, config.device == "cuda"
+    memory = grantable(nodes, wanted.memory_gib * GIB, _ENCODER_PART)
+    if on_gpu:
         # One CPU is left for the tasks of the other stages: they would wait for ever.
-        most = min(int(cluster.get("GPU", 0) / wanted.gpus), int((cluster.get("CPU", 1) - 1) / wanted.cpus))
+        beside = int((total(nodes).cpus - 1) / wanted.cpus)
+        most = min(beside, count_places(nodes, Reservation(wanted.cpus, wanted.gpus, memory)))
     else:
-        by_memory = int(cluster.get("memory", _GIB) * 0.9 // memory)
-        most = min(int(cluster.get("CPU", 1) / wanted.cpus), by_memory)
+        most = count_places(usable(nodes, _POOL_PART), Reservation(wanted.cpus, memory=memory))
     most = max(1, min(most if wanted.max_workers is None else wanted.max_workers, num_units))
     least = most if wanted.min_workers is None else min(wanted.min_workers, most)
     first = None if wanted.initial_workers is None else max(least, min(wanted.initial_workers, most))
-    calls = _CALLS_PER_GPU if config.device == "cuda" else None
+    calls = _CALLS_PER_GPU if on_gpu else None
     return (
         ActorPoolStrategy(min_size=least, max_size=most, initial_size=first, max_concurrent_calls_per_actor=calls),
         memory,
     )
-
-
-def cluster_resources() -> dict[str, float]:
-    """What the nodes of the cluster have in all."""
-    return cast(dict[str, float], ray.cluster_resources())  # type: ignore[no-untyped-call]
-
-
-def largest_node(resource: str) -> float:
-    """The most of a resource that one node has."""
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    return max((node["Resources"].get(resource, 0.0) for node in nodes if node["Alive"]), default=0.0)
 
 
 class RemoteAttempts:
@@ -302,6 +303,6 @@ def on_cpus(dataset: ray.data.Dataset, stage: Callable[[pa.Table], pa.Table], ta
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=taken.cpus,
-        memory=int(min(taken.memory_gib * _GIB, largest_node("memory") / 4)),
+        memory=grantable(alive_nodes(), taken.memory_gib * GIB, _TASK_PART),
         compute=TaskPoolStrategy(taken.workers),
     )

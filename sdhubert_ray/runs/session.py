@@ -39,7 +39,7 @@ from sdhubert_ray.runs.config import JobConfig
 from sdhubert_ray.runs.planning import Found
 from sdhubert_ray.units import Quantizer
 
-Progress = Callable[[int, float], None]
+OnCommit = Callable[[int, float], None]
 """Told of each commit: rows and seconds of audio in it."""
 _MERGED_AT_ONCE = 64
 
@@ -97,7 +97,7 @@ class Origin:
     quantizer: Quantizer | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """A job that has been checked and not begun: nothing is written yet.
 
@@ -106,6 +106,8 @@ class Job:
         config: of the job.
         origin: what the rows are made from.
         output: absolute.
+        engine: `local` or `ray`.
+        address: of a cluster, or None.
         plans: what earlier runs were to do.
         pending: of that, the (plan, unit) that are not done.
         staged: what this run adds; its files are in `folder`.
@@ -113,8 +115,6 @@ class Job:
         found: what the input holds.
         folder: of this machine; gone with the job.
         record: what run.json will hold.
-        engine: `local` or `ray`.
-        address: of a cluster, or None.
         anew: there was no run in the output, or it is to be overwritten.
         overwrite: what earlier runs left is removed when work begins.
     """
@@ -123,6 +123,8 @@ class Job:
     config: JobConfig
     origin: Origin
     output: str
+    engine: str
+    address: str | None
     plans: Sequence[Plan]
     pending: Sequence[tuple[int, int]]
     staged: StagedPlan
@@ -130,8 +132,6 @@ class Job:
     found: Found
     folder: "tempfile.TemporaryDirectory[str]"
     record: dict[str, object]
-    engine: str
-    address: str | None
     anew: bool
     overwrite: bool
 
@@ -156,10 +156,10 @@ class Job:
 class Session:
     """One run on an output: nobody else writes there while it lasts."""
 
-    def __init__(self, job: Job, summary: Summary, progress: Progress) -> None:
+    def __init__(self, job: Job, summary: Summary, on_commit: OnCommit) -> None:
         self._job = job
         self._summary = summary
-        self._progress = progress
+        self._on_commit = on_commit
         self._began = time.monotonic()
         self.units: list[tuple[int, int]] = []
         """The (plan, unit) to be done."""
@@ -242,7 +242,7 @@ class Session:
         self._lease.update(done)
         failed = {status: row[status] for status in sorted(FAILED_STATUSES) if row[status]}
         events.tell(self._job.run_id, "committed", {"unit": row["unit_name"], **done, **failed})
-        self._progress(row["rows"], row["duration"])
+        self._on_commit(row["rows"], row["duration"])
 
     def settle(self, merge: Merge) -> None:
         """All units have been done: check that, put small files together, write other formats, count.

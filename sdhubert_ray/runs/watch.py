@@ -4,7 +4,7 @@ import _thread
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -12,10 +12,9 @@ import pyarrow as pa
 from ray.util.metrics import Counter
 
 from sdhubert_ray.output.tables import STAGES, STATUSES
-from sdhubert_ray.runs.pipeline import cluster_resources
+from sdhubert_ray.runs.config import STALL_SECONDS
+from sdhubert_ray.runs.placement import Node, alive_nodes, total
 
-STALL_SECONDS = 60.0
-"""A run on a cluster that has become smaller is planned anew when nothing was committed for this long."""
 _LOOK_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
@@ -58,21 +57,43 @@ class StallWatch:
     then all wait for ever. The block inside `with` is left as by a Ctrl-C in the main thread, with `stalled` set.
     """
 
-    def __init__(self, stall_seconds: float = STALL_SECONDS) -> None:
+    def __init__(
+        self,
+        stall_seconds: float = STALL_SECONDS,
+        *,
+        nodes: Callable[[], Sequence[Node]] = alive_nodes,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Remember what the cluster has now.
+
+        Args:
+            stall_seconds: a cluster that has become smaller may stand still so long.
+            nodes: gives the nodes that are alive.
+            clock: gives seconds.
+        """
         self.stalled = False
         self._patience = stall_seconds
-        self._planned = cluster_resources()
-        self._moved = time.monotonic()
+        self._nodes = nodes
+        self._clock = clock
+        self._planned = total(nodes())
+        self._moved = clock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="stall watch", daemon=True)
 
     def moved(self) -> None:
         """Note that something was committed."""
-        self._moved = time.monotonic()
+        self._moved = self._clock()
+
+    def stands_still(self) -> bool:
+        """Whether the cluster has become smaller, and nothing was committed for too long."""
+        if self._clock() - self._moved <= self._patience:
+            return False
+        now = total(self._nodes())
+        return now.cpus < self._planned.cpus or now.gpus < self._planned.gpus
 
     def __enter__(self) -> Self:
         """Begin to watch."""
-        self._moved = time.monotonic()
+        self.moved()
         self._thread.start()
         return self
 
@@ -86,7 +107,7 @@ class StallWatch:
 
     def _watch(self) -> None:
         while not self._stop.wait(min(_LOOK_SECONDS, self._patience)):
-            if time.monotonic() - self._moved > self._patience and self._has_shrunk():
+            if self.stands_still():
                 self.stalled = True
                 logger.warning(
                     "a node was lost, and nothing went on for %.0f s: planning anew for the nodes there are",
@@ -94,7 +115,3 @@ class StallWatch:
                 )
                 _thread.interrupt_main()
                 return
-
-    def _has_shrunk(self) -> bool:
-        now = cluster_resources()
-        return any(now.get(name, 0.0) < self._planned.get(name, 0.0) for name in ("CPU", "GPU"))

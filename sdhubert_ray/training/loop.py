@@ -4,15 +4,14 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 import ray.train
@@ -34,6 +33,7 @@ from sdhubert_ray.errors import UserError, first_line
 from sdhubert_ray.output import Lease, LeaseLostError
 from sdhubert_ray.output.lease import BEAT_SECONDS
 from sdhubert_ray.runs.connect import connected, explain
+from sdhubert_ray.runs.placement import GIB, Reservation, alive_nodes, count_places, most_cpus, total
 from sdhubert_ray.runs.session import IncompleteRunError
 from sdhubert_ray.training.callbacks import empty_folder
 from sdhubert_ray.training.checkpoints import (
@@ -48,9 +48,6 @@ from sdhubert_ray.training.ingest import RayLoader
 from sdhubert_ray.training.options import TrainConfig
 from sdhubert_ray.training.recordings import open_recordings
 from sdhubert_ray.training.runs import DATA_FOLDER, Run
-
-_GIB = 1 << 30
-_CPU_PARTS = 10_000
 
 logger = logging.getLogger(__name__)
 
@@ -181,15 +178,13 @@ def _fit(plan: Plan, scaling: ScalingConfig) -> str | None:
 
 
 def _plan(run: Run, on_this_machine: bool) -> Plan:
-    config, nodes = run.config, _nodes()
-    scaling = config.scaling
-    gpus = sum(node.gpus for node in nodes)
-    use_gpu = scaling.use_gpu == "true" or (scaling.use_gpu == "auto" and gpus > 0)
+    config, nodes = run.config, alive_nodes()
+    scaling, there = config.scaling, total(nodes)
+    use_gpu = scaling.use_gpu == "true" or (scaling.use_gpu == "auto" and there.gpus > 0)
     cpus = scaling.cpus_per_worker
-    if cpus is None:
-        wanted = range(1 + config.data.num_workers, 0, -1)
-        cpus = next((count for count in wanted if _places(nodes, count, use_gpu) >= scaling.num_workers), 1)
-    if (places := _places(nodes, cpus, use_gpu)) < scaling.num_workers:
+    if cpus is None:  # one to train with, and one for each process that reads
+        cpus = most_cpus(nodes, scaling.num_workers, int(use_gpu), limit=1 + config.data.num_workers) or 1
+    if (places := count_places(nodes, Reservation(cpus, int(use_gpu)))) < scaling.num_workers:
         each = f"{cpus:g} CPUs and a GPU" if use_gpu else f"{cpus:g} CPUs"
         what = f"scaling.num_workers is {scaling.num_workers}, but there is room for {places} with {each} each"
         if on_this_machine:
@@ -197,25 +192,8 @@ def _plan(run: Run, on_this_machine: bool) -> Plan:
             raise UserError(f"{what}; take fewer{without}, or a cluster by --address")
         logger.warning("%s now; waiting for the cluster to grow", what)
     config = replace(config, scaling=replace(scaling, cpus_per_worker=cpus))
-    free = int(sum(node.cpus for node in nodes) - cpus * scaling.num_workers) // scaling.num_workers
+    free = int(there.cpus - cpus * scaling.num_workers) // scaling.num_workers
     return Plan(config, run.output, use_gpu, _reading_cpus(config, run.output, use_gpu, free))
-
-
-class _Node(NamedTuple):
-    cpus: float
-    gpus: float
-
-
-def _nodes() -> list[_Node]:
-    listed = ray.nodes()  # type: ignore[no-untyped-call]
-    there = [node["Resources"] for node in listed if node["Alive"]]
-    return [_Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in there]
-
-
-def _places(nodes: Sequence[_Node], cpus: float, use_gpu: bool) -> int:
-    """How many workers of so many CPUs, and of a GPU, the nodes have room for: none is divided between two."""
-    each = round(cpus * _CPU_PARTS)  # whole numbers, as Ray counts: 1 // 0.1 is 9
-    return sum(min(round(node.cpus * _CPU_PARTS) // each, int(node.gpus) if use_gpu else sys.maxsize) for node in nodes)
 
 
 def _reading_cpus(config: TrainConfig, output: str, use_gpu: bool, free: int) -> int:
@@ -235,7 +213,7 @@ def _scaling(plan: Plan) -> ScalingConfig:
     if plan.use_gpu:
         resources["GPU"] = 1
     if scaling.memory_gib is not None:
-        resources["memory"] = scaling.memory_gib * _GIB
+        resources["memory"] = scaling.memory_gib * GIB
     return ScalingConfig(
         num_workers=scaling.num_workers if scaling.min_workers is None else (scaling.min_workers, scaling.num_workers),
         use_gpu=plan.use_gpu,

@@ -29,6 +29,7 @@ from sdhubert_ray.clustering.shards import ALL, Sample
 from sdhubert_ray.clustering.source import open_source
 from sdhubert_ray.errors import BusyError, UserError
 from sdhubert_ray.output import Lease, list_commits, read_run, write_run
+from sdhubert_ray.runs.placement import GIB, Node
 from sdhubert_ray.runs.session import IncompleteRunError
 from sdhubert_ray.tokenizing import prepare_tokenizing, run_tokenizing
 from sdhubert_ray.units import Quantizer
@@ -185,14 +186,12 @@ def test_any_number_of_workers_one_of_them_killed_gives_the_bits_of_this_process
 def test_workers_are_laid_out_where_there_are_cpus_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     from sdhubert_ray.clustering import remote
 
-    gib = 1 << 30
     kinds = [(0, 900), (16, 64), (16, 10), (4, 200)]  # a head without CPUs; much memory, but few CPUs
-    nodes = [{"Alive": True, "Resources": {"CPU": cpus, "memory": size * gib}} for cpus, size in kinds]
-    monkeypatch.setattr(remote.ray, "nodes", lambda: nodes)
+    nodes = [Node(cpus, memory=size * GIB) for cpus, size in kinds]
 
     def lay_out(count: int | None, memory_gib: float | None = None) -> tuple[int, int, float]:
-        layout = remote.lay_out(Workers(count, memory_gib), "cpu")
-        return layout.count, layout.cpus, round(layout.memory / gib, 1)
+        layout = remote.lay_out(Workers(count, memory_gib), "cpu", nodes)
+        return layout.count, layout.cpus, round(layout.memory / GIB, 1)
 
     assert lay_out(None) == (3, 8, 8.0)
     assert lay_out(1) == (1, 16, 51.2)
@@ -200,9 +199,10 @@ def test_workers_are_laid_out_where_there_are_cpus_and_memory(monkeypatch: pytes
     assert lay_out(1, 50) == (1, 16, 50)
     with pytest.raises(UserError, match=r"--memory-gib is 50, but 2 workers can have 8\.00 GiB each at most"):
         lay_out(2, 50)
+    monkeypatch.setattr(remote, "alive_nodes", lambda: nodes)
     monkeypatch.setattr(remote, "cluster_device", lambda _: "cpu")
     engine, wide = remote.RayEngine(Workers(2), "work"), ClusterOptions(n_clusters=65_536, n_units=4096)
-    assert engine.plan(wide, 2**24, 64, None, seeded=False).reduce_bytes > 30 * gib
+    assert engine.plan(wide, 2**24, 64, None, seeded=False).reduce_bytes > 30 * GIB
     with pytest.raises(UserError, match=r"Ward's reduction takes \d+\.\d+ GiB of memory, but 51\.20 GiB can be had"):
         engine.plan(ClusterOptions(n_clusters=2 * 65_536), 2**24, 64, None, seeded=False)
 

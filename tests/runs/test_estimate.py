@@ -1,14 +1,14 @@
 """`segment --plan`: what it foretells is what the run does, and it writes nothing."""
 
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from commands import sdhubert, sdhubert_process
 
 from sdhubert_ray.corpus import list_input
 from sdhubert_ray.encoder import fetch_checkpoint
@@ -17,15 +17,14 @@ from sdhubert_ray.runs.estimate import (
     SAMPLE_ROWS,
     SAMPLE_SECONDS,
     Trial,
-    Workers,
+    WorkerCounts,
     draw_sample,
     estimate_job,
     extrapolate,
 )
 from sdhubert_ray.runs.execute import prepare_job, run_job
-from sdhubert_ray.runs.session import Job
+from sdhubert_ray.runs.session import Job, Summary
 
-SDHUBERT = str(Path(sys.executable).parent / "sdhubert")
 ENGINES = ["local", pytest.param("ray", marks=pytest.mark.ray)]
 
 
@@ -58,11 +57,30 @@ def plan(source: Path, output: Path, tiny_checkpoint: Path, overrides: list[str]
     return prepare_job(config, checkpoint, str(source), list_input(str(source)), str(output), engine=engine)
 
 
+@pytest.fixture(scope="module")
+def done(
+    corpus: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., tuple[Path, Summary]]:
+    """Runs a job as it would be, once for each choice of options: its output and what it did."""
+
+    @cache
+    def run(*overrides: str) -> tuple[Path, Summary]:
+        output = tmp_path_factory.mktemp("done") / "out"
+        return output, run_job(plan(corpus, output, tiny_checkpoint, [*overrides]), lambda rows, seconds: None)
+
+    return run
+
+
 @pytest.mark.usefixtures("connected")
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("overrides", [[], ["output.frame_features=float16", "output.formats=[files,textgrid]"]])
 def test_the_run_does_what_was_foretold(
-    engine: str, overrides: list[str], corpus: Path, tiny_checkpoint: Path, tmp_path: Path
+    engine: str,
+    overrides: list[str],
+    corpus: Path,
+    tiny_checkpoint: Path,
+    done: Callable[..., tuple[Path, Summary]],
+    tmp_path: Path,
 ) -> None:
     overrides = [*overrides, "resources.unit_rows=25", "max_failed=6"]
     job = plan(corpus, tmp_path / "out", tiny_checkpoint, overrides, engine)
@@ -70,21 +88,24 @@ def test_the_run_does_what_was_foretold(
         estimate = estimate_job(job)
     assert not (tmp_path / "out").exists()
     assert not Path(job.folder.name).exists()
-    summary = run_job(plan(corpus, tmp_path / "out", tiny_checkpoint, overrides), lambda rows, seconds: None)
+    output, summary = done(*overrides)
     assert (estimate.rows, estimate.unknown_rows) == (60, 6)
     assert estimate.audio_seconds == pytest.approx(summary.totals.audio_seconds, rel=0.03)
     assert set(estimate.statuses) == set(summary.totals.statuses) == {"ok", "unreadable"}
     assert abs(estimate.statuses["unreadable"] - 6) <= 4
     assert sum(estimate.statuses.values()) == 60
-    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    files = [path for path in output.rglob("*") if path.is_file()]
     written = sum(path.stat().st_size for path in files if path.parent.name != "manifest" and path.suffix != ".json")
     assert estimate.size == pytest.approx(written, rel=0.25)
     assert estimate.workers.engine == engine
-    assert estimate.trial.rows == SAMPLE_ROWS
-    # Two processes on a busy machine: the order of magnitude.
-    assert estimate.wall_seconds is not None
-    work = sum(summary.stage_seconds.values())
-    assert work / 10 < estimate.wall_seconds < work * 10
+    trial = estimate.trial
+    assert trial.rows == SAMPLE_ROWS
+    # How long it takes is measured, so it is not foretold here: what was measured is taken for as much audio.
+    assert min(trial.stage_seconds.values()) > 0
+    assert trial.encode_cpu_seconds > 0
+    if estimate.workers.device == "cpu":
+        work = sum(trial.stage_seconds.values()) * estimate.audio_seconds / trial.audio_seconds
+        assert estimate.wall_seconds == pytest.approx(work / estimate.workers.encoders)
 
 
 def test_the_command_prints_it_and_writes_nothing(corpus: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -92,15 +113,15 @@ def test_the_command_prints_it_and_writes_nothing(corpus: Path, tiny_checkpoint:
     half.mkdir()
     for path in sorted(corpus.iterdir())[:30]:
         shutil.copy(path, half)
-    arguments = ["--checkpoint", str(tiny_checkpoint), "--max-failed", "6", "--engine", "local"]
-    subprocess.run([SDHUBERT, "segment", half, tmp_path / "out", *arguments], check=True, capture_output=True)
+    command = ["segment", half, tmp_path / "out", "--checkpoint", tiny_checkpoint, "--max-failed", "6"]
+    command += ["--engine", "local"]
+    sdhubert(*command)
     for path in sorted(corpus.iterdir())[30:]:
         shutil.copy(path, half)
     # What an interrupted run has left counts with what is new.
     (tmp_path / "out/segments/00001-0000000.parquet").unlink()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    command = [SDHUBERT, "segment", half, tmp_path / "out", *arguments, "--plan"]
-    told = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(2)]
+    told = [run(*command, "--plan").stdout for run in (sdhubert, sdhubert_process)]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     lines = dict(line.split("  ", 1) for line in told[0].splitlines() if "  " in line)
     assert {name: text.strip() for name, text in lines.items()}["rows"] == "60 to be done"
@@ -152,10 +173,7 @@ def test_recordings_without_audio_are_no_division_by_zero(tmp_path: Path, tiny_c
     (tmp_path / "audio").mkdir()
     for number in range(3):
         (tmp_path / f"audio/{number}.wav").write_text("no audio\n")
-    arguments = [tmp_path / "audio", tmp_path / "out", "--checkpoint", tiny_checkpoint, "--plan"]
-    told = subprocess.run(
-        [SDHUBERT, "segment", *map(str, arguments)], check=True, capture_output=True, text=True
-    ).stdout
+    told = sdhubert("segment", tmp_path / "audio", tmp_path / "out", "--checkpoint", tiny_checkpoint, "--plan").stdout
     assert "about 3 unreadable" in told
     assert "not measured: the sample of 3 rows has no audio" in told
     assert not (tmp_path / "out").exists()
@@ -166,13 +184,13 @@ def test_gpu_hours_and_workers() -> None:
     trial = Trial(
         10, 36.0, 0, 0.0, {"ok": 9, "failed": 1}, 1000, 11_000, 0, {"decode": 2.0, "encode": 4.0, "cut": 1.0}, 9.0
     )
-    estimate = extrapolate(trial, Workers("ray", "cuda", 8, 30, 0.5), 10_000, 600, 100 * 3600.0, 0)
+    estimate = extrapolate(trial, WorkerCounts("ray", "cuda", 8, 30, 0.5), 10_000, 600, 100 * 3600.0, 0)
     assert estimate.gpu_seconds == pytest.approx(40_000)
     assert estimate.cpu_seconds == pytest.approx(30_000)
     assert estimate.wall_seconds == pytest.approx(40_000 / 4)
     assert estimate.size == pytest.approx(600 * 1000 + 10_000 * 10_000)
     assert estimate.statuses == {"ok": 9000, "failed": 1000}
-    on_cpu = extrapolate(trial, Workers("ray", "cpu", 8, 1), 10_000, 600, 100 * 3600.0, 0)
+    on_cpu = extrapolate(trial, WorkerCounts("ray", "cpu", 8, 1), 10_000, 600, 100 * 3600.0, 0)
     assert on_cpu.gpu_seconds is None
     assert on_cpu.cpu_seconds == pytest.approx(30_000 + 90_000)
     assert on_cpu.wall_seconds == pytest.approx(30_000)  # the one worker that decodes holds the encoders up

@@ -96,24 +96,6 @@ def test_stages_chained_over_workers_write_the_table_of_one_process(prepare, tmp
     assert rows(output).equals(rows(tmp_path / "local"))
 
 
-def test_pools_follow_the_cluster_and_the_options():
-    """The cluster of the tests has four CPUs and no GPU."""
-    from sdhubert_ray.runs.pipeline import plan_encoders
-
-    def sizes(num_units, *overrides):
-        pool, memory = plan_encoders(load_config(None, ["device=cpu", *overrides], {}, {}), num_units)
-        return pool.min_size, pool.initial_size, pool.max_size, memory
-
-    low, _, high, memory = sizes(100, "resources.encode.memory_gib=0.5")
-    assert (low, high, memory) == (4, 4, 1 << 29)
-    assert sizes(2, "resources.encode.memory_gib=0.5")[2] == 2  # never more than there is work
-    assert sizes(100, "resources.encode.memory_gib=0.5", "resources.encode.cpus=2")[2] == 2
-    growing = ["resources.encode.min_workers=1", "resources.encode.initial_workers=2", "resources.encode.max_workers=9"]
-    assert sizes(100, *growing)[:3] == (1, 2, 9)
-    # What no node could grant is not asked for.
-    assert sizes(100, "resources.encode.memory_gib=100000")[3] < 100000 << 30
-
-
 # -- where there are GPUs
 
 

@@ -1,37 +1,39 @@
 """Runs whose input and output lie on S3, through a proxy that breaks requests; the same audio in every form."""
 
 import io
+import json
 import os
-import subprocess
-import sys
 import tarfile
 from collections import Counter
-from pathlib import Path
+from unittest import mock
 
+import commands
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import s3
 
 from sdhubert_ray import storage
-from sdhubert_ray.output import list_commits, read_commit, read_segments
+from sdhubert_ray.output import Lease, list_commits, read_commit, read_segments
 
-SDHUBERT = str(Path(sys.executable).parent / "sdhubert")
 COLUMNS = ["key", "id", "status", "offset", "duration", "num_frames", "segments", "segment_features"]
 
 
 def sdhubert(*arguments, expect=0, environment=None):
-    result = subprocess.run(
-        [SDHUBERT, *map(str, arguments)],
-        env={**os.environ, "RAY_ADDRESS": "", **(environment or {})},
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert s3.SECRET not in result.stdout + result.stderr
-    assert result.returncode == expect, result.stderr
-    return result
+    """A command in this process, which finds the store by `environment` if it is given. It never tells the secret."""
+    with mock.patch.dict(os.environ, environment or {}):
+        return discreet(commands.sdhubert(*arguments, expect=expect))
+
+
+def sdhubert_process(*arguments, expect=0, environment):
+    """The same in a process of its own: workers of Ray take the environment of the process that has started them."""
+    environment = {**os.environ, "RAY_ADDRESS": "", **environment}
+    return discreet(commands.sdhubert_process(*arguments, expect=expect, env=environment))
+
+
+def discreet(done):
+    assert s3.SECRET not in done.stdout + done.stderr
+    return done
 
 
 def rows(output):
@@ -42,18 +44,27 @@ def rows(output):
     return {row["key"]: row for row in found}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def audio(golden):
+    """Names of forty recordings, and what they hold."""
     return {f"sub{number % 3}/{number:02d}.flac": golden / f"audio/synth_{number % 5}.flac" for number in range(40)}
 
 
-@pytest.fixture
-def undisturbed(audio, tiny_checkpoint, tmp_path):
-    """The rows of a run on local files."""
+@pytest.fixture(scope="module")
+def folder(audio, tmp_path_factory):
+    """They on this machine's disk."""
+    folder = tmp_path_factory.mktemp("local") / "audio"
     for name, path in audio.items():
-        storage.put(str(tmp_path / "audio" / name), path.read_bytes())
-    sdhubert("segment", tmp_path / "audio", tmp_path / "local", "--checkpoint", tiny_checkpoint, "--engine", "local")
-    found = rows(tmp_path / "local")
+        storage.put(str(folder / name), path.read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder, tiny_checkpoint):
+    """The rows of a run on local files."""
+    output = folder.parent / "out"
+    sdhubert("segment", folder, output, "--checkpoint", tiny_checkpoint, "--engine", "local")
+    found = rows(output)
     assert len(found) == 40
     return found
 
@@ -70,7 +81,8 @@ def test_a_run_through_a_broken_network_loses_nothing(
     proxy = s3.Proxy(s3_server.url, tmp_path / "faults.jsonl", rate=0.35, seed=7)
     try:
         command = ("segment", f"{s3_bucket}/audio", f"{s3_bucket}/out", "--checkpoint", f"{s3_bucket}/tiny.pt")
-        sdhubert(*command, "--engine", engine, "resources.unit_rows=4", environment=s3.environment(proxy.url))
+        run = sdhubert if engine == "local" else sdhubert_process
+        run(*command, "--engine", engine, "resources.unit_rows=4", environment=s3.environment(proxy.url))
     finally:
         proxy.stop()
     faults = [fault["kind"] for fault in proxy.faults()]
@@ -118,11 +130,9 @@ def test_a_store_that_is_not_there_is_one_sentence_and_exit_code_1(s3_bucket, tm
 
 
 @pytest.mark.parametrize("command", [("status", "{bucket}/out"), ("segment", "{audio}", "{bucket}/out")])
-def test_an_output_that_cannot_be_reached_is_worth_another_try(
-    command, undisturbed, s3_bucket, tmp_path, tiny_checkpoint
-):
+def test_an_output_that_cannot_be_reached_is_worth_another_try(command, folder, s3_bucket, tiny_checkpoint):
     dead = s3.environment("http://127.0.0.1:9")
-    arguments = [word.format(bucket=s3_bucket, audio=tmp_path / "audio") for word in command]
+    arguments = [word.format(bucket=s3_bucket, audio=folder) for word in command]
     checkpoint = ["--checkpoint", tiny_checkpoint] if command[0] == "segment" else []
     result = sdhubert(*arguments, *checkpoint, expect=1, environment=dead)
     assert result.stderr.count("\n") == 1
@@ -131,13 +141,14 @@ def test_an_output_that_cannot_be_reached_is_worth_another_try(
 
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
 def test_a_store_that_takes_no_results_is_named_whatever_the_engine(
-    engine, audio, undisturbed, s3_bucket, s3_server, tmp_path, tiny_checkpoint
+    engine, folder, s3_bucket, s3_server, tmp_path, tiny_checkpoint
 ):
     proxy = s3.Proxy(s3_server.url, tmp_path / "faults.jsonl", kinds=("slowdown",))
     proxy.always.append("/segments/00001-")
     try:
-        command = ("segment", tmp_path / "audio", f"{s3_bucket}/out", "--checkpoint", tiny_checkpoint)
-        result = sdhubert(*command, "--engine", engine, expect=1, environment=s3.environment(proxy.url))
+        command = ("segment", folder, f"{s3_bucket}/out", "--checkpoint", tiny_checkpoint)
+        run = sdhubert if engine == "local" else sdhubert_process
+        result = run(*command, "--engine", engine, expect=1, environment=s3.environment(proxy.url))
     finally:
         proxy.stop()
     said = [line for line in result.stderr.splitlines() if line.startswith("sdhubert: ")]
@@ -149,7 +160,7 @@ def test_a_store_that_takes_no_results_is_named_whatever_the_engine(
 
 
 def test_an_object_with_two_colons_in_its_name_is_a_recording_like_others(
-    audio, undisturbed, s3_bucket, tmp_path, tiny_checkpoint
+    audio, undisturbed, s3_bucket, tiny_checkpoint
 ):
     name, path = next(iter(audio.items()))
     storage.put(f"{s3_bucket}/odd/a::b#0 ?.flac", path.read_bytes())
@@ -160,12 +171,8 @@ def test_an_object_with_two_colons_in_its_name_is_a_recording_like_others(
 
 
 def test_a_second_run_on_an_output_in_a_store_is_refused(s3_bucket, audio, tiny_checkpoint):
-    import json
-
     name, path = next(iter(audio.items()))
     storage.put(f"{s3_bucket}/audio/{name}", path.read_bytes())
-    from sdhubert_ray.output import Lease
-
     lease = Lease(f"{s3_bucket}/out", "theirs")
     try:
         result = sdhubert(

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from sdhubert_ray import storage
 from sdhubert_ray.cli import app
 from sdhubert_ray.errors import UserError
+from sdhubert_ray.runs.placement import Node
 from sdhubert_ray.training.checkpoints import CHECKPOINT_FILE, find_checkpoint
 from sdhubert_ray.training.data import Share
 
@@ -118,7 +119,7 @@ def test_a_run_that_another_process_has_taken_over_is_ended(tmp_path, monkeypatc
 def test_workers_take_what_the_nodes_have(tmp_path, speech, monkeypatch, nodes, overrides, cpus, use_gpu):
     from sdhubert_ray.training import loop
 
-    monkeypatch.setattr(loop, "_nodes", lambda: [loop._Node(*node) for node in nodes])
+    monkeypatch.setattr(loop, "alive_nodes", lambda: [Node(*node) for node in nodes])
     run = prepare(tmp_path / "run", speech, "data.num_workers=4", *overrides)
     plan = loop._plan(run, True)
     assert (plan.config.scaling.cpus_per_worker, plan.use_gpu, plan.reading_cpus) == (cpus, use_gpu, 0)
@@ -138,7 +139,7 @@ def test_workers_take_what_the_nodes_have(tmp_path, speech, monkeypatch, nodes, 
 def test_more_workers_than_there_is_room_for_are_refused(tmp_path, speech, monkeypatch, overrides, told):
     from sdhubert_ray.training import loop
 
-    monkeypatch.setattr(loop, "_nodes", lambda: [loop._Node(16, 2), loop._Node(16, 2)])
+    monkeypatch.setattr(loop, "alive_nodes", lambda: [Node(16, 2), Node(16, 2)])
     run = prepare(tmp_path / "run", speech, *overrides)
     with pytest.raises(UserError) as caught:
         loop._plan(run, True)

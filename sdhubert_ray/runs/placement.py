@@ -1,0 +1,116 @@
+"""What fits on the nodes of a cluster: how many workers of a size find a place, and how large so many can be.
+
+Only `alive_nodes` asks Ray; the rest is arithmetic on nodes that are given.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+GIB = 1 << 30
+"""Bytes; options and messages tell memory in GiB."""
+_PARTS = 10_000
+"""Ray counts CPUs and GPUs in parts of this size, in whole numbers: 1 // 0.1 is 9."""
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """What one worker reserves.
+
+    Attributes:
+        cpus: more than 0; may be a fraction.
+        gpus: 0 for a worker without; below 1 several workers share one.
+        memory: bytes.
+    """
+
+    cpus: float
+    gpus: float = 0.0
+    memory: int = 0
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a node has.
+
+    Attributes:
+        cpus: may be 0, as of a head that does no work.
+        gpus: it has.
+        memory: that Ray hands out, bytes.
+    """
+
+    cpus: float
+    gpus: float = 0.0
+    memory: int = 0
+
+    def places(self, each: Reservation) -> int:
+        """How many such workers fit; the part of a GPU is a part of one GPU."""
+        fits = [_parts(self.cpus) // _parts(each.cpus)]
+        if each.gpus >= 1:
+            fits.append(int(self.gpus // each.gpus))
+        elif each.gpus > 0:
+            fits.append(int(self.gpus) * (_PARTS // _parts(each.gpus)))
+        if each.memory:
+            fits.append(self.memory // each.memory)
+        return min(fits)
+
+
+def alive_nodes() -> list[Node]:
+    """The nodes of the connected cluster that are alive."""
+    import ray
+
+    listed = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return [Node(has.get("CPU", 0.0), has.get("GPU", 0.0), int(has.get("memory", 0))) for has in listed]
+
+
+def total(nodes: Sequence[Node]) -> Node:
+    """All nodes as if they were one."""
+    return Node(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes), sum(node.memory for node in nodes))
+
+
+def usable(nodes: Sequence[Node], part: float) -> list[Node]:
+    """The nodes with this part of their memory: reservations must not fill one to the last byte."""
+    return [replace(node, memory=int(node.memory * part)) for node in nodes]
+
+
+def grantable(nodes: Sequence[Node], memory: float, part: float) -> int:
+    """Memory to reserve, bytes: what is wanted, up to this part of the largest node.
+
+    A reservation that no node can grant would wait for ever.
+    """
+    return int(min(memory, max((node.memory for node in nodes), default=0) * part))
+
+
+def count_places(nodes: Sequence[Node], each: Reservation) -> int:
+    """How many such workers fit on the nodes."""
+    return sum(node.places(each) for node in nodes)
+
+
+def most_cpus(nodes: Sequence[Node], count: int, gpus: float = 0.0, limit: int | None = None) -> int:
+    """How many whole CPUs each of `count` workers can have at most.
+
+    Args:
+        nodes: there are.
+        count: workers, 1 or more.
+        gpus: of each.
+        limit: they need no more CPUs than this; None takes what a node has.
+
+    Returns:
+        CPUs; 0 where not so many workers find a place.
+    """
+    largest = int(max((node.cpus for node in nodes), default=0)) if limit is None else limit
+    fitting = (cpus for cpus in range(largest, 0, -1) if count_places(nodes, Reservation(cpus, gpus)) >= count)
+    return next(fitting, 0)
+
+
+def most_memory(nodes: Sequence[Node], count: int, each: Reservation) -> int:
+    """How much memory each of `count` workers can have at most, if it reserves the CPUs and GPUs of `each`.
+
+    Returns:
+        bytes; 0 where not so many workers find a place.
+    """
+    shares = {node.memory // there for node in nodes for there in range(1, node.places(replace(each, memory=0)) + 1)}
+    fitting = (share for share in shares if share and count_places(nodes, replace(each, memory=share)) >= count)
+    return max(fitting, default=0)
+
+
+def _parts(amount: float) -> int:
+    return round(amount * _PARTS)
