@@ -1,4 +1,4 @@
-"""The command line as a user meets it: real processes, one clear sentence per mistake, the right exit code."""
+"""The command line as a user meets it: one clear sentence per mistake, the right exit code. See test_processes.py."""
 
 import json
 import re
@@ -94,20 +94,6 @@ def test_further_formats(folder: Path, tmp_path: Path) -> None:
     assert np.load(tmp_path / "out" / "synth_0_feature.npy").ndim == 2
     assert len(np.load(tmp_path / "out" / "synth_0_segmentfeature.npy")) == len(lines)
     assert "IntervalTier" in (tmp_path / "out" / "synth_0.TextGrid").read_text()
-
-
-def test_job_is_the_command(folder: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        str(ROOT / "jobs/segment.py"),
-        str(folder),
-        str(tmp_path / "out"),
-        "--checkpoint",
-        "bundled",
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert result.returncode == 0, result.stderr
-    assert table(tmp_path / "out")["synth_0.flac"]["status"] == "ok"
 
 
 # --- what is wrong with a recording becomes its status, and the others are done --------------------------------------
