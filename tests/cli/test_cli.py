@@ -167,9 +167,9 @@ def test_other_rates_and_stereo(rate: int, folder: Path, speech: np.ndarray, tmp
     assert rows["mono.wav"]["segments"] == rows["stereo.wav"]["segments"] == rows["left.wav"]["segments"] != []
 
 
-def test_ten_minutes_without_a_pause(folder: Path, golden: Path, tmp_path: Path) -> None:
-    """Noise is one span of ten minutes; it is split, so that min-cut stays within its limit."""
-    noise = np.random.default_rng(0).standard_normal(600 * 16_000 - 1).astype(np.float32)
+def test_a_recording_without_a_pause(folder: Path, tmp_path: Path) -> None:
+    """Noise is one span of 80 s; it is split, so that min-cut stays within its limit."""
+    noise = np.random.default_rng(0).standard_normal(80 * 16_000 - 1).astype(np.float32)
     soundfile.write(folder / "noise.wav", 0.1 * noise, 16_000)
     (folder / "synth_0.flac").unlink()
     # A threshold below any norm: all of it is one span.
@@ -180,7 +180,7 @@ def test_ten_minutes_without_a_pause(folder: Path, golden: Path, tmp_path: Path)
     row = table(tmp_path / "out")["noise.wav"]
     spans = np.array([(span["start"], span["end"]) for span in row["spans"]])
     assert spans[0, 0] == 0
-    assert spans[-1, 1] == row["num_frames"] == 29_999
+    assert spans[-1, 1] == row["num_frames"] == 3999
     assert (spans[1:, 0] == spans[:-1, 1]).all()
     assert (spans[:, 1] - spans[:, 0]).max() <= 1500
 
