@@ -33,7 +33,7 @@ error: 500 InternalError, without asking the server
 reset: the connection is reset, without asking the server
 lost: the server does as it is asked, but its answer is lost with the connection
 cut: the connection is closed in the middle of the answer's body
-slow: the answer's body comes in drops, for a second
+slow: the answer's body comes in drops, for a fifth of a second
 stall (only if asked for): the answer's body stops in the middle, the connection stays
 denied (only if asked for): 403 AccessDenied, without asking the server
 """
@@ -246,7 +246,7 @@ async def _answer(writer, answer, kind):
         for drop in range(10):
             writer.write(body[half * drop // 10 : half * (drop + 1) // 10])
             await writer.drain()
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.02)
         writer.write(body[half:])
     elif kind == "stall":
         writer.write(body[:half])

@@ -19,7 +19,7 @@ from sdhubert_ray.output.commits import (
     read_commit,
     write_commit,
 )
-from sdhubert_ray.output.lease import Lease, LeaseLostError, read_lease
+from sdhubert_ray.output.lease import Lease, LeaseLostError, LeaseTimes, read_lease
 from sdhubert_ray.output.plans import (
     Plan,
     StagedPlan,
@@ -55,6 +55,7 @@ __all__ = [
     "FileResult",
     "Lease",
     "LeaseLostError",
+    "LeaseTimes",
     "OutputOptions",
     "Plan",
     "StagedPlan",

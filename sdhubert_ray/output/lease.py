@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,26 @@ from sdhubert_ray import storage
 from sdhubert_ray.errors import BusyError, UserError
 
 LEASE = "lease.json"
-BEAT_SECONDS = 5.0
-DEAD_SECONDS = 60.0
-"""A heartbeat that has not moved for this long is that of a dead run."""
-_SETTLE_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LeaseTimes:
+    """The times of a lease, seconds; all who want one output use the same.
+
+    Attributes:
+        beat: from one heartbeat to the next.
+        dead: a heartbeat that has not moved for this long is that of a dead run.
+        settle: from taking over to looking whether it has stayed so; also from one look at a heartbeat to the next.
+    """
+
+    beat: float = 5.0
+    dead: float = 60.0
+    settle: float = 1.0
+
+
+TIMES = LeaseTimes()
 
 
 class LeaseLostError(Exception):
@@ -33,19 +48,25 @@ class LeaseLostError(Exception):
 
 
 class Lease:
-    """The right to write into an output, kept alive by a thread until `release`."""
+    """The right to write into an output, kept alive by a thread until `release`.
 
-    def __init__(self, output: str, run_id: str) -> None:
+    Attributes:
+        times: those it keeps.
+    """
+
+    def __init__(self, output: str, run_id: str, times: LeaseTimes = TIMES) -> None:
         """Take the lease of an output.
 
         Args:
             output: the folder.
             run_id: unique to this run.
+            times: when to renew it, and for how long to look for the heartbeat of a holder elsewhere.
 
         Raises:
             BusyError: another run holds it (it says which).
             UserError: the output cannot be written.
         """
+        self.times = times
         self._uri = storage.join(output, LEASE)
         self._content: dict[str, Any] = {"run_id": run_id, **_here(), "beat": 0, "progress": {}}
         self._stop = threading.Event()
@@ -75,14 +96,14 @@ class Lease:
         if self._create():
             return
         holder = _read(self._uri)
-        if holder is not None and _is_alive(self._uri, holder):
+        if holder is not None and _is_alive(self._uri, holder, self.times.dead, self.times.settle):
             raise BusyError(
                 f"output {output} is being written by another run (process {holder['pid']} on {holder['host']}); "
                 "wait until it has ended, or choose another output"
             )
         # Dead: of those that see it, the one whose content stays is the new holder.
         self._put()
-        time.sleep(_SETTLE_SECONDS)
+        time.sleep(self.times.settle)
         now = _read(self._uri)
         if now is None or now["run_id"] != self._content["run_id"]:
             raise BusyError(f"output {output} has just been taken over by another run; choose another output")
@@ -99,7 +120,7 @@ class Lease:
 
     def _keep(self) -> None:
         written = time.monotonic()
-        while not self._stop.wait(BEAT_SECONDS):
+        while not self._stop.wait(self.times.beat):
             try:
                 now = _read(self._uri)
                 if now is None or now["run_id"] != self._content["run_id"]:
@@ -110,8 +131,9 @@ class Lease:
                 written = time.monotonic()
             except (OSError, UserError) as error:
                 logger.warning("the heartbeat %s could not be written (%s)", self._uri, error)
-                if time.monotonic() - written > DEAD_SECONDS:
-                    self._lost = f"the heartbeat {self._uri} could not be written for {DEAD_SECONDS:.0f} s ({error})"
+                dead = self.times.dead
+                if time.monotonic() - written > dead:
+                    self._lost = f"the heartbeat {self._uri} could not be written for {dead:.0f} s ({error})"
                     return
 
 
@@ -120,11 +142,11 @@ def read_lease(output: str) -> dict[str, Any] | None:
     return _read(storage.join(output, LEASE))
 
 
-def is_held(output: str) -> bool:
+def is_held(output: str, times: LeaseTimes = TIMES) -> bool:
     """Tell whether a run is alive on an output. A holder on another host is watched for some seconds."""
     uri = storage.join(output, LEASE)
     holder = _read(uri)
-    return holder is not None and _is_alive(uri, holder, 2 * BEAT_SECONDS + _SETTLE_SECONDS)
+    return holder is not None and _is_alive(uri, holder, 2 * times.beat + times.settle, times.settle)
 
 
 def _read(uri: str) -> dict[str, Any] | None:
@@ -137,14 +159,15 @@ def _read(uri: str) -> dict[str, Any] | None:
         raise UserError(f"{uri} is no lease of a run; remove it, or choose another output") from error
 
 
-def _is_alive(uri: str, holder: Mapping[str, Any], patience: float = DEAD_SECONDS) -> bool:
+def _is_alive(uri: str, holder: Mapping[str, Any], patience: float, settle: float) -> bool:
+    """Tell whether a holder is alive; one elsewhere is looked at every `settle` seconds, for `patience` seconds."""
     here = _here()
     if holder.get("boot") == here["boot"]:
         return holder.get("started") == _process_started(holder["pid"])
     logger.warning("%s is held by a run on %s; looking for its heartbeat, for a minute", uri, holder["host"])
     until = time.monotonic() + patience
     while time.monotonic() < until:
-        time.sleep(_SETTLE_SECONDS)
+        time.sleep(settle)
         now = _read(uri)
         if now is None:
             return False

@@ -31,7 +31,6 @@ from ray.train.v2.api.result import Result
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError, first_line
 from sdhubert_ray.output import Lease, LeaseLostError
-from sdhubert_ray.output.lease import BEAT_SECONDS
 from sdhubert_ray.runs.connect import connected, explain
 from sdhubert_ray.runs.placement import GIB, Reservation, alive_nodes, count_places, most_cpus, total
 from sdhubert_ray.runs.session import IncompleteRunError
@@ -131,7 +130,7 @@ def _ended_without(lease: Lease) -> Iterator[None]:
     over, lost = threading.Event(), []
 
     def watch() -> None:
-        while not over.wait(BEAT_SECONDS):
+        while not over.wait(lease.times.beat):
             try:
                 lease.check()
             except LeaseLostError as error:

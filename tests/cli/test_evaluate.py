@@ -1,42 +1,28 @@
 """`sdhubert evaluate boundary|purity` as a user meets it: golden values, and one sentence per mistake."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
+from commands import sdhubert
 from evaluation_inputs import EVALUATION, golden_rows, make_output, make_row, write_references
-from places import ROOT
 
 from sdhubert_ray import storage
 
-SDHUBERT = str(Path(sys.executable).parent / "sdhubert")
 TEST, VAL = str(EVALUATION / "syllables_test.json"), str(EVALUATION / "syllables_val.json")
 SCORES = {"prec": "precision", "recall": "recall", "f1": "f1", "os": "over_segmentation", "r_val": "r_value"}
 
 
-def evaluate(*arguments, expect=0, program=(SDHUBERT, "evaluate")):
-    result = subprocess.run(
-        [*program, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-    assert result.returncode == expect, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    return result
+def evaluate(*arguments, expect=0):
+    return sdhubert("evaluate", *arguments, expect=expect)
 
 
 def complaint(*arguments):
-    result = evaluate(*arguments, expect=2)
-    lines = [line for line in result.stderr.splitlines() if line.startswith("sdhubert: ")]
-    assert len(lines) == 1, result.stderr
-    return lines[0]
+    return commands.complaint(evaluate(*arguments, expect=2))
 
 
 @pytest.fixture(scope="module")
@@ -206,11 +192,6 @@ def test_all_of_it_in_an_object_store(output, expected, s3_bucket):
     evaluate("purity", f"{s3_bucket}/out", f"{s3_bucket}/test.json", "--json", f"{s3_bucket}/result.json")
     found = json.loads(storage.read_bytes(f"{s3_bucket}/result.json"))
     assert found["protocols"]["sdhubert"]["cluster_purity"]["value"] == pytest.approx(expected["cluster_purity"])
-
-
-def test_job_is_the_command(output):
-    program = (sys.executable, str(ROOT / "jobs/evaluate.py"))
-    assert "boundaries" in evaluate("boundary", output, TEST, program=program).stdout
 
 
 def test_help_comes_without_torch_ray_or_scipy():

@@ -2,6 +2,7 @@ import json
 import shutil
 
 import pytest
+from commands import complaint, sdhubert
 
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.evaluation.librispeech import BenchmarkOptions, list_commands, write_lists
@@ -101,16 +102,11 @@ def test_the_shift_is_tuned_on_validation_and_reported_on_test(corpus):
     assert boundary[boundary.index("--tune-segments") + 1].endswith("/validation")
 
 
-def run(monkeypatch, *arguments):
-    from sdhubert_ray import cli
-
-    monkeypatch.setattr("sys.argv", ["sdhubert", "benchmark", "librispeech", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return ended.value.code
+def benchmark(*arguments, expect=0):
+    return sdhubert("benchmark", "librispeech", *arguments, expect=expect)
 
 
-def test_one_command_from_corpus_to_table_and_again(corpus, tiny_checkpoint, capsys, monkeypatch):
+def test_one_command_from_corpus_to_table_and_again(corpus, tiny_checkpoint):
     output = corpus / "segments" / "tiny"
     clips = {
         name: {"file_name": path, "segment": [0.1, 1.1], "text": ""}
@@ -119,8 +115,7 @@ def test_one_command_from_corpus_to_table_and_again(corpus, tiny_checkpoint, cap
     (corpus / "ssabx.json").write_text(json.dumps({"0": clips}))
     arguments = [corpus, "--checkpoint", tiny_checkpoint, "--engine", "local", "--triplets", corpus / "ssabx.json"]
     arguments += ["--n-clusters", "8", "--n-units", "4", "speech.normcut_threshold=5.0"]
-    assert run(monkeypatch, *arguments) == 0
-    printed = capsys.readouterr().out
+    printed = benchmark(*arguments).stdout
     commands = [line.split()[2] for line in printed.splitlines() if line.startswith("$ ")]
     assert commands == ["segment", "cluster", "segment", "segment"] + ["evaluate"] * 3
     results = {name: json.loads((output / f"{name}.json").read_text()) for name in ("boundary", "purity", "ssabx")}
@@ -130,28 +125,26 @@ def test_one_command_from_corpus_to_table_and_again(corpus, tiny_checkpoint, cap
 
     made = [*(output / "quantizer").iterdir(), *(output / "test" / "segments").iterdir()]
     written = {path: path.stat().st_mtime_ns for path in made}
-    assert run(monkeypatch, *arguments) == 0
+    benchmark(*arguments)
     assert {path: path.stat().st_mtime_ns for path in made} == written
     assert json.loads((output / "boundary.json").read_text()) == results["boundary"]
 
 
-def test_a_recording_that_cannot_be_read_ends_it_unless_it_is_allowed(corpus, tiny_checkpoint, capsys, monkeypatch):
+def test_a_recording_that_cannot_be_read_ends_it_unless_it_is_allowed(corpus, tiny_checkpoint):
     (corpus / TRAIN[1]).write_bytes(b"no audio")
     arguments = [corpus, "--checkpoint", tiny_checkpoint, "--engine", "local", "--n-clusters", "8", "--n-units", "4"]
     arguments.append("speech.normcut_threshold=5.0")
-    assert run(monkeypatch, *arguments) == 2
-    assert "max_failed=N" in capsys.readouterr().err
+    assert "max_failed=N" in complaint(benchmark(*arguments, expect=2))
     assert not (corpus / "segments" / "tiny" / "quantizer").exists()
-    assert run(monkeypatch, *arguments, "max_failed=1") == 0
+    benchmark(*arguments, "max_failed=1")
 
 
-def test_what_is_not_there_is_one_sentence(corpus, tmp_path, capsys, monkeypatch):
+def test_what_is_not_there_is_one_sentence(corpus, tmp_path):
     (corpus / "syllables_test.json").unlink()
-    assert run(monkeypatch, corpus, "--checkpoint", "bundled") == 2
-    assert "syllables_test.json" in capsys.readouterr().err
+    assert "syllables_test.json" in complaint(benchmark(corpus, "--checkpoint", "bundled", expect=2))
     assert not (corpus / "segments").exists()
-    assert run(monkeypatch, tmp_path / "nothing", "--checkpoint", "bundled") == 2
-    assert "train-clean-100" in capsys.readouterr().err
+    nothing = benchmark(tmp_path / "nothing", "--checkpoint", "bundled", expect=2)
+    assert "train-clean-100" in complaint(nothing)
 
 
 @pytest.mark.parametrize(
@@ -163,10 +156,9 @@ def test_what_is_not_there_is_one_sentence(corpus, tmp_path, capsys, monkeypatch
         (["--checkpoint", "nothing.pt"], "nothing.pt"),
     ],
 )
-def test_mistakes_are_found_before_anything_is_written(corpus, capsys, monkeypatch, arguments, reason):
+def test_mistakes_are_found_before_anything_is_written(corpus, arguments, reason):
     given = ["--checkpoint", "bundled"] if "--checkpoint" not in arguments else []
-    assert run(monkeypatch, corpus, *given, *arguments) == 2
-    assert reason in capsys.readouterr().err
+    assert reason in complaint(benchmark(corpus, *given, *arguments, expect=2))
     assert not (corpus / "segments").exists()
 
 

@@ -4,13 +4,13 @@ import json
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
+from clocks import Clock, Deadline
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import BusyError, UserError
-from sdhubert_ray.output import Lease, LeaseLostError, lease, read_lease
+from sdhubert_ray.output import Lease, LeaseLostError, LeaseTimes, lease, read_lease
 
 HOLD = """
 import sys, time
@@ -33,10 +33,27 @@ def holder(tmp_path):
 
 
 @pytest.fixture
-def quick(monkeypatch):
-    """Heartbeats and patience a hundred times shorter."""
-    for name in ("BEAT_SECONDS", "DEAD_SECONDS", "_SETTLE_SECONDS"):
-        monkeypatch.setattr(lease, name, getattr(lease, name) / 50)
+def clock(monkeypatch):
+    """The one by which leases are waited for."""
+    clock = Clock()
+    monkeypatch.setattr(lease, "time", clock)
+    return clock
+
+
+QUICK = LeaseTimes(beat=0.02)
+ELSEWHERE = {"run_id": "theirs", "host": "node-7", "boot": "b", "pid": 1, "beat": 0}
+
+
+def put_lease(folder, content):
+    storage.put(str(folder / "lease.json"), json.dumps(content).encode())
+
+
+def check_again_and_again(ours, meanwhile=lambda: None):
+    deadline = Deadline()
+    while True:
+        meanwhile()
+        deadline.look_again()
+        ours.check()
 
 
 def test_a_lease_is_taken_and_given_back(tmp_path):
@@ -55,75 +72,81 @@ def test_a_second_run_is_refused_naming_the_first(tmp_path, holder):
     assert read_lease(str(tmp_path))["run_id"] == "theirs"
 
 
-def test_a_holder_of_this_host_that_was_killed_gives_way_at_once(tmp_path, holder):
+def test_a_holder_of_this_host_that_was_killed_gives_way_at_once(tmp_path, holder, clock):
     holder.kill()
     holder.wait()
-    began = time.monotonic()
     ours = Lease(str(tmp_path), "ours")
-    assert time.monotonic() - began < 5
+    assert clock.waits == [1.0]  # the moment in which another might take it over too
     assert read_lease(str(tmp_path))["run_id"] == "ours"
     ours.release()
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_number_of_a_dead_process_that_was_given_to_another_is_no_holder(tmp_path, holder):
     content = json.loads((tmp_path / "lease.json").read_text())
     (tmp_path / "lease.json").write_text(json.dumps({**content, "started": "1"}))
     Lease(str(tmp_path), "ours").release()
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_silent_holder_elsewhere_gives_way_after_a_minute(tmp_path):
-    (tmp_path / "lease.json").write_text(json.dumps({"run_id": "theirs", "host": "node-7", "boot": "b", "pid": 1}))
-    began = time.monotonic()
-    Lease(str(tmp_path), "ours").release()
-    assert time.monotonic() - began >= lease.DEAD_SECONDS
+@pytest.mark.parametrize(("times", "seconds"), [(LeaseTimes(), 60), (LeaseTimes(dead=7.0, settle=0.5), 7)])
+def test_a_silent_holder_elsewhere_gives_way_after_a_minute(tmp_path, clock, times, seconds):
+    put_lease(tmp_path, ELSEWHERE)
+    Lease(str(tmp_path), "ours", times).release()
+    assert clock.now == seconds + times.settle
+    assert set(clock.waits) == {times.settle}
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_holder_elsewhere_whose_heart_beats_is_alive_whatever_its_clock_says(tmp_path):
-    stop = threading.Event()
-
-    def beat():
-        count = 0
-        while not stop.wait(0.05):
-            count += 1
-            content = {"run_id": "theirs", "host": "node-7", "boot": "b", "pid": 1, "beat": count, "time": "1999"}
-            storage.put(str(tmp_path / "lease.json"), json.dumps(content).encode())
-
-    storage.put(
-        str(tmp_path / "lease.json"),
-        json.dumps({"run_id": "theirs", "host": "node-7", "boot": "b", "pid": 1, "beat": 0}).encode(),
-    )
-    thread = threading.Thread(target=beat)
-    thread.start()
-    try:
-        with pytest.raises(BusyError, match="process 1 on node-7"):
-            Lease(str(tmp_path), "ours")
-    finally:
-        stop.set()
-        thread.join()
+def test_one_who_only_asks_waits_for_two_heartbeats(tmp_path, clock):
+    put_lease(tmp_path, ELSEWHERE)
+    assert not lease.is_held(str(tmp_path))
+    assert clock.now == 11
 
 
-@pytest.mark.usefixtures("quick")
+def test_a_holder_elsewhere_whose_heart_beats_is_alive_whatever_its_clock_says(tmp_path, clock, monkeypatch):
+    put_lease(tmp_path, ELSEWHERE)
+
+    def sleep(seconds):
+        clock.now += seconds
+        if clock.now == 59:
+            put_lease(tmp_path, {**ELSEWHERE, "beat": 1, "time": "1999"})
+
+    monkeypatch.setattr(clock, "sleep", sleep)
+    with pytest.raises(BusyError, match="process 1 on node-7"):
+        Lease(str(tmp_path), "ours")
+    assert clock.now == 59
+
+
 def test_who_was_taken_over_notices_and_leaves_the_lease_alone(tmp_path):
-    ours = Lease(str(tmp_path), "ours")
-    content = json.loads((tmp_path / "lease.json").read_text())
-    storage.put(str(tmp_path / "lease.json"), json.dumps({**content, "run_id": "theirs"}).encode())
-    time.sleep(4 * lease.BEAT_SECONDS)
+    ours = Lease(str(tmp_path), "ours", QUICK)
+    content = {**json.loads((tmp_path / "lease.json").read_text()), "run_id": "theirs"}
     with pytest.raises(LeaseLostError, match="another run has taken over"):
-        ours.check()
+        # Put more than once, as a heartbeat under way may overwrite it.
+        check_again_and_again(ours, lambda: put_lease(tmp_path, content))
+    put_lease(tmp_path, content)
     ours.release()
     assert read_lease(str(tmp_path))["run_id"] == "theirs"
 
 
-@pytest.mark.usefixtures("quick")
+def test_who_cannot_write_its_heartbeat_for_a_minute_has_lost_the_lease(tmp_path, clock, monkeypatch):
+    ours = Lease(str(tmp_path), "ours", QUICK)
+
+    def put(*_):
+        clock.now += 25
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(storage, "put", put)
+    with pytest.raises(LeaseLostError, match=r"could not be written for 60 s \(the disk is full\)"):
+        check_again_and_again(ours)
+    assert clock.now == 75
+    ours.release()
+
+
 def test_the_heartbeat_carries_the_progress(tmp_path):
-    ours = Lease(str(tmp_path), "ours")
+    ours = Lease(str(tmp_path), "ours", QUICK)
     ours.update({"rows": 7})
-    deadline = time.monotonic() + 10
+    deadline = Deadline()
     while read_lease(str(tmp_path))["progress"] != {"rows": 7}:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+        deadline.look_again()
     ours.release()
 
 

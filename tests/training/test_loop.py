@@ -85,21 +85,32 @@ def test_one_process_at_a_time_trains_a_run(tmp_path, speech):
     assert "is being written by another run" in result.output
 
 
-def test_a_run_that_another_process_has_taken_over_is_ended(tmp_path, monkeypatch):
-    from sdhubert_ray.output import lease as module
+def test_a_run_that_another_process_has_taken_over_is_ended(tmp_path):
+    from sdhubert_ray.output import Lease, LeaseTimes
     from sdhubert_ray.runs.session import IncompleteRunError
     from sdhubert_ray.training import loop
 
-    for where in (module, loop):
-        monkeypatch.setattr(where, "BEAT_SECONDS", 0.1)
-    lease = module.Lease(str(tmp_path), "mine")
+    quick = LeaseTimes(beat=0.05)
+    lease = Lease(str(tmp_path), "mine", quick)
     taken = (tmp_path / "lease.json").read_bytes().replace(b"mine", b"theirs")
-    threading.Timer(0.5, storage.put, (str(tmp_path / "lease.json"), taken)).start()
-    with pytest.raises(IncompleteRunError, match="another run has taken over"), loop._ended_without(lease):
-        time.sleep(20)
+    over = threading.Event()
+
+    def take():
+        while not over.wait(0.1):  # again, as a heartbeat under way may have overwritten it
+            storage.put(str(tmp_path / "lease.json"), taken)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    try:
+        with pytest.raises(IncompleteRunError, match="another run has taken over"), loop._ended_without(lease):
+            time.sleep(120)  # ended long before
+    finally:
+        over.set()
+        thread.join()
+    storage.put(str(tmp_path / "lease.json"), taken)
     lease.release()
     assert b"theirs" in (tmp_path / "lease.json").read_bytes()
-    with loop._ended_without(module.Lease(str(tmp_path / "other"), "mine")):
+    with loop._ended_without(Lease(str(tmp_path / "other"), "mine", quick)):
         time.sleep(0.3)
 
 
