@@ -50,6 +50,13 @@ def train_on_ray(run):
     return train(run, None)
 
 
+def wait_until(is_so, seconds=120):
+    until = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
 def wait_for_step(output, step, is_alive=lambda: True, seconds=120):
     """Wait until a checkpoint of this step is there, whole."""
     until = time.monotonic() + seconds
@@ -84,22 +91,52 @@ def test_one_process_at_a_time_trains_a_run(tmp_path, speech):
     assert "is being written by another run" in result.output
 
 
-def test_a_run_that_another_process_has_taken_over_is_ended(tmp_path, monkeypatch):
-    from sdhubert_ray.output import lease as module
+@pytest.fixture
+def quick_lease(monkeypatch):
+    """The module of leases, whose heart beats, and is looked at, ten times a second."""
+    from sdhubert_ray.output import lease
+    from sdhubert_ray.training import loop
+
+    for module in (lease, loop):
+        monkeypatch.setattr(module, "BEAT_SECONDS", 0.1)
+    return lease
+
+
+def test_a_run_that_another_process_has_taken_over_is_ended(tmp_path, quick_lease):
     from sdhubert_ray.runs.session import IncompleteRunError
     from sdhubert_ray.training import loop
 
-    for where in (module, loop):
-        monkeypatch.setattr(where, "BEAT_SECONDS", 0.1)
-    lease = module.Lease(str(tmp_path), "mine")
-    taken = (tmp_path / "lease.json").read_bytes().replace(b"mine", b"theirs")
-    threading.Timer(0.5, storage.put, (str(tmp_path / "lease.json"), taken)).start()
-    with pytest.raises(IncompleteRunError, match="another run has taken over"), loop._ended_without(lease):
-        time.sleep(20)
+    lease = quick_lease.Lease(str(tmp_path), "mine")
+    path, over = tmp_path / "lease.json", threading.Event()
+    theirs = path.read_bytes().replace(b"mine", b"theirs")
+
+    def take_over():
+        """Again and again: one heartbeat that was on its way may be written over it."""
+        while not over.wait(0.02):
+            storage.put(str(path), theirs)
+
+    taker = threading.Thread(target=take_over)
+    try:
+        with pytest.raises(IncompleteRunError, match="another run has taken over"), loop._ended_without(lease):
+            taker.start()
+            time.sleep(300)
+    finally:
+        over.set()
+        taker.join()
     lease.release()
-    assert b"theirs" in (tmp_path / "lease.json").read_bytes()
-    with loop._ended_without(module.Lease(str(tmp_path / "other"), "mine")):
-        time.sleep(0.3)
+    assert path.read_bytes() == theirs
+
+
+def test_a_run_that_keeps_its_lease_is_left_alone(tmp_path, quick_lease):
+    from sdhubert_ray.training import loop
+
+    lease, looks = quick_lease.Lease(str(tmp_path), "mine"), []
+    checked = lease.check
+    lease.check = lambda: (looks.append(1), checked())[1]
+    with loop._ended_without(lease):
+        wait_until(lambda: len(looks) > 2)
+    lease.release()
+    assert not (tmp_path / "lease.json").exists()
 
 
 @pytest.mark.parametrize(
