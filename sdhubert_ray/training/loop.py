@@ -141,14 +141,15 @@ def _ended_without(lease: Lease) -> Iterator[None]:
     thread = threading.Thread(target=watch, name="watch of the lease", daemon=True)
     thread.start()
     try:
-        yield
+        try:
+            yield
+        finally:  # within: the interrupt may come as late as this
+            over.set()
+            thread.join()
     except KeyboardInterrupt as error:
         if lost:
             raise IncompleteRunError(str(lost[0])) from error
         raise
-    finally:
-        over.set()
-        thread.join()
 
 
 def _fit(plan: Plan, scaling: ScalingConfig) -> str | None:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from sdhubert_ray import storage
 from sdhubert_ray.cli import app
 from sdhubert_ray.errors import UserError
+from sdhubert_ray.output import Lease, LeaseTimes
 from sdhubert_ray.runs.placement import Node
 from sdhubert_ray.training.checkpoints import CHECKPOINT_FILE, find_checkpoint
 from sdhubert_ray.training.data import Share
@@ -49,6 +50,13 @@ def train_on_ray(run):
     from sdhubert_ray.training.loop import train
 
     return train(run, None)
+
+
+def wait_until(is_so, seconds=120):
+    until = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 def wait_for_step(output, step, is_alive=lambda: True, seconds=120):
@@ -85,33 +93,45 @@ def test_one_process_at_a_time_trains_a_run(tmp_path, speech):
     assert "is being written by another run" in result.output
 
 
+QUICK = LeaseTimes(beat=0.05)
+
+
 def test_a_run_that_another_process_has_taken_over_is_ended(tmp_path):
-    from sdhubert_ray.output import Lease, LeaseTimes
     from sdhubert_ray.runs.session import IncompleteRunError
     from sdhubert_ray.training import loop
 
-    quick = LeaseTimes(beat=0.05)
-    lease = Lease(str(tmp_path), "mine", quick)
-    taken = (tmp_path / "lease.json").read_bytes().replace(b"mine", b"theirs")
-    over = threading.Event()
+    lease = Lease(str(tmp_path), "mine", QUICK)
+    path, over = tmp_path / "lease.json", threading.Event()
+    theirs = path.read_bytes().replace(b"mine", b"theirs")
 
-    def take():
-        while not over.wait(0.1):  # again, as a heartbeat under way may have overwritten it
-            storage.put(str(tmp_path / "lease.json"), taken)
+    def take_over():
+        """Again and again: one heartbeat that was on its way may be written over it."""
+        while not over.wait(0.02):
+            storage.put(str(path), theirs)
 
-    thread = threading.Thread(target=take)
-    thread.start()
+    taker = threading.Thread(target=take_over)
+    taker.start()
     try:
         with pytest.raises(IncompleteRunError, match="another run has taken over"), loop._ended_without(lease):
-            time.sleep(120)  # ended long before
+            time.sleep(300)  # ended long before
     finally:
         over.set()
-        thread.join()
-    storage.put(str(tmp_path / "lease.json"), taken)
+        taker.join()
+    storage.put(str(path), theirs)
     lease.release()
-    assert b"theirs" in (tmp_path / "lease.json").read_bytes()
-    with loop._ended_without(Lease(str(tmp_path / "other"), "mine", quick)):
-        time.sleep(0.3)
+    assert path.read_bytes() == theirs
+
+
+def test_a_run_that_keeps_its_lease_is_left_alone(tmp_path):
+    from sdhubert_ray.training import loop
+
+    lease, looks = Lease(str(tmp_path), "mine", QUICK), []
+    checked = lease.check
+    lease.check = lambda: (looks.append(1), checked())[1]
+    with loop._ended_without(lease):
+        wait_until(lambda: len(looks) > 2)
+    lease.release()
+    assert not (tmp_path / "lease.json").exists()
 
 
 @pytest.mark.parametrize(
