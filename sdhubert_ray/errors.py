@@ -1,5 +1,7 @@
 """The ways in which work is refused: a mistake of the caller, an output in use, audio that cannot be used."""
 
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """A mistake in the command, the configuration or the input that its author can mend.
@@ -20,3 +22,18 @@ class AudioError(Exception):
 def first_line(error: Exception) -> str:
     """What an error says, its first line, or its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def require_choice(key: str, value: str, known: Sequence[str]) -> None:
+    """Refuse a value that is none of those that are known.
+
+    Args:
+        key: the option, as the user writes it.
+        value: what was given.
+        known: what it may be.
+
+    Raises:
+        ValueError: the options that hold it become a `UserError` where they are put together.
+    """
+    if value not in known:
+        raise ValueError(f"{key} is {value!r}; it has to be one of {', '.join(known)}")

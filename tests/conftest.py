@@ -10,6 +10,8 @@ from places import GOLDEN, ROOT, SHARED
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Nor does one share a busy core: spinning OpenMP threads make the encoder's tests thirty times slower there.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The commands' tables have room for the long names of pytest's folders.
+os.environ["COLUMNS"] = "200"
 
 
 def _existing(folder):

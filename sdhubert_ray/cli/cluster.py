@@ -4,12 +4,10 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sdhubert_ray.cli.console import console, log_as, logs_are_json, note
-from sdhubert_ray.cli.options import Address, LogFormat, choose_address
+from sdhubert_ray.cli.console import console, log_as, logs_are_json, note, progress_bar
+from sdhubert_ray.cli.options import Address, LogFormat, Overwrite, choose_address
 from sdhubert_ray.cli.running import ended_early
 
 if TYPE_CHECKING:
@@ -44,7 +42,7 @@ def cluster(
     sklearn: Annotated[
         bool, typer.Option("--sklearn", help="Also write km_K.pt (joblib) and km_KtoU.npy, as the original has them.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where another run has been.")] = False,
+    overwrite: Overwrite = False,
     log_format: LogFormat = "text",
 ) -> None:
     """Cluster syllables into units: k-means over a sample of their features, then Ward's reduction of the centers.
@@ -89,23 +87,14 @@ def _print_found(job: "ClusterJob", segments: str) -> None:
 def _run(job: "ClusterJob") -> "Clustered":
     from sdhubert_ray.clustering import run_clustering
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[value]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    hidden = not sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
+    with progress_bar("{task.description}", "{task.fields[value]}") as bar:
         tasks = {name: bar.add_task(name, total=None, value="", start=False) for name in ("sample", "k-means", "ward")}
 
         def advance(phase: str, done: int, total: int, value: float | None) -> None:
             shown = "" if value is None else f"inertia per vector {value:.6g}"
             bar.start_task(tasks[phase])
             bar.update(tasks[phase], completed=done, total=total, value=shown)
-            if hidden and value is not None and not logs_are_json():
+            if bar.disable and value is not None and not logs_are_json():
                 print(f"step {done}: {shown}", file=sys.stderr)
 
         with ended_early():

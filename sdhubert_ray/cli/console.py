@@ -6,6 +6,15 @@ import threading
 from types import FrameType
 
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.events import JsonLines
@@ -41,6 +50,20 @@ def log_as(log_format: str) -> None:
 def logs_are_json() -> bool:
     """Tell whether stderr takes JSON lines."""
     return any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger().handlers)
+
+
+def progress_bar(title: str, amounts: str = "", hidden: bool = False) -> Progress:
+    """A bar on stderr, if that is a terminal: title, bar, how much of how much, time gone and to go.
+
+    Args:
+        title: what is done, as rich formats it: "{task.description}" for a bar per task.
+        amounts: what stands behind the counts, likewise.
+        hidden: show none, as where Ray Data draws its own.
+    """
+    columns: list[ProgressColumn] = [TextColumn(title), BarColumn(), MofNCompleteColumn()]
+    columns += [TextColumn(amounts)] if amounts else []
+    columns += [TimeElapsedColumn(), TimeRemainingColumn()]
+    return Progress(*columns, console=Console(stderr=True), disable=hidden or not sys.stderr.isatty())
 
 
 def note(message: str) -> None:

@@ -1,13 +1,10 @@
 """`sdhubert evaluate ssabx`: do embeddings of clips tell what is said?"""
 
 import json
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from sdhubert_ray.cli.console import (
@@ -15,6 +12,7 @@ from sdhubert_ray.cli.console import (
     console,
     log_as,
     note,
+    progress_bar,
     raise_if_interrupted,
 )
 from sdhubert_ray.cli.options import Address, LogFormat, choose_address
@@ -95,11 +93,9 @@ def ssabx(
     config = load_config(None, overrides or [], flags, weights.options)
     layers = tuple(dict.fromkeys(layer or [config.encoder.layer]))
     scoring = Scoring(embeddings, layers, Bootstrap(bootstrap, seed))
-    columns = (TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     address = choose_address(context, engine, address)
     engine = choose_engine(found, engine, address)
-    hidden = engine == "ray" or not sys.stderr.isatty()  # Ray Data draws its own bars
-    with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
+    with progress_bar("embedding", hidden=engine == "ray") as bar:  # Ray Data draws its own
         task = bar.add_task("embedding", total=len(found.clips))
 
         def advance(count: int) -> None:

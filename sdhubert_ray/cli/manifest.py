@@ -4,14 +4,11 @@ from typing import Annotated
 
 import typer
 
-from sdhubert_ray.cli.options import Limit, Split, Where
+from sdhubert_ray.cli.options import Input, Limit, Split, Where, select
 
 
 def manifest(
-    source: Annotated[
-        str,
-        typer.Argument(metavar="INPUT", help="A file, folder, glob, tar or Parquet shards, or a manifest; any URI."),
-    ],
+    source: Input,
     target: Annotated[str, typer.Argument(metavar="MANIFEST.parquet", help="The file or URI to write.")],
     piece_seconds: Annotated[float, typer.Option(help="Longer audio is cut into pieces (audio.piece_seconds).")] = 600,
     where: Where = None,
@@ -19,10 +16,9 @@ def manifest(
     split: Split = None,
 ) -> None:
     """List recordings, probe how long they are, cut long ones into pieces: a manifest for `sdhubert segment`."""
-    from sdhubert_ray.corpus import Selection, list_input, write_manifest
+    from sdhubert_ray.corpus import list_input, write_manifest
 
-    selection = Selection(where=tuple(where or ()), limit=limit, splits=tuple(split or ()))
-    summary = write_manifest(list_input(source, selection), target, piece_seconds)
+    summary = write_manifest(list_input(source, select(where, limit, split)), target, piece_seconds)
     ignored = f", {summary.ignored} other files ignored" if summary.ignored else ""
     hours = summary.seconds / 3600
     print(f"{summary.num_recordings} recordings in {summary.num_rows} rows, {hours:.3f} hours{ignored}: {target}")

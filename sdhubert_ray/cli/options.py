@@ -1,12 +1,21 @@
-"""Options that several commands have."""
+"""Options that several commands have, and what they amount to."""
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-LogFormat = Annotated[str, typer.Option(help="text (default), or json: a line per event, with the run's id.")]
-Address = Annotated[
-    str | None, typer.Option(envvar="RAY_ADDRESS", help="Of a Ray cluster; without one Ray starts here.")
+if TYPE_CHECKING:
+    from sdhubert_ray.corpus import Selection
+
+Input = Annotated[
+    str,
+    typer.Argument(metavar="INPUT", help="A file, folder, glob, tar or Parquet shards, or a manifest; any URI."),
+]
+Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="A folder or URI: new, or one to resume.")]
+ConfigFile = Annotated[str | None, typer.Option(help="A YAML file of the same keys.")]
+Formats = Annotated[
+    list[str] | None, typer.Option("--format", help="parquet (always written), files, textgrid; may be repeated.")
 ]
 Where = Annotated[
     list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only these rows of a manifest; may be repeated.")
@@ -16,6 +25,12 @@ Split = Annotated[
     list[str] | None,
     typer.Option(help="Only this folder of LibriSpeech's layout, such as test-clean; may be repeated."),
 ]
+Engine = Annotated[str, typer.Option(help="local (this process), ray, or auto: ray from 10 minutes of audio.")]
+Address = Annotated[
+    str | None, typer.Option(envvar="RAY_ADDRESS", help="Of a Ray cluster; without one Ray starts here.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start anew where another run has been.")]
+LogFormat = Annotated[str, typer.Option(help="text (default), or json: a line per event, with the run's id.")]
 
 
 def choose_address(context: typer.Context, engine: str, address: str | None) -> str | None:
@@ -23,3 +38,21 @@ def choose_address(context: typer.Context, engine: str, address: str | None) -> 
     source = context.get_parameter_source("address")
     from_environment = source is not None and source.name == "ENVIRONMENT"
     return None if engine == "local" and from_environment else address
+
+
+def select(where: list[str] | None, limit: int | None, split: list[str] | None) -> "Selection":
+    """The recordings that --where, --limit and --split ask for. Raises UserError."""
+    from sdhubert_ray.corpus import Selection
+
+    return Selection(where=tuple(where or ()), limit=limit, splits=tuple(split or ()))
+
+
+def written(formats: Sequence[str] | None, frame_features: str | None, precision: str) -> dict[str, object]:
+    """The config keys of --format and --frame-features; `files` has frame features, of `precision` if none is given."""
+    needed = precision if formats and "files" in formats else None
+    return {"output.formats": formats or None, "output.frame_features": frame_features or needed}
+
+
+def given(flags: Mapping[str, object]) -> dict[str, object]:
+    """Those of some config keys that were given as flags: the others are as file, preset and checkpoint have them."""
+    return {key: value for key, value in flags.items() if value is not None}

@@ -1,23 +1,21 @@
 """Doing a job with its progress on the terminal, and printing what came of it."""
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
-from sdhubert_ray.cli.console import EXIT_UNFINISHED, complain, console, note, raise_if_interrupted
+from sdhubert_ray.cli.console import (
+    EXIT_FAILED_ROWS,
+    EXIT_UNFINISHED,
+    complain,
+    console,
+    note,
+    progress_bar,
+    raise_if_interrupted,
+)
 from sdhubert_ray.errors import BusyError
 
 if TYPE_CHECKING:
@@ -63,21 +61,12 @@ def print_found(job: "Job") -> None:
         )
 
 
-def do_job(job: "Job") -> "Summary":
-    """Run a job, print its summary, and exit with 1 where it cannot finish."""
+def do_job(job: "Job") -> None:
+    """Run a job and print its summary; exit with 1 where it cannot finish, with 3 where more failed than may."""
     from sdhubert_ray.runs.execute import run_job
 
-    columns = (
-        TextColumn("segmenting"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("rows, {task.fields[hours]:.2f} h"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
     # Ray Data draws its own bars, of all stages.
-    hidden = job.engine == "ray" or not sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
+    with progress_bar("segmenting", "rows, {task.fields[hours]:.2f} h", hidden=job.engine == "ray") as bar:
         task = bar.add_task("segmenting", total=job.num_rows, completed=job.num_rows - job.rows_left, hours=0.0)
         hours = 0.0
 
@@ -90,7 +79,8 @@ def do_job(job: "Job") -> "Summary":
         with ended_early():
             summary = run_job(job, advance)
     _print_summary(summary)
-    return summary
+    if summary.totals.num_failed > job.config.max_failed:
+        raise typer.Exit(EXIT_FAILED_ROWS)
 
 
 def _print_summary(summary: "Summary") -> None:

@@ -1,14 +1,11 @@
 """`sdhubert tokenize`: segments in, units out."""
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sdhubert_ray.cli.console import console, log_as, note
+from sdhubert_ray.cli.console import console, log_as, note, progress_bar
 from sdhubert_ray.cli.options import Address, LogFormat, choose_address
 from sdhubert_ray.cli.running import ended_early
 
@@ -82,17 +79,8 @@ def tokenize(
 def _run(job: "TokenizeJob") -> "Tokenized":
     from sdhubert_ray.tokenizing import run_tokenizing
 
-    columns = (
-        TextColumn("tokenizing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("files, {task.fields[rows]} rows"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    # Ray Data draws its own bars.
-    hidden = not job.to_do or job.engine == "ray" or not sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
+    hidden = not job.to_do or job.engine == "ray"  # Ray Data draws its own bars
+    with progress_bar("tokenizing", "files, {task.fields[rows]} rows", hidden) as bar:
         task = bar.add_task("tokenizing", total=len(job.commits), rows=0)
         rows = 0
 

@@ -200,16 +200,11 @@ def _fit_on_disk(output: str, source: Source, options: ClusterOptions, size: int
 def read_json(uri: str) -> dict[str, Any] | None:
     """A JSON object, or None where there is no such file. Raises UserError, TransientError."""
     try:
-        content = json.loads(storage.read_bytes(uri))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        return storage.read_json(uri)
     except storage.TransientError:
         raise
     except (OSError, ValueError) as error:
         raise UserError(f"{uri} cannot be read ({error}); choose another output, or --overwrite it") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{uri} is no JSON object; choose another output, or --overwrite it")
-    return content
 
 
 def write_json(uri: str, content: Mapping[str, object]) -> None:

@@ -160,14 +160,9 @@ def _read_folder_config(folder: str) -> dict[str, Any] | None:
     """The values of a folder's config.json; none if it has no such file."""
     config_uri = storage.join(folder, "config.json")
     try:
-        values = json.loads(storage.read_bytes(config_uri))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        return storage.read_json(config_uri)
     except (OSError, ValueError) as error:
         raise UserError(f"speech_upstream config {config_uri} cannot be read ({error})") from error
-    if not isinstance(values, dict):
-        raise UserError(f"speech_upstream config {config_uri} is no JSON object")
-    return values
 
 
 def _read_folder_weights(folder: str) -> dict[str, Tensor] | None:

@@ -151,10 +151,10 @@ def is_held(output: str, times: LeaseTimes = TIMES) -> bool:
 
 def _read(uri: str) -> dict[str, Any] | None:
     try:
-        holder = json.loads(storage.read_bytes(uri))
+        holder = storage.read_json(uri)
+        if holder is None:
+            return None
         return {**holder, "pid": int(holder["pid"]), "run_id": str(holder["run_id"]), "host": str(holder["host"])}
-    except FileNotFoundError:
-        return None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{uri} is no lease of a run; remove it, or choose another output") from error
 

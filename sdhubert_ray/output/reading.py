@@ -1,6 +1,6 @@
 """Results read back: recording by recording, the pieces of long ones joined, the latest attempt of each."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output.commits import Commit, list_commits, read_commit, read_commits
-from sdhubert_ray.output.plans import list_plans
+from sdhubert_ray.output.plans import Plan, list_plans
 from sdhubert_ray.output.record import check_tokenized, read_run
 from sdhubert_ray.output.tables import Array, read_intervals, read_ragged, read_vectors
 from sdhubert_ray.speech import FRAME_RATE
@@ -79,29 +79,14 @@ def read_files(
         if only in places:
             yield _gather(places[only], read)
         return
-    again = {plan.number for plan in plans if plan.kind == "retry"}
-    retried = {
-        file_id
-        for _, table in read_commits(output, [commit for commit in commits if commit.plan in again], ["id"])
-        for file_id in table.column("id").to_pylist()
-    }
+    retried = _find_retried(output, plans, commits)
     places = _find_rows(output, commits, retried) if retried else {}
-    waiting: pa.Table | None = None  # the last recording of a file may go on in the next one
-    for commit in commits:
-        for rows in _recordings(read(commit.name)):
-            file_id = rows.column("id")[0].as_py()
-            if waiting is not None and waiting.column("id")[0].as_py() == file_id:
-                waiting = pa.concat_tables([waiting, rows])
-                continue
-            if waiting is not None:
-                yield waiting
-            waiting = rows
-            if file_id in retried:
-                waiting = None
-                if file_id in places:
-                    yield _gather(places.pop(file_id), read)
-    if waiting is not None:
-        yield waiting
+    for rows in _joined(recording for commit in commits for recording in _recordings(read(commit.name))):
+        file_id = _id_of(rows)
+        if file_id not in retried:
+            yield rows
+        elif file_id in places:  # all of it where it stands first; what comes of it later has been told then
+            yield _gather(places.pop(file_id), read)
 
 
 def read_segments(output: str) -> Iterator[FileResult]:
@@ -169,6 +154,29 @@ def _recordings(table: pa.Table) -> Iterator[pa.Table]:
         if row == len(ids) or ids[row] != ids[begin]:
             yield table.slice(begin, row - begin)
             begin = row
+
+
+def _joined(recordings: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Neighbouring tables of one id, together: the last recording of a file may go on in the next one."""
+    waiting: list[pa.Table] = []
+    for rows in recordings:
+        if waiting and _id_of(waiting[0]) != _id_of(rows):
+            yield pa.concat_tables(waiting)
+            waiting = []
+        waiting.append(rows)
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def _id_of(recording: pa.Table) -> str:
+    return str(recording.column("id")[0].as_py())
+
+
+def _find_retried(output: str, plans: Sequence[Plan], commits: Sequence[Commit]) -> set[str]:
+    """The ids of recordings of which rows were tried again."""
+    again = {plan.number for plan in plans if plan.kind == "retry"}
+    retries = [commit for commit in commits if commit.plan in again]
+    return {file_id for _, table in read_commits(output, retries, ["id"]) for file_id in table.column("id").to_pylist()}
 
 
 def _find_rows(output: str, commits: Sequence[Commit], ids: Collection[str]) -> dict[str, dict[int, tuple[str, int]]]:

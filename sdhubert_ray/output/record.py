@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdhubert_ray import storage
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import UserError, require_choice
 from sdhubert_ray.output.commits import SEGMENTS_FOLDER, is_commit_name
 from sdhubert_ray.output.plans import PLANS_FOLDER
 
@@ -33,10 +33,11 @@ class OutputOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "formats", tuple(self.formats))  # from YAML it comes as a list
-        _require("output.formats", set(self.formats), ("parquet", "files", "textgrid"))
-        _require("output.frame_features", {self.frame_features}, ("none", "float16", "float32"))
-        _require("output.segment_features", {self.segment_features}, ("auto", "none", "float16", "float32"))
-        _require("output.compression", {self.compression}, ("zstd", "snappy", "lz4", "gzip", "none"))
+        for name in self.formats:
+            require_choice("output.formats", name, ("parquet", "files", "textgrid"))
+        require_choice("output.frame_features", self.frame_features, ("none", "float16", "float32"))
+        require_choice("output.segment_features", self.segment_features, ("auto", "none", "float16", "float32"))
+        require_choice("output.compression", self.compression, ("zstd", "snappy", "lz4", "gzip", "none"))
         if "files" in self.formats and self.frame_features == "none":
             raise ValueError("output.formats has `files`, which needs output.frame_features float32 or float16")
         if "files" in self.formats and self.segment_features == "none":
@@ -62,21 +63,20 @@ def read_run(output: str) -> dict[str, Any] | None:
     Raises:
         UserError: it is damaged, or the folder holds something else.
     """
+    uri = storage.join(output, RUN_RECORD)
     try:
-        data = storage.read_bytes(storage.join(output, RUN_RECORD))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        record = storage.read_json(uri)
+        if record is None:
+            return None
+        if not isinstance(record["fingerprint"], dict) or not isinstance(record["runs"], int):
+            raise KeyError("fingerprint")
     except storage.TransientError:
         raise
     except OSError as error:
-        raise UserError(f"{storage.join(output, RUN_RECORD)} cannot be read ({error})") from error
-    try:
-        record = json.loads(data)
-        if not isinstance(record["fingerprint"], dict) or not isinstance(record["runs"], int):
-            raise KeyError("fingerprint")
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{storage.join(output, RUN_RECORD)} is no run record; choose another output") from error
-    return dict(record)
+        raise UserError(f"{uri} cannot be read ({error})") from error
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{uri} is no run record; choose another output") from error
+    return record
 
 
 def write_run(output: str, record: Mapping[str, object]) -> None:
@@ -152,9 +152,3 @@ def clear_output(output: str) -> None:
     # The record goes last: an output without one and with segments is refused, not taken for a new one.
     for name in (SEGMENTS_FOLDER, PLANS_FOLDER, RUN_RECORD):
         storage.remove(storage.join(output, name))
-
-
-def _require(key: str, values: set[str], known: tuple[str, ...]) -> None:
-    unknown = sorted(values - set(known))
-    if unknown:
-        raise ValueError(f"{key} is {unknown[0]!r}; it has to be one of {', '.join(known)}")

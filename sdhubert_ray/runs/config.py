@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from sdhubert_ray.composing import compose, merge, read_parts
+from sdhubert_ray.errors import require_choice
 from sdhubert_ray.output import OutputOptions
 from sdhubert_ray.speech.audio import AudioOptions
 from sdhubert_ray.speech.presets import EncoderOptions, SegmentationOptions, get_preset
@@ -124,9 +125,8 @@ class JobConfig:
     resources: Resources = field(default_factory=Resources)
 
     def __post_init__(self) -> None:
-        for key, value, known in (("device", self.device, DEVICES), ("dtype", self.dtype, DTYPES)):
-            if value not in known:
-                raise ValueError(f"{key} is {value!r}; it has to be one of {', '.join(known)}")
+        require_choice("device", self.device, DEVICES)
+        require_choice("dtype", self.dtype, DTYPES)
         if self.max_failed < 0:
             raise ValueError(f"max_failed is {self.max_failed}; it cannot be negative")
 

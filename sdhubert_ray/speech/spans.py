@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sdhubert_ray.errors import require_choice
 from sdhubert_ray.speech.audio import FRAME_RATE
 
 Spans = npt.NDArray[np.int64]
@@ -33,10 +34,7 @@ class SpeechOptions:
     max_span_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        if self.normcut_strategy not in STRATEGIES:
-            raise ValueError(
-                f"speech.normcut_strategy is {self.normcut_strategy!r}; it has to be one of {', '.join(STRATEGIES)}"
-            )
+        require_choice("speech.normcut_strategy", self.normcut_strategy, STRATEGIES)
         if not np.isfinite(self.normcut_threshold):
             raise ValueError(f"speech.normcut_threshold is {self.normcut_threshold}; it has to be a finite number")
         if self.min_span_frames < 0:

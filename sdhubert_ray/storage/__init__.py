@@ -5,13 +5,14 @@ again inside every call. What is left is a `TransientError`, an OSError; see `re
 """
 
 import io
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from glob import has_magic as _has_magic
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.storage import listing, local, remote
@@ -38,6 +39,7 @@ __all__ = [
     "put",
     "raise_if_failed",
     "read_bytes",
+    "read_json",
     "remove",
     "remove_files",
     "scan",
@@ -97,6 +99,22 @@ def read_bytes(uri: str) -> bytes:
     """Read a whole file. Raises as `open_binary`."""
     with open_binary(uri) as file:
         return file.read()
+
+
+def read_json(uri: str) -> dict[str, Any] | None:
+    """Read a JSON object, or None where there is no such file.
+
+    Raises:
+        ValueError: it is no JSON, or no object.
+        OSError, UserError: as `open_binary`.
+    """
+    try:
+        content = json.loads(read_bytes(uri))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    return content
 
 
 def download(uri: str, path: Path) -> None:

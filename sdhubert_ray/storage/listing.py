@@ -95,21 +95,35 @@ class _Scan:
                 return
 
     def _tell(self, page: _Page, depth: int | None) -> Iterator[Entry]:
-        files = [entry for entry in page.files if self._hidden or not is_hidden(entry.name)]
-        names = [name for name in page.folders if depth != 0 and (self._hidden or not is_hidden(name))]
+        """The files of a page and of the folders in it, which may be `depth` levels deep."""
+        shown = [entry for entry in page.files if self._hidden or not is_hidden(entry.name)]
+        folders = self._folders(page, depth)
+        listed = self._list_ahead(folders)
+        items: list[Entry | _Folder] = [*shown, *folders]
+        for item in sorted(items, key=lambda item: item.name):
+            if isinstance(item, Entry):
+                yield item
+            else:
+                yield from self.walk(item, next(listed))
+
+    def _folders(self, page: _Page, depth: int | None) -> list[_Folder]:
+        """What is to be listed of a page's folders, sorted. A folder's slash puts it where the names in it belong."""
+        if depth == 0:
+            return []
+        names = sorted(name for name in page.folders if self._hidden or not is_hidden(name))
         # Folders are parted until there are enough of them to be listed side by side. Each is then one listing, however
         # deep it goes: fewer requests than one for every folder in it.
         flat = depth is None and len(names) >= LISTINGS_AT_ONCE
-        waiting = deque(_Folder(name, depth, flat) for name in sorted(names))
-        ahead: deque[tuple[_Folder, Future[_Page]]] = deque()
-        items: list[Entry | str] = [*files, *names]
-        for item in sorted(items, key=_place):
-            if isinstance(item, Entry):
-                yield item
-                continue
-            while waiting and len(ahead) < LISTINGS_AT_ONCE:
-                ahead.append((waiting[0], self._ask(waiting.popleft())))
-            yield from self.walk(*ahead.popleft())
+        return [_Folder(name, depth, flat) for name in names]
+
+    def _list_ahead(self, folders: list[_Folder]) -> "Iterator[Future[_Page]]":
+        """The first page of each folder, asked for some folders before it is wanted."""
+        asked: deque[Future[_Page]] = deque()
+        for folder in folders:
+            if len(asked) == LISTINGS_AT_ONCE:
+                yield asked.popleft()
+            asked.append(self._ask(folder))
+        yield from asked
 
     def _ask(self, folder: _Folder, token: str | None = None) -> "Future[_Page]":
         def ask(filesystem: fsspec.AbstractFileSystem, path: str, limit: Limit) -> _Page:
@@ -118,11 +132,6 @@ class _Scan:
             return _page(filesystem, path, folder, limit)
 
         return self._pool.submit(request, self._uri, ask, LONG_SECONDS)
-
-
-def _place(item: Entry | str) -> str:
-    """What a file or folder is sorted by: the slash at the end puts a folder where the names in it belong."""
-    return item if isinstance(item, str) else item.name
 
 
 def _s3_page(filesystem: fsspec.AbstractFileSystem, path: str, folder: _Folder, token: str | None) -> _Page:

@@ -38,9 +38,9 @@ def remove_earlier(job: TokenizeJob) -> None:
 
 def _are_alike(job: TokenizeJob) -> bool:
     """Whether the sequences that are there, if any, are of the same rows and written in the same way."""
-    if not storage.exists(job.statistics):
+    before = storage.read_json(job.statistics)
+    if before is None:
         return True
-    before = json.loads(storage.read_bytes(job.statistics))
     wanted = {"dedup": job.sequences.dedup, "durations": job.sequences.durations}
     there = {key: value for key, value in before.get("sequences", {}).items() if key in wanted}
     return before.get("run_id") == job.record.get("run_id") and (there == wanted or not before["sequences"]["formats"])

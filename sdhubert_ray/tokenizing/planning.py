@@ -213,12 +213,12 @@ def _check_target(target: str, segments: str, sha256: str, overwrite: bool) -> b
     if storage.exists(storage.join(target, RUN_RECORD)):
         raise UserError(f"output {target} holds a run of `sdhubert segment`; choose another output")
     uri = storage.join(target, STATISTICS)
-    if not storage.exists(uri):
-        return False
     if overwrite:
-        return True
+        return storage.exists(uri)
     try:
-        before = json.loads(storage.read_bytes(uri))
+        before = storage.read_json(uri)
+        if before is None:
+            return False
         source, name, digest = before["segments"], before["quantizer"]["name"], before["quantizer"]["sha256"]
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(f"{uri} is no statistics of `sdhubert tokenize`; choose another output") from error

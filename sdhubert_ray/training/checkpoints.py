@@ -57,10 +57,10 @@ def find_checkpoint(output: str, which: str) -> Kept | None:
         raise UserError(f"the checkpoint is {which!r}; it has to be last or best")
     uri = storage.join(output, BEST_RECORD)
     try:
-        record = json.loads(storage.read_bytes(uri))
+        record = storage.read_json(uri)
+        if record is None:
+            return None
         best = Kept(storage.join(output, record["file"]), int(record["step"]), float(record["score"]))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{uri} is damaged ({error!r}); remove it, or choose another output") from error
     if not storage.exists(best.uri):

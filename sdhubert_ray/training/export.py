@@ -114,11 +114,10 @@ def _put_upstream(target: str, values: Mapping[str, Any]) -> None:
     folder = storage.join(target.rpartition("/")[0] or ".", UPSTREAM_FOLDER)
     uri = storage.join(folder, "config.json")
     try:
-        before = json.loads(storage.read_bytes(uri))
-    except (FileNotFoundError, NotADirectoryError):
-        storage.put(uri, json.dumps(dict(values), indent=2, sort_keys=True).encode())
-        return
+        before = storage.read_json(uri)
     except ValueError as error:
         raise UserError(f"{uri} is no JSON ({error}); remove it, or export into a folder of its own") from error
-    if before != dict(values):
+    if before is None:
+        storage.put(uri, json.dumps(dict(values), indent=2, sort_keys=True).encode())
+    elif before != dict(values):
         raise UserError(f"{uri} is of another encoder; export into a folder of its own")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from omegaconf import DictConfig, OmegaConf
 
 from sdhubert_ray.composing import compose, configs_folder, from_dotted, read_parts
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import UserError, require_choice
 from sdhubert_ray.speech.audio import MIN_SAMPLES, SAMPLE_RATE
 
 TEACHERS = ("ema", "frozen")
@@ -85,7 +85,7 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reinit_layers", tuple(self.reinit_layers))  # from YAML it comes as a list
-        _require("model.teacher", self.teacher, TEACHERS)
+        require_choice("model.teacher", self.teacher, TEACHERS)
         _check_range("model", self, ("ema_decay", "center_momentum", "gamma"), 0.0, 1.0)
         if self.dropout is not None:
             _check_range("model", self, ("dropout",), 0.0, 1.0)
@@ -116,7 +116,7 @@ class OptimOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
-        _require("optim.precision", self.precision, PRECISIONS)
+        require_choice("optim.precision", self.precision, PRECISIONS)
         _check_positive("optim", self, ("accumulate_grad_batches",))
         _check_range("optim", self, ("weight_decay", "gradient_clip_val"), 0.0, math.inf)
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
@@ -162,7 +162,7 @@ class DataOptions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "train_splits", tuple(self.train_splits))
         object.__setattr__(self, "val_splits", tuple(self.val_splits))
-        _require("data.loader", self.loader, LOADERS)
+        require_choice("data.loader", self.loader, LOADERS)
         _check_positive("data", self, ("batch_size", "val_batch_size", "prefetch", "sample_len"))
         _check_range("data", self, ("val_share",), 0.0, 1.0)
         _check_range("data", self, ("max_bad_share",), 0.0, MOST_BAD_SHARE)
@@ -203,7 +203,7 @@ class ScalingOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "use_gpu", self.use_gpu.lower())  # YAML's true comes as True
-        _require("scaling.use_gpu", self.use_gpu, USE_GPU)
+        require_choice("scaling.use_gpu", self.use_gpu, USE_GPU)
         _check_positive("scaling", self, ("num_workers",))
         for key in ("cpus_per_worker", "memory_gib"):
             if getattr(self, key) is not None:
@@ -350,11 +350,6 @@ def _workers_of_gpus(gpus: object) -> list[DictConfig]:
             f"CUDA_VISIBLE_DEVICES, and give scaling.num_workers={count}"
         )
     return [from_dotted("scaling.num_workers", count), from_dotted("scaling.use_gpu", "true")]
-
-
-def _require(key: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{key} is {value!r}; it has to be one of {', '.join(known)}")
 
 
 def _check_positive(section: str, options: object, keys: tuple[str, ...]) -> None:
