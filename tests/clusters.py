@@ -33,7 +33,14 @@ class Cluster:
         """Of the nodes and of clients that may use them."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         path = f"{BIN}{os.pathsep}{kept['PATH']}"  # a job's `python` is that of the head's PATH
-        return {**kept, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+        # A node is dead when it is not there for five looks, here one every half second, not one in three.
+        return {
+            **kept,
+            "PATH": path,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "RAY_health_check_period_ms": "500",
+        }
 
     @property
     def address(self) -> str:
@@ -58,7 +65,7 @@ class Cluster:
                 start_new_session=True,
             )
         self.nodes.append(node)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while b"This command will now block" not in log.read_bytes():
             assert node.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
@@ -93,7 +100,7 @@ class Cluster:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=300,
+            timeout=600,
         )
 
 

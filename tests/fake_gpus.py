@@ -3,10 +3,11 @@
     python fake_gpus.py AUDIO CHECKPOINT QUANTIZER FOLDER
 
 AUDIO is segmented into FOLDER/out, tokenized into FOLDER/made, and embedded into FOLDER/embedded.npz; each actor leaves
-a file, named after its stage and GPU, in FOLDER/gpus.
+a file, named after its stage and GPU, in FOLDER/gpus, and those of a pool that has two begin when both are there.
 """
 
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,11 @@ from sdhubert_ray.runs.execute import prepare_job, run_job
 from sdhubert_ray.tokenizing import prepare_tokenizing, run_tokenizing
 
 AUDIO, CHECKPOINT, QUANTIZER, FOLDER = sys.argv[1:]
+PATIENCE = 200.0  # for an actor to be started, seconds
 
 
-def on_fake_gpu(stage):
-    """A stage whose `device` has to be cuda and is the CPU."""
+def on_fake_gpu(stage, actors):
+    """A stage of so many actors, at least, whose `device` has to be cuda and is the CPU."""
 
     class OnFakeGpu(stage):
         def __init__(self, *args, **named):
@@ -35,6 +37,12 @@ def on_fake_gpu(stage):
             gpus = Path(FOLDER, "gpus")
             gpus.mkdir(exist_ok=True)
             (gpus / f"{stage.__name__}-{gpu}").touch()
+            deadline = time.monotonic() + PATIENCE
+            while (
+                len(list(gpus.glob(f"{stage.__name__}-*"))) < actors
+            ):  # else one might do all before the other is there
+                assert time.monotonic() < deadline, "the other actor has not come"
+                time.sleep(0.01)
             assert "cuda" in args or named["device"] == "cuda"
             args = ["cpu" if value == "cuda" else value for value in args]
             super().__init__(*args, **{**named, **({"device": "cpu"} if "device" in named else {})})
@@ -43,8 +51,8 @@ def on_fake_gpu(stage):
 
 
 def main():
-    for name in ("EncodePacked", "EmbedPacked", "AssignUnits"):
-        setattr(pipeline, name, on_fake_gpu(getattr(pipeline, name)))
+    for name, actors in (("EncodePacked", 2), ("EmbedPacked", 2), ("AssignUnits", 1)):
+        setattr(pipeline, name, on_fake_gpu(getattr(pipeline, name), actors))
     ray.init("local", num_cpus=4, num_gpus=2, include_dashboard=False)
     checkpoint = fetch_checkpoint(CHECKPOINT)
     overrides = ["device=cuda", "resources.unit_rows=2", "output.rows_per_file=2"]

@@ -1,11 +1,12 @@
 """jobs/ on a cluster: `ray job submit` and --address, several nodes, token authentication, a node that is lost."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from clusters import BIN, ROOT, Cluster, running_cluster
+from clusters import ROOT, Cluster, running_cluster
+from commands import sdhubert
 
 pytestmark = pytest.mark.ray
 
@@ -56,8 +58,7 @@ def options(tiny_checkpoint: Path) -> list[str]:
 def expected(corpus: Path, options: list[str], tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
     """The table of the local engine."""
     output = tmp_path_factory.mktemp("local")
-    command = [str(BIN / "sdhubert"), "segment", str(corpus), str(output), *options, "--engine", "local"]
-    assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 3
+    sdhubert("segment", corpus, output, *options, "--engine", "local", expect=3)
     return read_rows(output)
 
 
@@ -126,11 +127,16 @@ def test_driver_outside_joins_by_address(
 
 
 def test_cluster_wants_its_token(cluster: Cluster) -> None:
-    for wrong in ({"RAY_AUTH_MODE": ""}, {"RAY_AUTH_TOKEN": "another"}):
-        command = [str(BIN / "ray"), "job", "list", "--address", cluster.dashboard]
-        refused = subprocess.run(command, env={**cluster.environment, **wrong}, capture_output=True, text=True)
-        assert refused.returncode == 1
-        assert re.search("Missing authentication token|Invalid authentication token", refused.stderr), refused.stderr
+    def ask(**headers: str) -> int:
+        request = urllib.request.Request(f"{cluster.dashboard}/api/jobs/", headers=headers)
+        try:
+            return int(urllib.request.urlopen(request, timeout=120).status)
+        except urllib.error.HTTPError as refused:
+            return refused.code
+
+    assert ask() == 401
+    assert ask(Authorization="Bearer another") == 403
+    assert ask(Authorization=f"Bearer {cluster.token}") == 200
 
 
 def node_of_encoder(cluster: Cluster) -> psutil.Popen:
@@ -141,14 +147,27 @@ def node_of_encoder(cluster: Cluster) -> psutil.Popen:
     )
 
 
+# As `jobs/segment.py`, but that it waits some seconds, not a minute, before it takes a lost node for lost.
+IMPATIENT = """
+import functools
+from sdhubert_ray import cli
+from sdhubert_ray.runs import execute
+execute.run_job = functools.partial(execute.run_job, stall_seconds=5.0)
+cli.main()
+"""
+
+
 # The last one: it takes a node away.
 def test_run_goes_on_when_a_node_is_lost(
     cluster: Cluster, corpus: Path, options: list[str], expected: pa.Table, tmp_path: Path
 ) -> None:
     """As many workers as CPUs: those of the lost node find no place on the other one."""
     options = [*options, "resources.encode.max_workers=4", "resources.encode.memory_gib=0.5"]
-    command = ["ray", "job", "submit", "--address", cluster.dashboard, "--working-dir", ".", "--"]
-    command += ["python", "jobs/segment.py", str(corpus), str(tmp_path / "out"), *options, "resources.unit_rows=1"]
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job/impatient.py").write_text(IMPATIENT)
+    command = ["ray", "job", "submit", "--address", cluster.dashboard, "--working-dir", str(tmp_path / "job"), "--"]
+    command += ["python", "impatient.py", "segment", str(corpus), str(tmp_path / "out"), *options]
+    command += ["resources.unit_rows=1"]
     log = tmp_path / "log"
     with log.open("wb") as file:
         job = subprocess.Popen(command, cwd=ROOT, env=cluster.environment, stdout=file, stderr=subprocess.STDOUT)

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import time
 from bisect import bisect_right
 from collections import Counter
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from clusters import BIN, Cluster, in_sessions, kill_sessions, running_cluster
+from commands import sdhubert, sdhubert_process
 
 from sdhubert_ray import read_segments
 
@@ -260,14 +262,48 @@ def test_driver_worker_and_raylet_killed(golden: Path, tiny_checkpoint: Path, tm
         assert_undisturbed(tmp_path / kind, expected)
 
 
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
-def test_driver_killed_while_files_are_put_together(
-    engine: str, golden: Path, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+# A run whose process is killed when two files have been put together, and of the third one the parts are still there.
+KILLED_BETWEEN_FILES = """
+import os, signal
+from sdhubert_ray import cli, storage
+remove, done = storage.remove_files, []
+def remove_some(uris):
+    if uris and len(done) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    done.extend([uris] if uris else [])
+    remove(uris)
+storage.remove_files = remove_some
+cli.main()
+"""
+
+
+def test_driver_killed_while_files_are_put_together(golden: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "corpus", golden, tiny_checkpoint, 40, 8)
+    command = ["segment", str(corpus.manifest)]
+    sdhubert(*command, tmp_path / "undisturbed", *corpus.options, "--engine", "local")
+    output = tmp_path / "out"
+    run = [*command, str(output), *corpus.options, "--engine", "local"]
+    killed = subprocess.run([sys.executable, "-c", KILLED_BETWEEN_FILES, *run], capture_output=True, text=True)
+    assert killed.returncode == -9, killed.stderr
+    assert Counter(map(len, unit_files(output))) == {2: 3, 1: 12}  # five files of four parts each are to be made
+    assert_read_once(output, 40)
+    sdhubert_process(*run)
+    assert_undisturbed(output, read_raw(tmp_path / "undisturbed"))
+    assert sorted(unit_files(output)) == sorted(unit_files(tmp_path / "undisturbed"))
+
+
+def assert_read_once(output: Path, num_rows: int) -> None:
+    """Readers see each row once even now."""
+    assert [result.id for result in read_segments(str(output))] == [f"take{row:04d}" for row in range(num_rows)]
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_driver_of_ray_killed_while_files_are_put_together(golden: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus", golden, tiny_checkpoint, 160, 8)
     assert Run.start(corpus, tmp_path / "undisturbed", engine="local").wait(PATIENCE) == 0
     output = tmp_path / "out"
-    runs = [Run.start(corpus, output, engine=engine)]
+    runs = [Run.start(corpus, output)]
     run = runs[0]
     try:
         run.wait_for_units(corpus.num_units)
@@ -279,9 +315,8 @@ def test_driver_killed_while_files_are_put_together(
         files = unit_files(output)
         assert any(len(span) == 2 for span in files)
         assert any(len(span) == 1 for span in files), "nothing was left to put together"
-        # Readers see each row once even now.
-        assert [result.id for result in read_segments(str(output))] == [f"take{row:04d}" for row in range(160)]
-        runs.append(Run.start(corpus, output, engine=engine))
+        assert_read_once(output, 160)
+        runs.append(Run.start(corpus, output))
         assert runs[-1].wait(PATIENCE) == 0, run.log.read_text()
     finally:
         kill_sessions({run.process.pid for run in runs})

@@ -4,7 +4,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from commands import SDHUBERT, sdhubert
 
 from sdhubert_ray.corpus import list_input
 from sdhubert_ray.encoder import fetch_checkpoint
@@ -25,7 +25,6 @@ from sdhubert_ray.runs.execute import prepare_job, run_job
 from sdhubert_ray.runs.resegment import load_options, open_features, prepare_resegment
 from sdhubert_ray.runs.session import IncompleteRunError, Job, Session, Summary
 
-SDHUBERT = str(Path(sys.executable).parent / "sdhubert")
 ENGINES = ["local", pytest.param("ray", marks=pytest.mark.ray)]
 SMALL = ["resources.unit_rows=3", "audio.piece_seconds=20"]
 FEATURES = ["output.frame_features=float32"]
@@ -329,14 +328,6 @@ def made(golden: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathF
     for name, options in (("features", ["--frame-features", "float32"]), ("plain", [])):
         sdhubert("segment", golden / "audio/synth_0.flac", folder / name, "--checkpoint", tiny_checkpoint, *options)
     return folder
-
-
-def sdhubert(*arguments: str | Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [SDHUBERT, *(str(argument) for argument in arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == expect, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    return result
 
 
 @pytest.mark.parametrize(

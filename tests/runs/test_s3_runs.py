@@ -15,6 +15,7 @@ import s3
 
 from sdhubert_ray import storage
 from sdhubert_ray.output import Lease, list_commits, read_commit, read_segments
+from sdhubert_ray.storage import retries
 
 COLUMNS = ["key", "id", "status", "offset", "duration", "num_frames", "segments", "segment_features"]
 
@@ -42,6 +43,13 @@ def rows(output):
     found = [row for table in tables for row in table.to_pylist()]
     assert len({row["key"] for row in found}) == len(found)
     return {row["key"]: row for row in found}
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    """A request is made as often as ever, after pauses of a tenth."""
+    monkeypatch.setattr(retries, "FIRST_PAUSE", retries.FIRST_PAUSE / 10)
+    monkeypatch.setattr(retries, "LONGEST_PAUSE", retries.LONGEST_PAUSE / 10)
 
 
 @pytest.fixture(scope="module")
