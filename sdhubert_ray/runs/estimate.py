@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sdhubert_ray.encoder import Checkpoint
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import formats, publish_plan, read_plan, read_unit, stage_plan, write_commit
 from sdhubert_ray.output.plans import UNITS_PER_PART
@@ -25,6 +25,9 @@ from sdhubert_ray.runs.placement import alive_nodes, total
 from sdhubert_ray.runs.session import Job
 from sdhubert_ray.runs.stages import CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments
 from sdhubert_ray.units import Quantizer
+
+if TYPE_CHECKING:
+    from sdhubert_ray.encoder import Checkpoint
 
 SAMPLE_ROWS = 32
 SAMPLE_SECONDS = 300.0
@@ -148,7 +151,7 @@ def draw_sample(job: Job) -> pa.Table:
 
 
 def try_rows(
-    rows: pa.Table, checkpoint: Checkpoint, config: JobConfig, device: str, quantizer: Quantizer | None = None
+    rows: pa.Table, checkpoint: "Checkpoint", config: JobConfig, device: str, quantizer: Quantizer | None = None
 ) -> Trial:
     """Put rows through the stages of a run, one after the other until there are `SAMPLE_SECONDS` of audio.
 
@@ -257,7 +260,7 @@ def _decode(rows: pa.Table, config: JobConfig) -> pa.Table:
     return pa.concat_tables(decoded).combine_chunks()
 
 
-def _try_on_ray(job: Job, checkpoint: Checkpoint, rows: pa.Table) -> tuple[Trial, WorkerCounts]:
+def _try_on_ray(job: Job, checkpoint: "Checkpoint", rows: pa.Table) -> tuple[Trial, WorkerCounts]:
     """One task on the cluster, with what an encoder would have."""
     import ray
     from ray.exceptions import RayError

@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from sdhubert_ray import storage
 from sdhubert_ray.corpus import Listing
-from sdhubert_ray.encoder import Checkpoint, load_model
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import (
     Commit,
@@ -35,9 +34,10 @@ from sdhubert_ray.runs.session import IncompleteRunError, Job, OnCommit, Origin,
 from sdhubert_ray.runs.stages import CutSyllables, ReadFeatures, SegmentUnits, WriteSegments
 from sdhubert_ray.units import Quantizer
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # transformers takes seconds, in each worker, and much needs no encoder
     import ray.data
 
+    from sdhubert_ray.encoder import Checkpoint
     from sdhubert_ray.runs.watch import RunMetrics, StallWatch
 
 IN_PROCESS_SECONDS = 600.0
@@ -52,7 +52,7 @@ _PACKAGES = ("sdhubert_ray", "torch", "transformers", "numpy", "pyarrow", "sound
 
 def prepare_job(
     config: JobConfig,
-    checkpoint: Checkpoint,
+    checkpoint: "Checkpoint",
     source: str,
     listing: Listing | None,
     output: str,
@@ -78,6 +78,8 @@ def prepare_job(
     Raises:
         UserError: anything that the caller has to mend.
     """
+    from sdhubert_ray.encoder import load_model
+
     _check_choices(engine, address, overwrite, retry)
     # A wrong checkpoint or quantizer is refused here, not in a worker.
     width = load_model(checkpoint, config.encoder, "float32", "cpu").hidden_size

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import ray
@@ -10,7 +10,6 @@ import ray.data
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sdhubert_ray.encoder import Checkpoint
 from sdhubert_ray.output.attempts import Notebook
 from sdhubert_ray.runs.config import JobConfig, TaskResources
 from sdhubert_ray.runs.placement import (
@@ -37,6 +36,9 @@ from sdhubert_ray.runs.stages import (
 )
 from sdhubert_ray.units import Quantizer
 
+if TYPE_CHECKING:
+    from sdhubert_ray.encoder import Checkpoint
+
 _QUANTIZER_GIB = 1.0
 _UNITS_GIB = 2.5
 _MAX_BLOCK_BYTES = 2 * GIB
@@ -49,7 +51,7 @@ _CALLS_PER_GPU = 2  # the next unit is unpacked while this one is encoded
 
 def build_pipeline(
     units: Sequence[tuple[int, int]],
-    checkpoint: Checkpoint,
+    checkpoint: "Checkpoint",
     config: JobConfig,
     output: str,
     quantizer: Quantizer | None = None,
@@ -78,7 +80,7 @@ def build_pipeline(
 
 def chain_units(
     units: Sequence[tuple[int, int]],
-    checkpoint: Checkpoint,
+    checkpoint: "Checkpoint",
     config: JobConfig,
     output: str,
     quantizer: Quantizer | None = None,
@@ -106,7 +108,7 @@ def chain_units(
 
 def chain_stages(
     units: Sequence[tuple[int, int]],
-    checkpoint: Checkpoint,
+    checkpoint: "Checkpoint",
     config: JobConfig,
     output: str,
     quantizer: Quantizer | None = None,
@@ -204,7 +206,7 @@ def build_tokenize_pipeline(
 
 
 def build_embed_pipeline(
-    units: Sequence[pa.Table], checkpoint: Checkpoint, config: JobConfig, layers: Sequence[int]
+    units: Sequence[pa.Table], checkpoint: "Checkpoint", config: JobConfig, layers: Sequence[int]
 ) -> ray.data.Dataset:
     """Embed clips, unit by unit, in a pool of encoders.
 

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import pyarrow as pa
 
 from sdhubert_ray import events, storage
-from sdhubert_ray.encoder import Checkpoint
 from sdhubert_ray.errors import BusyError, UserError
 from sdhubert_ray.output import (
     Commit,
@@ -38,6 +37,9 @@ from sdhubert_ray.output.tables import FAILED_STATUSES, STAGES
 from sdhubert_ray.runs.config import JobConfig
 from sdhubert_ray.runs.planning import Found
 from sdhubert_ray.units import Quantizer
+
+if TYPE_CHECKING:  # transformers takes seconds, and much needs no encoder
+    from sdhubert_ray.encoder import Checkpoint
 
 OnCommit = Callable[[int, float], None]
 """Told of each commit: rows and seconds of audio in it."""
@@ -92,7 +94,7 @@ class Origin:
 
     name: str
     weights: object
-    checkpoint: Checkpoint | None
+    checkpoint: "Checkpoint | None"
     features: str | None = None
     quantizer: Quantizer | None = None
 
