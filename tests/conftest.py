@@ -3,6 +3,7 @@
 import os
 import uuid
 
+import hypothesis
 import pytest
 from places import GOLDEN, ROOT, SHARED
 
@@ -12,6 +13,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The commands' tables have room for the long names of pytest's folders.
 os.environ["COLUMNS"] = "200"
+# How long an example takes is no property of the code, least of all where others share the cores.
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
 
 
 def _existing(folder):
