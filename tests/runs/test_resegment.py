@@ -2,9 +2,8 @@
 
 import json
 import shutil
-import signal
 import subprocess
-import time
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from commands import SDHUBERT, sdhubert
+from commands import sdhubert, sdhubert_process
 
 from sdhubert_ray.corpus import list_input
 from sdhubert_ray.encoder import fetch_checkpoint
@@ -221,25 +220,36 @@ def test_features_and_output_on_an_object_store(
 # --- resuming, growing, trying again --------------------------------------------------------------------------------
 
 
+# The command, whose process is killed at the third commit.
+KILLED_AT_THE_THIRD = """
+import os, signal
+from sdhubert_ray import cli
+from sdhubert_ray.runs.session import Session
+add, done = Session.add, []
+def add_some(session, report):
+    add(session, report)
+    done.append(report)
+    if len(done) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+Session.add = add_some
+cli.main()
+"""
+
+
 def test_killed_half_way_and_resumed(golden: Path, segment: Callable[..., Summary], tmp_path: Path) -> None:
     (tmp_path / "audio").mkdir()
-    for number in range(300):
+    for number in range(12):
         shutil.copy(golden / "audio/synth_4.flac", tmp_path / "audio" / f"{number:03d}.flac")
     segment(tmp_path / "audio", tmp_path / "features", [*FEATURES, "resources.unit_rows=1"])
     output = tmp_path / "out"
-    process = subprocess.Popen([SDHUBERT, "resegment", tmp_path / "features", output, *NEW, "--engine", "local"])
-    deadline = time.monotonic() + 120
-    while len(list((output / "segments").glob("0*.parquet"))) < 3:
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    done = read_table(output).num_rows
-    assert 3 <= done < 300, "nothing was left to resume"
-    result = sdhubert("resegment", tmp_path / "features", output, *NEW, "--engine", "local")
-    assert f"{done} of 300 rows are done already and skipped" in result.stdout
+    command = ["resegment", tmp_path / "features", output, *NEW, "--engine", "local"]
+    killed = subprocess.run([sys.executable, "-c", KILLED_AT_THE_THIRD, *command], capture_output=True, text=True)
+    assert killed.returncode == -9, killed.stderr
+    assert read_table(output).num_rows == 3
+    result = sdhubert_process(*command)
+    assert "3 of 12 rows are done already and skipped" in result.stdout
     resegment(tmp_path / "features", tmp_path / "undisturbed")
-    assert read_table(output)["key"].to_pylist() == [f"{number:03d}.flac#0" for number in range(300)]
+    assert read_table(output)["key"].to_pylist() == [f"{number:03d}.flac#0" for number in range(12)]
     assert read_table(output).equals(read_table(tmp_path / "undisturbed"))
 
 
