@@ -226,8 +226,9 @@ def wait_until_workers_have_ended(session: int) -> None:
 
 
 def is_worker(process: psutil.Process) -> bool:
+    """Whether it may commit; Ray's own agents take a minute to end."""
     try:
-        return process.cmdline()[:1] != [] and process.cmdline()[0].startswith("ray::")
+        return "ray::MapWorker" in " ".join(process.cmdline())
     except psutil.Error:  # it has ended just now
         return False
 

@@ -215,6 +215,25 @@ def test_an_error_that_a_callback_cannot_raise_is_kept():
                 call()
 
 
+# -- JSON
+
+
+def test_a_json_object_is_read_or_none_where_there_is_no_file(tmp_path, bucket):
+    for root in (str(tmp_path), bucket):
+        uri = storage.join(root, "x.json")
+        assert storage.read_json(uri) is None
+        storage.put(uri, b'{"a": 1}')
+        assert storage.read_json(uri) == {"a": 1}
+    assert storage.read_json(str(tmp_path / "x.json" / "below")) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff"])
+def test_what_is_no_json_object_is_refused(tmp_path, content):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"."):
+        storage.read_json(str(tmp_path / "x.json"))
+
+
 # -- list
 
 
