@@ -170,7 +170,7 @@ def test_what_the_first_worker_refuses_all_refuse(tmp_path, speech, monkeypatch)
                 if rank == 0:
                     words.put(word)
                     return word
-                return words.get(timeout=20)
+                return words.get(timeout=120)
 
             def start(rank, run=run, agree=agree):
                 worker = Worker(

@@ -23,7 +23,6 @@ from sdhubert_ray.training.data import Share
 
 pytestmark = [*QUIET]
 
-
 STEPS = 14
 # Steps of some tenths of a second, so that a process can be killed between two checkpoints.
 SLOW = (
@@ -116,9 +115,9 @@ def test_a_run_that_another_process_has_taken_over_is_ended(tmp_path, quick_leas
             storage.put(str(path), theirs)
 
     taker = threading.Thread(target=take_over)
+    taker.start()
     try:
         with pytest.raises(IncompleteRunError, match="another run has taken over"), loop._ended_without(lease):
-            taker.start()
             time.sleep(300)
     finally:
         over.set()
