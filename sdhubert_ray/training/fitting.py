@@ -16,7 +16,14 @@ from torch.utils.data import DataLoader
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError, first_line
-from sdhubert_ray.training.callbacks import BEGUN_FILE, KeepCheckpoints, Progress, Report, WatchRun, read_progress
+from sdhubert_ray.training.callbacks import (
+    BEGUN_FILE,
+    KeepCheckpoints,
+    Report,
+    ResumePoint,
+    WatchRun,
+    read_resume_point,
+)
 from sdhubert_ray.training.checkpoints import find_sound_checkpoint
 from sdhubert_ray.training.data import (
     Batch,
@@ -126,7 +133,7 @@ class _Ready(NamedTuple):
     train: Waiting
     val: DataLoader[Crop]
     watch: WatchRun
-    begun: Progress
+    begun: ResumePoint
     begun_with: Path | None
 
 
@@ -136,7 +143,7 @@ def _make_ready(config: TrainConfig, worker: Worker, uri: str | None) -> _Ready 
     data_folder = storage.join(worker.output, DATA_FOLDER)
     begun_with = None if uri is None else _fetch_checkpoint(uri, worker.folder)
     module = DistillationModule(config.model, config.optim, config.seed, config.global_batch)
-    begun = Progress() if begun_with is None else _check_checkpoint(begun_with, str(uri), module)
+    begun = ResumePoint() if begun_with is None else _check_checkpoint(begun_with, str(uri), module)
     if begun.step >= config.max_steps:
         if uri == config.resume_ckpt:
             raise UserError(f"resume_ckpt is of step {begun.step}, and max_steps is {config.max_steps}; give more")
@@ -211,13 +218,13 @@ def _fetch_checkpoint(uri: str, folder: Path) -> Path:
     return path
 
 
-def _check_checkpoint(path: Path, uri: str, module: DistillationModule) -> Progress:
-    """How far a checkpoint is, if this module can go on from it."""
+def _check_checkpoint(path: Path, uri: str, module: DistillationModule) -> ResumePoint:
+    """Where a checkpoint is, if this module can go on from it."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"{uri} is no checkpoint, or damaged ({first_line(error)}); name another one") from error
-    begun = read_progress(content if isinstance(content, dict) else {}, uri)
+    begun = read_resume_point(content if isinstance(content, dict) else {}, uri)
     theirs = {name: value.shape for name, value in content["state_dict"].items()}
     ours = {name: value.shape for name, value in module.state_dict().items()}
     differing = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))

@@ -56,8 +56,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a worker is told.
+class LoopConfig:
+    """What each worker is told by Ray Train, as its `train_loop_config`.
 
     Attributes:
         config: of the run.
@@ -117,8 +117,8 @@ def _train(run: Run, address: str | None) -> int:
             return sound.step
     forget_snapshot(run.output)
     with connected(address), _ended_without(run.lease):
-        plan = _plan(run, address is None)
-        refusal = _fit(plan, _scaling(plan))
+        loop = _configure(run, address is None)
+        refusal = _fit(loop, _scaling(loop))
     if refusal is not None:
         raise UserError(refusal)
     last = find_checkpoint(run.output, "last")
@@ -156,13 +156,13 @@ def _ended_without(lease: Lease) -> Iterator[None]:
         raise
 
 
-def _fit(plan: Plan, scaling: ScalingConfig) -> str | None:
+def _fit(loop: LoopConfig, scaling: ScalingConfig) -> str | None:
     """Run the workers; tells why they refuse to go on, if they do."""
-    config = plan.config
-    parent, _, name = plan.output.rpartition("/")
+    config = loop.config
+    parent, _, name = loop.output.rpartition("/")
     trainer = _Trainer(
         _train_worker,  # type: ignore[arg-type]  # it may return something
-        train_loop_config={"plan": plan},
+        train_loop_config={"loop": loop},
         scaling_config=scaling,
         run_config=RunConfig(  # type: ignore[arg-type]
             name=name,
@@ -181,7 +181,7 @@ def _fit(plan: Plan, scaling: ScalingConfig) -> str | None:
     return None if result.return_value is None else str(result.return_value)
 
 
-def _plan(run: Run, on_this_machine: bool) -> Plan:
+def _configure(run: Run, on_this_machine: bool) -> LoopConfig:
     config, nodes = run.config, _nodes()
     scaling = config.scaling
     gpus = sum(node.gpus for node in nodes)
@@ -199,7 +199,7 @@ def _plan(run: Run, on_this_machine: bool) -> Plan:
         logger.warning("%s now; waiting for the cluster to grow", what)
     config = replace(config, scaling=replace(scaling, cpus_per_worker=cpus))
     free = int(sum(node.cpus for node in nodes) - cpus * scaling.num_workers) // scaling.num_workers
-    return Plan(config, run.output, use_gpu, _reading_cpus(config, run.output, use_gpu, free))
+    return LoopConfig(config, run.output, use_gpu, _reading_cpus(config, run.output, use_gpu, free))
 
 
 class _Node(NamedTuple):
@@ -230,16 +230,16 @@ def _reading_cpus(config: TrainConfig, output: str, use_gpu: bool, free: int) ->
     return free if loader == "ray" else 0
 
 
-def _scaling(plan: Plan) -> ScalingConfig:
-    scaling = plan.config.scaling
+def _scaling(loop: LoopConfig) -> ScalingConfig:
+    scaling = loop.config.scaling
     resources: dict[str, float] = {"CPU": scaling.cpus_per_worker or 1}
-    if plan.use_gpu:
+    if loop.use_gpu:
         resources["GPU"] = 1
     if scaling.memory_gib is not None:
         resources["memory"] = scaling.memory_gib * _GIB
     return ScalingConfig(
         num_workers=scaling.num_workers if scaling.min_workers is None else (scaling.min_workers, scaling.num_workers),
-        use_gpu=plan.use_gpu,
+        use_gpu=loop.use_gpu,
         resources_per_worker=resources,
     )
 
@@ -249,24 +249,24 @@ def _scaling(plan: Plan) -> ScalingConfig:
 
 def _train_worker(given: dict[str, Any]) -> str | None:
     """Train as one of the workers; tells why it refuses to go on, if it does."""
-    plan: Plan = given["plan"]
-    config, context = plan.config, ray.train.get_context()
+    loop: LoopConfig = given["loop"]
+    config, context = loop.config, ray.train.get_context()
     _quieten()
     share = Share(context.get_world_rank(), context.get_world_size(), config.data.batch_size)
-    digest = blake2b(plan.output.encode(), digest_size=8).hexdigest()
+    digest = blake2b(loop.output.encode(), digest_size=8).hexdigest()
     folder = empty_folder(Path(tempfile.gettempdir()) / f"sdhubert-{os.getuid()}-{digest}-{share.rank}")
     strategy = RayDDPStrategy(forward_sync_buffers=False, gradient_as_bucket_view=True)  # type: ignore[no-untyped-call]
     worker = Worker(
-        plan.output,
+        loop.output,
         share,
         folder,
-        plan.use_gpu,
+        loop.use_gpu,
         strategy,
         (RayLightningEnvironment(),),  # type: ignore[no-untyped-call]
         _report,
         _is_going,
         ray.train.collective.broadcast_from_rank_zero,
-        _read_by_ray(plan) if plan.reading_cpus else None,
+        _read_by_ray(loop) if loop.reading_cpus else None,
     )
     try:
         return fit(config, worker)
@@ -277,9 +277,9 @@ def _train_worker(given: dict[str, Any]) -> str | None:
         raise
 
 
-def _read_by_ray(plan: Plan) -> Callable[[TrainingOrder], Iterable[Batch]]:
-    folder, data, seed = storage.join(plan.output, DATA_FOLDER), plan.config.data, plan.config.seed
-    return lambda order: RayLoader(folder, data.crop_samples, seed, order, plan.reading_cpus)
+def _read_by_ray(loop: LoopConfig) -> Callable[[TrainingOrder], Iterable[Batch]]:
+    folder, data, seed = storage.join(loop.output, DATA_FOLDER), loop.config.data, loop.config.seed
+    return lambda order: RayLoader(folder, data.crop_samples, seed, order, loop.reading_cpus)
 
 
 def _report(metrics: dict[str, float], folder: Path | None, name: str) -> None:

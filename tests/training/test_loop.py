@@ -156,8 +156,8 @@ def test_workers_take_what_the_nodes_have(tmp_path, speech, monkeypatch, nodes, 
 
     monkeypatch.setattr(loop, "_nodes", lambda: [loop._Node(*node) for node in nodes])
     run = prepare(tmp_path / "run", speech, "data.num_workers=4", *overrides)
-    plan = loop._plan(run, True)
-    assert (plan.config.scaling.cpus_per_worker, plan.use_gpu, plan.reading_cpus) == (cpus, use_gpu, 0)
+    told = loop._configure(run, True)
+    assert (told.config.scaling.cpus_per_worker, told.use_gpu, told.reading_cpus) == (cpus, use_gpu, 0)
 
 
 @pytest.mark.parametrize(
@@ -177,9 +177,10 @@ def test_more_workers_than_there_is_room_for_are_refused(tmp_path, speech, monke
     monkeypatch.setattr(loop, "_nodes", lambda: [loop._Node(16, 2), loop._Node(16, 2)])
     run = prepare(tmp_path / "run", speech, *overrides)
     with pytest.raises(UserError) as caught:
-        loop._plan(run, True)
+        loop._configure(run, True)
     assert told in str(caught.value)
-    assert loop._plan(run, False).config.scaling.num_workers == run.config.scaling.num_workers  # a cluster may grow
+    may_grow = loop._configure(run, False)
+    assert may_grow.config.scaling.num_workers == run.config.scaling.num_workers
 
 
 @pytest.mark.ray
