@@ -2,7 +2,7 @@
 
 import logging
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
@@ -26,7 +26,6 @@ from sdhubert_ray.training.callbacks import (
 )
 from sdhubert_ray.training.checkpoints import find_sound_checkpoint
 from sdhubert_ray.training.data import (
-    Batch,
     Crop,
     CropReader,
     Share,
@@ -63,7 +62,6 @@ class Worker:
         report: keeps checkpoints, see `KeepCheckpoints`.
         is_going: tells whether a machine will go soon.
         agree: takes the word of the first worker for that of all: what is in a store may change between two looks.
-        read: makes the batches of training; None reads them in processes beside this one.
     """
 
     output: str
@@ -75,7 +73,6 @@ class Worker:
     report: Report
     is_going: Callable[[], bool]
     agree: Callable[[str | None], str | None]
-    read: Callable[[TrainingOrder], Iterable[Batch]] | None
 
 
 def fit(config: TrainConfig, worker: Worker) -> str | None:
@@ -151,11 +148,8 @@ def _make_ready(config: TrainConfig, worker: Worker, uri: str | None) -> _Ready 
     train, val = (open_recordings(data_folder, name, worker.folder) for name in ("train", "val"))
     steps = config.max_steps - begun.step
     order = TrainingOrder(len(train), config.seed, share, config.global_batch, begun.position, steps)
-    if worker.read is not None:
-        waiting = Waiting(worker.read(order))
-    else:
-        reader = CropReader(train, data.crop_samples, config.seed)
-        waiting = Waiting(torch_loader(reader, order, data.num_workers, data.prefetch, worker.use_gpu))
+    reader = CropReader(train, data.crop_samples, config.seed)
+    waiting = Waiting(torch_loader(reader, order, data.num_workers, data.prefetch, worker.use_gpu))
     val_order = validation_order(len(val), share, data.val_batch_size, config.limit_val_batches)
     val_reader = CropReader(val, data.crop_samples, config.seed)
     val_workers = min(_VALIDATION_WORKERS, data.num_workers)

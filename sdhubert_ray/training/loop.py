@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -29,7 +29,6 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.train.v2.api.report_config import CheckpointUploadMode
 from ray.train.v2.api.result import Result
 
-from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError, first_line
 from sdhubert_ray.output import Lease, LeaseLostError
 from sdhubert_ray.output.lease import BEAT_SECONDS
@@ -42,12 +41,10 @@ from sdhubert_ray.training.checkpoints import (
     forget_snapshot,
     remove_older_checkpoints,
 )
-from sdhubert_ray.training.data import Batch, Share, TrainingOrder
+from sdhubert_ray.training.data import Share
 from sdhubert_ray.training.fitting import Worker, fit
-from sdhubert_ray.training.ingest import RayLoader
 from sdhubert_ray.training.options import TrainConfig
-from sdhubert_ray.training.recordings import open_recordings
-from sdhubert_ray.training.runs import DATA_FOLDER, Run
+from sdhubert_ray.training.runs import Run
 
 _GIB = 1 << 30
 _CPU_PARTS = 10_000
@@ -63,13 +60,11 @@ class LoopConfig:
         config: of the run.
         output: folder of the run.
         use_gpu: each worker has a GPU.
-        reading_cpus: CPUs for Ray Data to read with, for each worker; 0 reads beside the worker.
     """
 
     config: TrainConfig
     output: str
     use_gpu: bool
-    reading_cpus: int
 
 
 class _Trainer(TorchTrainer):
@@ -198,8 +193,7 @@ def _configure(run: Run, on_this_machine: bool) -> LoopConfig:
             raise UserError(f"{what}; take fewer{without}, or a cluster by --address")
         logger.warning("%s now; waiting for the cluster to grow", what)
     config = replace(config, scaling=replace(scaling, cpus_per_worker=cpus))
-    free = int(sum(node.cpus for node in nodes) - cpus * scaling.num_workers) // scaling.num_workers
-    return LoopConfig(config, run.output, use_gpu, _reading_cpus(config, run.output, use_gpu, free))
+    return LoopConfig(config, run.output, use_gpu)
 
 
 class _Node(NamedTuple):
@@ -217,17 +211,6 @@ def _places(nodes: Sequence[_Node], cpus: float, use_gpu: bool) -> int:
     """How many workers of so many CPUs, and of a GPU, the nodes have room for: none is divided between two."""
     each = round(cpus * _CPU_PARTS)  # whole numbers, as Ray counts: 1 // 0.1 is 9
     return sum(min(round(node.cpus * _CPU_PARTS) // each, int(node.gpus) if use_gpu else sys.maxsize) for node in nodes)
-
-
-def _reading_cpus(config: TrainConfig, output: str, use_gpu: bool, free: int) -> int:
-    loader = config.data.loader
-    if loader == "ray" and free < 1:
-        raise UserError("data.loader is ray, but no CPU of the cluster is left to read with; take data.loader=torch")
-    if loader == "auto" and use_gpu and free > config.data.num_workers:
-        with tempfile.TemporaryDirectory(prefix="sdhubert-") as cache:
-            first = open_recordings(storage.join(output, DATA_FOLDER), "train", Path(cache))[0]
-            loader = "torch" if storage.is_local(first.uri) else "ray"
-    return free if loader == "ray" else 0
 
 
 def _scaling(loop: LoopConfig) -> ScalingConfig:
@@ -257,16 +240,15 @@ def _train_worker(given: dict[str, Any]) -> str | None:
     folder = empty_folder(Path(tempfile.gettempdir()) / f"sdhubert-{os.getuid()}-{digest}-{share.rank}")
     strategy = RayDDPStrategy(forward_sync_buffers=False, gradient_as_bucket_view=True)  # type: ignore[no-untyped-call]
     worker = Worker(
-        loop.output,
-        share,
-        folder,
-        loop.use_gpu,
-        strategy,
-        (RayLightningEnvironment(),),  # type: ignore[no-untyped-call]
-        _report,
-        _is_going,
-        ray.train.collective.broadcast_from_rank_zero,
-        _read_by_ray(loop) if loop.reading_cpus else None,
+        output=loop.output,
+        share=share,
+        folder=folder,
+        use_gpu=loop.use_gpu,
+        strategy=strategy,
+        environments=(RayLightningEnvironment(),),  # type: ignore[no-untyped-call]
+        report=_report,
+        is_going=_is_going,
+        agree=ray.train.collective.broadcast_from_rank_zero,
     )
     try:
         return fit(config, worker)
@@ -275,11 +257,6 @@ def _train_worker(given: dict[str, Any]) -> str | None:
             "worker %d of %d has ended: %s: %s", share.rank, share.world, type(error).__name__, first_line(error)
         )
         raise
-
-
-def _read_by_ray(loop: LoopConfig) -> Callable[[TrainingOrder], Iterable[Batch]]:
-    folder, data, seed = storage.join(loop.output, DATA_FOLDER), loop.config.data, loop.config.seed
-    return lambda order: RayLoader(folder, data.crop_samples, seed, order, loop.reading_cpus)
 
 
 def _report(metrics: dict[str, float], folder: Path | None, name: str) -> None:
