@@ -79,7 +79,15 @@ def train_here(run, tmp_path, is_going=lambda: False):
 
     share = Share(0, 1, run.config.data.batch_size)
     folder = empty_folder(tmp_path / f"worker-{uuid.uuid4().hex}")
-    refusal = fit(
-        run.config, Worker(run.output, share, folder, False, "auto", (), report, is_going, lambda word: word, None)
+    worker = Worker(
+        output=run.output,
+        share=share,
+        folder=folder,
+        use_gpu=False,
+        strategy="auto",
+        environments=(),
+        report=report,
+        is_going=is_going,
+        agree=lambda word: word,
     )
-    return refusal, reported
+    return fit(run.config, worker), reported

@@ -10,8 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sdhubert_ray import storage
-from sdhubert_ray.corpus.shards import open_audio
+from sdhubert_ray.corpus.shards import audio_to_decode
 from sdhubert_ray.errors import AudioError, UserError
 from sdhubert_ray.output.tables import MANIFEST_FIELDS
 from sdhubert_ray.speech.audio import probe_duration
@@ -169,9 +168,7 @@ def _known_durations(table: pa.Table, start: Floats, end: Floats, piece_seconds:
 
 def _probe(place: _Place) -> float:
     try:
-        with open_audio(*place, sparse=True) as file:
-            duration = probe_duration(file)
-            storage.raise_if_failed(file)  # a decoder takes an error for the end of the file
-            return duration
+        with audio_to_decode(*place, sparse=True) as file:
+            return probe_duration(file)
     except (OSError, AudioError, UserError):
         return np.nan  # the decode stage meets the same error and records it in the row

@@ -6,10 +6,11 @@ read, of a Parquet file only the audio of the row groups asked for.
 """
 
 import bisect
+import contextlib
 import io
 import tarfile
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -114,6 +115,29 @@ def open_audio(
     if found.flaw:
         raise AudioError(f"has a member {member!r} that {found.flaw}")
     return storage.open_binary(uri, start=found.offset, size=found.size, sparse=sparse)
+
+
+@contextlib.contextmanager
+def audio_to_decode(
+    uri: str,
+    member: str | None,
+    byte_offset: int | None,
+    byte_size: int | None,
+    source_size: int | None,
+    *,
+    sparse: bool = False,
+) -> Iterator[BinaryIO]:
+    """Open a recording as `open_audio` for a decoder, which takes a lost connection for the end of the file.
+
+    Raises:
+        OSError: the connection was lost while the decoder read, whatever that has said; or as `open_audio`.
+        FileNotFoundError, AudioError, UserError: as `open_audio`.
+    """
+    with open_audio(uri, member, byte_offset, byte_size, source_size, sparse=sparse) as file:
+        try:
+            yield file
+        finally:
+            storage.raise_if_failed(file)
 
 
 def index_tar(uri: str, size: int | None = None) -> list[Member]:

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from torch.nn.utils import parametrize
-from transformers import HubertConfig
 
-from sdhubert_ray.encoder.model import DTYPES, SDHuBERT
+from sdhubert_ray.encoder.model import DTYPES, SDHuBERT, build_encoder
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.speech.presets import PRESETS, EncoderOptions, with_values
 
@@ -91,13 +89,10 @@ def load_model(checkpoint: Checkpoint, options: EncoderOptions, dtype: str, devi
         UserError: a missing or extra key, a wrong shape, or a layer that the encoder does not have.
     """
     try:
-        config = HubertConfig.from_dict(dict(checkpoint.upstream))
-        config._attn_implementation = "sdpa"  # it takes a boolean mask as it is
         with torch.device("meta"):  # without memory: the weights of the file are taken as they are
-            model = SDHuBERT(config)
-    except (ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise UserError(f"checkpoint {checkpoint.name}: no encoder of its speech_upstream config ({reason})") from error
+            model = build_encoder(checkpoint.upstream)
+    except ValueError as error:
+        raise UserError(f"checkpoint {checkpoint.name}: no encoder of its speech_upstream config ({error})") from error
     _fill(model, _unpickle(checkpoint.name, checkpoint.data)["state_dict"], checkpoint.name)
     last = max(options.layer, options.normcut_layer)
     if last > model.num_layers:
@@ -108,11 +103,7 @@ def load_model(checkpoint: Checkpoint, options: EncoderOptions, dtype: str, devi
         del model.speech_model.masked_spec_embed  # a training device, which files may leave out
     # The normalised weight is computed once, not in every call.
     parametrize.remove_parametrizations(model.speech_model.encoder.pos_conv_embed.conv, "weight")
-    model.requires_grad_(False).eval().to(device=device, dtype=DTYPES[dtype])
-    if device == "cpu":
-        # oneDNN computes some grouped convolutions in bfloat16 wrongly where the CPU has AMX (torch 2.13).
-        model.speech_model.encoder.pos_conv_embed.float()
-    return model
+    return model.requires_grad_(False).eval().to(device=device, dtype=DTYPES[dtype])
 
 
 def load_plain(name: str, data: bytes) -> Any:  # noqa: ANN401 - whatever it holds

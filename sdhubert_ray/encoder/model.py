@@ -1,14 +1,15 @@
 """The SD-HuBERT encoder: hidden states of a window that do not depend on what it is batched with."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
-from typing import NamedTuple, cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import HubertConfig, HubertModel
 from transformers.models.hubert.modeling_hubert import HubertEncoderLayer, HubertGroupNormConvLayer
 
@@ -33,6 +34,20 @@ OutOfMemoryError = torch.OutOfMemoryError
 logger = logging.getLogger(__name__)
 
 
+def build_encoder(values: Mapping[str, Any]) -> "SDHuBERT":
+    """An encoder with random weights, of the values of a HubertConfig as its config.json has them.
+
+    Raises:
+        ValueError: there is no such encoder; the message is one line, without a full stop.
+    """
+    try:
+        config = HubertConfig.from_dict(dict(values))
+        config._attn_implementation = "sdpa"  # it takes a boolean mask as it is
+        return SDHuBERT(config)
+    except (ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, StrictDataclassError) as error:
+        raise ValueError(" ".join(str(error).split()).rstrip(".")) from error
+
+
 class SDHuBERT(nn.Module):
     """HuBERT with a learned CLS vector in front of its transformer layers.
 
@@ -41,7 +56,7 @@ class SDHuBERT(nn.Module):
     """
 
     def __init__(self, config: HubertConfig) -> None:
-        """Build with random weights; `checkpoint.load_model` fills in trained ones."""
+        """Build with random weights, see `build_encoder`; `checkpoint.load_model` fills in trained ones."""
         super().__init__()
         if config.do_stable_layer_norm:
             raise ValueError("the encoder has pre-norm layers (do_stable_layer_norm); SD-HuBERT's are post-norm")
@@ -101,13 +116,23 @@ class SDHuBERT(nn.Module):
 
     def embed(self, frames: Tensor) -> Tensor:
         """Give (B, T, D) projected frames, zero beyond the valid ones, their positions, and normalise them."""
-        encoder = self.speech_model.encoder
-        convolution = encoder.pos_conv_embed
-        # oneDNN computes some grouped convolutions in bfloat16 wrongly where the CPU has AMX (torch 2.13).
-        with torch.autocast("cpu", enabled=False) if frames.device.type == "cpu" else nullcontext():
-            positions = convolution(frames.to(convolution.conv.weight.dtype)).to(frames.dtype)
-        embedded: Tensor = encoder.layer_norm(frames + positions)
+        embedded: Tensor = self.speech_model.encoder.layer_norm(frames + self._positions(frames))
         return embedded
+
+    def _positions(self, frames: Tensor) -> Tensor:
+        """Positional convolution of (B, T, D) projected frames, on a CPU in float32.
+
+        oneDNN computes some grouped convolutions in bfloat16 wrongly where the CPU has AMX (torch 2.13).
+        """
+        convolution = self.speech_model.encoder.pos_conv_embed
+        positions: Tensor
+        if frames.device.type == "cpu":
+            weights = {name: value.float() for name, value in convolution.named_parameters()}
+            with torch.autocast("cpu", enabled=False):
+                positions = functional_call(convolution, weights, (frames.float(),)).to(frames.dtype)
+        else:
+            positions = convolution(frames)
+        return positions
 
     def put_cls(self, states: Tensor) -> Tensor:
         """Put the CLS vector in front of (B, T, D) states: (B, 1 + T, D)."""

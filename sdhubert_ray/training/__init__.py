@@ -2,6 +2,6 @@
 
 Rooms: `options` (the configuration); `recordings`, `checkpoints`, `metrics`, `runs` (what is in the folder of a run),
 `standing` (how far it is), `export`; `data` (crops in their order), `start` (the first weights), `watching` (collapse
-and score), `module` (Lightning), `logs`, `callbacks`, `fitting` (a worker's training, without Ray); `ingest` (Ray
-Data), `loop` (Ray Train).
+and score), `module` (Lightning), `logs`, `callbacks`, `fitting` (a worker's training, without Ray); `loop` (Ray
+Train).
 """

@@ -35,8 +35,8 @@ Report = Callable[[dict[str, float], Path | None, str], None]
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a run is.
+class ResumePoint:
+    """Where a run goes on from.
 
     Attributes:
         step: steps of the optimizer that are done.
@@ -47,16 +47,16 @@ class Progress:
     position: int = 0
 
 
-def read_progress(content: Mapping[str, Any], source: str) -> Progress:
-    """How far the run was that wrote a checkpoint with this content.
+def read_resume_point(content: Mapping[str, Any], source: str) -> ResumePoint:
+    """Where the run was that wrote a checkpoint with this content.
 
     Raises:
         UserError: no run has written it.
     """
-    progress = content.get(_PROGRESS_KEY)
-    if not isinstance(progress, Mapping):
+    saved = content.get(_PROGRESS_KEY)
+    if not isinstance(saved, Mapping):
         raise UserError(f"{source} is no checkpoint of a training run, which alone can be gone on from")
-    return Progress(int(progress["step"]), int(progress["position"]))
+    return ResumePoint(int(saved["step"]), int(saved["position"]))
 
 
 class KeepCheckpoints(Callback):
@@ -69,7 +69,7 @@ class KeepCheckpoints(Callback):
     def __init__(
         self,
         config: TrainConfig,
-        begun: Progress,
+        begun: ResumePoint,
         output: str,
         folder: Path,
         report: Report,
@@ -86,13 +86,13 @@ class KeepCheckpoints(Callback):
             is_going: tells whether a machine will go soon; called by all workers, and the same for all.
         """
         self._config = config
-        self._progress = begun
+        self._reached = begun
         self._output = output
         self._folder = folder
         self._report = report
         self._is_going = is_going
         self._was_told = False
-        self._waiting: Progress | None = None
+        self._waiting: ResumePoint | None = None
         self._score: float | None = None
         self._best = read_best_score(output)
         self._keeper = ThreadPoolExecutor(1)
@@ -112,9 +112,9 @@ class KeepCheckpoints(Callback):
     ) -> None:
         """Save where that is due."""
         config, step = self._config, trainer.global_step
-        if step == self._progress.step:
+        if step == self._reached.step:
             return
-        self._progress = Progress(step, self._progress.position + config.global_batch)
+        self._reached = ResumePoint(step, self._reached.position + config.global_batch)
         if (
             step % config.checkpoint.every_steps == 0
             or step % config.val_check_interval == 0
@@ -123,23 +123,29 @@ class KeepCheckpoints(Callback):
         ):
             if isinstance(pl_module, DistillationModule) and not pl_module.is_finite():
                 return  # `WatchRun` ends the run: what is kept is the last that was sound
-            self._waiting, self._score = self._progress, None
+            self._waiting, self._score = self._reached, None
             trainer.save_checkpoint(self._folder_of(step) / CHECKPOINT_FILE, weights_only=False)
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add how far the run is."""
-        checkpoint[_PROGRESS_KEY] = {"step": self._progress.step, "position": self._progress.position}
+        checkpoint[_PROGRESS_KEY] = {"step": self._reached.step, "position": self._reached.position}
 
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Count batches as if every step had had as many as now: Lightning steps and validates by their number."""
-        batches = self._progress.step * trainer.accumulate_grad_batches
-        # As it stands where a checkpoint is saved: the last batch is not yet completed.
+        """Have Lightning count its batches as if every step before had had as many of them as one has now.
+
+        Lightning steps and validates when the number of its batches is a multiple of so many; the run that saved may
+        have divided its steps into more or fewer of them.
+        """
+        batches = self._reached.step * trainer.accumulate_grad_batches
+        # Where a checkpoint is saved, in `on_train_batch_end`, Lightning has not yet counted the batch as completed.
         counts = {"ready": batches, "started": batches, "processed": batches, "completed": batches - 1}
-        checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"] |= {"total": counts, "current": dict(counts)}
+        batch_progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        # In all, and in this epoch: a run has one only.
+        batch_progress["total"], batch_progress["current"] = counts, dict(counts)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Keep the score for the checkpoint of this step."""
@@ -173,11 +179,11 @@ class KeepCheckpoints(Callback):
     def _hand_on(self, trainer: lightning.Trainer) -> None:
         if self._waiting is None:
             return
-        progress, score, self._waiting = self._waiting, self._score, None
-        name = f"checkpoint_{progress.step:09d}"
-        metrics = {"step": float(progress.step), "loss": float(trainer.callback_metrics["loss"])}
+        saved, score, self._waiting = self._waiting, self._score, None
+        name = f"checkpoint_{saved.step:09d}"
+        metrics = {"step": float(saved.step), "loss": float(trainer.callback_metrics["loss"])}
         metrics |= {} if score is None else {"score": score}
-        folder = self._folder_of(progress.step)
+        folder = self._folder_of(saved.step)
         if not trainer.is_global_zero:
             self._report(metrics, None, name)
             return
@@ -186,9 +192,9 @@ class KeepCheckpoints(Callback):
                 logger.flush()
         if score is not None and (self._best is None or score > self._best):
             self._best = score
-            copy = self._folder / f"best_{progress.step}.ckpt"
+            copy = self._folder / f"best_{saved.step}.ckpt"
             os.link(folder / CHECKPOINT_FILE, copy)  # the folder is gone once it has been handed on
-            self._keep(self._put_best, copy, progress.step, score)
+            self._keep(self._put_best, copy, saved.step, score)
         self._report(metrics, folder, name)
         self._keep(self._remove_older)
 

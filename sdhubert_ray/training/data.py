@@ -275,17 +275,14 @@ def read_crop(recording: Recording, crop_samples: int, place: float) -> Samples:
         OSError, UserError: it cannot be fetched.
     """
     place_of = (recording.uri, recording.member, recording.byte_offset, recording.byte_size, recording.source_size)
-    with shards.open_audio(*place_of) as file:
-        try:
-            told = [seconds for seconds in (recording.end, recording.duration) if seconds is not None]
-            end = min(told) if told else probe_duration(file)
-            begin, length = recording.start or 0.0, crop_samples / SAMPLE_RATE
-            start = begin + place * max(0.0, end - begin - length)
-            # A little more than a crop: resampling rounds.
-            stop = recording.end if end - begin <= length else start + length + _MARGIN_SECONDS
-            decoded = read_audio(file, Span(start, stop), recording.channel)
-        finally:
-            storage.raise_if_failed(file)  # a decoder takes a connection that is lost for the end of the file
+    with shards.audio_to_decode(*place_of) as file:
+        told = [seconds for seconds in (recording.end, recording.duration) if seconds is not None]
+        end = min(told) if told else probe_duration(file)
+        begin, length = recording.start or 0.0, crop_samples / SAMPLE_RATE
+        start = begin + place * max(0.0, end - begin - length)
+        # A little more than a crop: resampling rounds.
+        stop = recording.end if end - begin <= length else start + length + _MARGIN_SECONDS
+        decoded = read_audio(file, Span(start, stop), recording.channel)
     samples = decoded.samples[:crop_samples]
     if decoded.shortfall:
         raise AudioError(decoded.shortfall)

@@ -2,7 +2,7 @@
 
 import logging
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
@@ -16,10 +16,16 @@ from torch.utils.data import DataLoader
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError, first_line
-from sdhubert_ray.training.callbacks import BEGUN_FILE, KeepCheckpoints, Progress, Report, WatchRun, read_progress
+from sdhubert_ray.training.callbacks import (
+    BEGUN_FILE,
+    KeepCheckpoints,
+    Report,
+    ResumePoint,
+    WatchRun,
+    read_resume_point,
+)
 from sdhubert_ray.training.checkpoints import find_sound_checkpoint
 from sdhubert_ray.training.data import (
-    Batch,
     Crop,
     CropReader,
     Share,
@@ -56,7 +62,6 @@ class Worker:
         report: keeps checkpoints, see `KeepCheckpoints`.
         is_going: tells whether a machine will go soon.
         agree: takes the word of the first worker for that of all: what is in a store may change between two looks.
-        read: makes the batches of training; None reads them in processes beside this one.
     """
 
     output: str
@@ -68,7 +73,6 @@ class Worker:
     report: Report
     is_going: Callable[[], bool]
     agree: Callable[[str | None], str | None]
-    read: Callable[[TrainingOrder], Iterable[Batch]] | None
 
 
 def fit(config: TrainConfig, worker: Worker) -> str | None:
@@ -126,7 +130,7 @@ class _Ready(NamedTuple):
     train: Waiting
     val: DataLoader[Crop]
     watch: WatchRun
-    begun: Progress
+    begun: ResumePoint
     begun_with: Path | None
 
 
@@ -136,7 +140,7 @@ def _make_ready(config: TrainConfig, worker: Worker, uri: str | None) -> _Ready 
     data_folder = storage.join(worker.output, DATA_FOLDER)
     begun_with = None if uri is None else _fetch_checkpoint(uri, worker.folder)
     module = DistillationModule(config.model, config.optim, config.seed, config.global_batch)
-    begun = Progress() if begun_with is None else _check_checkpoint(begun_with, str(uri), module)
+    begun = ResumePoint() if begun_with is None else _check_checkpoint(begun_with, str(uri), module)
     if begun.step >= config.max_steps:
         if uri == config.resume_ckpt:
             raise UserError(f"resume_ckpt is of step {begun.step}, and max_steps is {config.max_steps}; give more")
@@ -144,11 +148,8 @@ def _make_ready(config: TrainConfig, worker: Worker, uri: str | None) -> _Ready 
     train, val = (open_recordings(data_folder, name, worker.folder) for name in ("train", "val"))
     steps = config.max_steps - begun.step
     order = TrainingOrder(len(train), config.seed, share, config.global_batch, begun.position, steps)
-    if worker.read is not None:
-        waiting = Waiting(worker.read(order))
-    else:
-        reader = CropReader(train, data.crop_samples, config.seed)
-        waiting = Waiting(torch_loader(reader, order, data.num_workers, data.prefetch, worker.use_gpu))
+    reader = CropReader(train, data.crop_samples, config.seed)
+    waiting = Waiting(torch_loader(reader, order, data.num_workers, data.prefetch, worker.use_gpu))
     val_order = validation_order(len(val), share, data.val_batch_size, config.limit_val_batches)
     val_reader = CropReader(val, data.crop_samples, config.seed)
     val_workers = min(_VALIDATION_WORKERS, data.num_workers)
@@ -211,13 +212,13 @@ def _fetch_checkpoint(uri: str, folder: Path) -> Path:
     return path
 
 
-def _check_checkpoint(path: Path, uri: str, module: DistillationModule) -> Progress:
-    """How far a checkpoint is, if this module can go on from it."""
+def _check_checkpoint(path: Path, uri: str, module: DistillationModule) -> ResumePoint:
+    """Where a checkpoint is, if this module can go on from it."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"{uri} is no checkpoint, or damaged ({first_line(error)}); name another one") from error
-    begun = read_progress(content if isinstance(content, dict) else {}, uri)
+    begun = read_resume_point(content if isinstance(content, dict) else {}, uri)
     theirs = {name: value.shape for name, value in content["state_dict"].items()}
     ours = {name: value.shape for name, value in module.state_dict().items()}
     differing = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))

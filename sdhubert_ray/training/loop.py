@@ -7,7 +7,7 @@ import signal
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -28,7 +28,6 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.train.v2.api.report_config import CheckpointUploadMode
 from ray.train.v2.api.result import Result
 
-from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError, first_line
 from sdhubert_ray.output import Lease, LeaseLostError
 from sdhubert_ray.runs.connect import connected, explain
@@ -41,31 +40,27 @@ from sdhubert_ray.training.checkpoints import (
     forget_snapshot,
     remove_older_checkpoints,
 )
-from sdhubert_ray.training.data import Batch, Share, TrainingOrder
+from sdhubert_ray.training.data import Share
 from sdhubert_ray.training.fitting import Worker, fit
-from sdhubert_ray.training.ingest import RayLoader
 from sdhubert_ray.training.options import TrainConfig
-from sdhubert_ray.training.recordings import open_recordings
-from sdhubert_ray.training.runs import DATA_FOLDER, Run
+from sdhubert_ray.training.runs import Run
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a worker is told.
+class LoopConfig:
+    """What each worker is told by Ray Train, as its `train_loop_config`.
 
     Attributes:
         config: of the run.
         output: folder of the run.
         use_gpu: each worker has a GPU.
-        reading_cpus: CPUs for Ray Data to read with, for each worker; 0 reads beside the worker.
     """
 
     config: TrainConfig
     output: str
     use_gpu: bool
-    reading_cpus: int
 
 
 class _Trainer(TorchTrainer):
@@ -113,8 +108,8 @@ def _train(run: Run, address: str | None) -> int:
             return sound.step
     forget_snapshot(run.output)
     with connected(address), _ended_without(run.lease):
-        plan = _plan(run, address is None)
-        refusal = _fit(plan, _scaling(plan))
+        loop = _configure(run, address is None)
+        refusal = _fit(loop, _scaling(loop))
     if refusal is not None:
         raise UserError(refusal)
     last = find_checkpoint(run.output, "last")
@@ -152,13 +147,13 @@ def _ended_without(lease: Lease) -> Iterator[None]:
         raise
 
 
-def _fit(plan: Plan, scaling: ScalingConfig) -> str | None:
+def _fit(loop: LoopConfig, scaling: ScalingConfig) -> str | None:
     """Run the workers; tells why they refuse to go on, if they do."""
-    config = plan.config
-    parent, _, name = plan.output.rpartition("/")
+    config = loop.config
+    parent, _, name = loop.output.rpartition("/")
     trainer = _Trainer(
         _train_worker,  # type: ignore[arg-type]  # it may return something
-        train_loop_config={"plan": plan},
+        train_loop_config={"loop": loop},
         scaling_config=scaling,
         run_config=RunConfig(  # type: ignore[arg-type]
             name=name,
@@ -177,10 +172,10 @@ def _fit(plan: Plan, scaling: ScalingConfig) -> str | None:
     return None if result.return_value is None else str(result.return_value)
 
 
-def _plan(run: Run, on_this_machine: bool) -> Plan:
+def _configure(run: Run, on_this_machine: bool) -> LoopConfig:
     config, nodes = run.config, alive_nodes()
-    scaling, there = config.scaling, total(nodes)
-    use_gpu = scaling.use_gpu == "true" or (scaling.use_gpu == "auto" and there.gpus > 0)
+    scaling = config.scaling
+    use_gpu = scaling.use_gpu == "true" or (scaling.use_gpu == "auto" and total(nodes).gpus > 0)
     cpus = scaling.cpus_per_worker
     if cpus is None:  # one to train with, and one for each process that reads
         cpus = most_cpus(nodes, scaling.num_workers, int(use_gpu), limit=1 + config.data.num_workers) or 1
@@ -192,31 +187,19 @@ def _plan(run: Run, on_this_machine: bool) -> Plan:
             raise UserError(f"{what}; take fewer{without}, or a cluster by --address")
         logger.warning("%s now; waiting for the cluster to grow", what)
     config = replace(config, scaling=replace(scaling, cpus_per_worker=cpus))
-    free = int(there.cpus - cpus * scaling.num_workers) // scaling.num_workers
-    return Plan(config, run.output, use_gpu, _reading_cpus(config, run.output, use_gpu, free))
+    return LoopConfig(config, run.output, use_gpu)
 
 
-def _reading_cpus(config: TrainConfig, output: str, use_gpu: bool, free: int) -> int:
-    loader = config.data.loader
-    if loader == "ray" and free < 1:
-        raise UserError("data.loader is ray, but no CPU of the cluster is left to read with; take data.loader=torch")
-    if loader == "auto" and use_gpu and free > config.data.num_workers:
-        with tempfile.TemporaryDirectory(prefix="sdhubert-") as cache:
-            first = open_recordings(storage.join(output, DATA_FOLDER), "train", Path(cache))[0]
-            loader = "torch" if storage.is_local(first.uri) else "ray"
-    return free if loader == "ray" else 0
-
-
-def _scaling(plan: Plan) -> ScalingConfig:
-    scaling = plan.config.scaling
+def _scaling(loop: LoopConfig) -> ScalingConfig:
+    scaling = loop.config.scaling
     resources: dict[str, float] = {"CPU": scaling.cpus_per_worker or 1}
-    if plan.use_gpu:
+    if loop.use_gpu:
         resources["GPU"] = 1
     if scaling.memory_gib is not None:
         resources["memory"] = scaling.memory_gib * GIB
     return ScalingConfig(
         num_workers=scaling.num_workers if scaling.min_workers is None else (scaling.min_workers, scaling.num_workers),
-        use_gpu=plan.use_gpu,
+        use_gpu=loop.use_gpu,
         resources_per_worker=resources,
     )
 
@@ -226,24 +209,23 @@ def _scaling(plan: Plan) -> ScalingConfig:
 
 def _train_worker(given: dict[str, Any]) -> str | None:
     """Train as one of the workers; tells why it refuses to go on, if it does."""
-    plan: Plan = given["plan"]
-    config, context = plan.config, ray.train.get_context()
+    loop: LoopConfig = given["loop"]
+    config, context = loop.config, ray.train.get_context()
     _quieten()
     share = Share(context.get_world_rank(), context.get_world_size(), config.data.batch_size)
-    digest = blake2b(plan.output.encode(), digest_size=8).hexdigest()
+    digest = blake2b(loop.output.encode(), digest_size=8).hexdigest()
     folder = empty_folder(Path(tempfile.gettempdir()) / f"sdhubert-{os.getuid()}-{digest}-{share.rank}")
     strategy = RayDDPStrategy(forward_sync_buffers=False, gradient_as_bucket_view=True)  # type: ignore[no-untyped-call]
     worker = Worker(
-        plan.output,
-        share,
-        folder,
-        plan.use_gpu,
-        strategy,
-        (RayLightningEnvironment(),),  # type: ignore[no-untyped-call]
-        _report,
-        _is_going,
-        ray.train.collective.broadcast_from_rank_zero,
-        _read_by_ray(plan) if plan.reading_cpus else None,
+        output=loop.output,
+        share=share,
+        folder=folder,
+        use_gpu=loop.use_gpu,
+        strategy=strategy,
+        environments=(RayLightningEnvironment(),),  # type: ignore[no-untyped-call]
+        report=_report,
+        is_going=_is_going,
+        agree=ray.train.collective.broadcast_from_rank_zero,
     )
     try:
         return fit(config, worker)
@@ -252,11 +234,6 @@ def _train_worker(given: dict[str, Any]) -> str | None:
             "worker %d of %d has ended: %s: %s", share.rank, share.world, type(error).__name__, first_line(error)
         )
         raise
-
-
-def _read_by_ray(plan: Plan) -> Callable[[TrainingOrder], Iterable[Batch]]:
-    folder, data, seed = storage.join(plan.output, DATA_FOLDER), plan.config.data, plan.config.seed
-    return lambda order: RayLoader(folder, data.crop_samples, seed, order, plan.reading_cpus)
 
 
 def _report(metrics: dict[str, float], folder: Path | None, name: str) -> None:

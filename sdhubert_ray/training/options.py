@@ -12,7 +12,6 @@ from sdhubert_ray.errors import UserError, require_choice
 from sdhubert_ray.speech.audio import MIN_SAMPLES, SAMPLE_RATE
 
 TEACHERS = ("ema", "frozen")
-LOADERS = ("auto", "torch", "ray")
 PRECISIONS = ("auto", "float32", "bfloat16")
 USE_GPU = ("auto", "true", "false")
 
@@ -139,8 +138,6 @@ class DataOptions:
             those of the others: scores of different sizes do not compare.
         num_workers: processes per worker that read crops; 0 reads them in the worker itself.
         sample_len: length of a crop: in seconds if under 1000, else in samples at 16 kHz.
-        loader: `torch` reads in processes beside the worker, `ray` in tasks all over the cluster; `auto` takes `ray`
-            where the audio is remote, the workers have GPUs, and more CPUs are free for each than `num_workers`.
         prefetch: batches that are read ahead by each of `num_workers`.
         max_bad_share: more recordings that cannot be read, as a share of those read, end the run.
     """
@@ -155,14 +152,12 @@ class DataOptions:
     val_batch_size: int = 50
     num_workers: int = 4
     sample_len: float = 5.01
-    loader: str = "auto"
     prefetch: int = 2
     max_bad_share: float = 0.01
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "train_splits", tuple(self.train_splits))
         object.__setattr__(self, "val_splits", tuple(self.val_splits))
-        require_choice("data.loader", self.loader, LOADERS)
         _check_positive("data", self, ("batch_size", "val_batch_size", "prefetch", "sample_len"))
         _check_range("data", self, ("val_share",), 0.0, 1.0)
         _check_range("data", self, ("max_bad_share",), 0.0, MOST_BAD_SHARE)
@@ -285,7 +280,7 @@ class TrainConfig:
         return self.scaling.num_workers * self.data.batch_size * self.optim.accumulate_grad_batches
 
 
-_LAYOUT_DATA = frozenset(("batch_size", "num_workers", "loader", "prefetch", "max_bad_share"))
+_LAYOUT_DATA = frozenset(("batch_size", "num_workers", "prefetch", "max_bad_share"))
 _LAYOUT_OPTIM = frozenset(("accumulate_grad_batches", "compile"))
 """Options of `data` and `optim` that change neither weights nor scores; the batch counts as `global_batch`."""
 
@@ -324,6 +319,10 @@ def _in_our_places(part: DictConfig) -> DictConfig:
     for key, ours in _BY_EPOCHS.items():
         if key in part:
             raise UserError(f"config key {key} counts epochs, and there are none; give {ours}, in steps")
+    if OmegaConf.select(part, "data.loader") is not None:
+        raise UserError(
+            "config key data.loader is gone, data.num_workers beside each worker read the crops; leave it out"
+        )
     moved = [from_dotted(f"model.{key}", part.pop(key)) for key in _MODEL_KEYS if key in part]
     if "gpus" in part:
         moved += _workers_of_gpus(part.pop("gpus"))

@@ -95,8 +95,8 @@ class Recordings:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was found where the recordings are.
+class RecordingCounts:
+    """How many recordings a run has.
 
     Attributes:
         num_train: recordings to train with.
@@ -109,7 +109,7 @@ class Found:
     too_short: int
 
 
-def list_recordings(options: DataOptions, folder: Path) -> Found:
+def list_recordings(options: DataOptions, folder: Path) -> RecordingCounts:
     """List the recordings of a configuration, once, into `train.arrow` and `val.arrow` of a local folder.
 
     Raises:
@@ -143,12 +143,12 @@ def list_recordings(options: DataOptions, folder: Path) -> Found:
         everything.replace(trained)
         _, short_val, _ = _write(_rows_of(val) if val is not None else (), held, False)
         short += short_val
-    found = Found(len(Recordings(str(trained))), len(Recordings(str(held))), short)
-    if not found.num_train:
+    counts = RecordingCounts(len(Recordings(str(trained))), len(Recordings(str(held))), short)
+    if not counts.num_train:
         raise UserError(
             "there are no recordings of 0.1 seconds or more to train with; check data.root_dir or data.source"
         )
-    return found
+    return counts
 
 
 def put_recordings(listed: Path, folder: str) -> None:

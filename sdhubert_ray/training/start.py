@@ -1,10 +1,8 @@
 """What training starts from: the student with the weights of its upstream, its head, and its teacher."""
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from transformers import HubertConfig
 
-from sdhubert_ray.encoder import SDHuBERT
+from sdhubert_ray.encoder.model import SDHuBERT, build_encoder
 from sdhubert_ray.encoder.weights import Upstream
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.training.distillation import Distillation, DistillationOptions
@@ -45,16 +43,11 @@ def build_distillation(upstream: Upstream, options: ModelOptions, seed: int) -> 
 
 
 def _build_student(upstream: Upstream, dropout: float | None) -> SDHuBERT:
+    dropouts = {} if dropout is None else dict.fromkeys(_DROPOUTS, dropout)
     try:
-        config = HubertConfig.from_dict(dict(upstream.config))
-        config._attn_implementation = "sdpa"  # it takes a boolean mask as it is
-        if dropout is not None:
-            for name in _DROPOUTS:
-                setattr(config, name, dropout)
-        student = SDHuBERT(config)
-    except (ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise UserError(f"speech_upstream {upstream.name}: no encoder of its config ({reason})") from error
+        student = build_encoder({**upstream.config, **dropouts})
+    except ValueError as error:
+        raise UserError(f"speech_upstream {upstream.name}: no encoder of its config ({error})") from error
     if upstream.weights is not None:
         _fill(student, upstream)
     return student

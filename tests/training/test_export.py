@@ -1,13 +1,12 @@
 """From a training run to a checkpoint that segments: the official format, bit for bit the student's states."""
 
 import json
-import subprocess
-import sys
 
 import lightning
 import numpy as np
 import pytest
 import torch
+from commands import complaint, sdhubert, sdhubert_process
 from transformers import HubertConfig, HubertModel
 
 from sdhubert_ray import MincutWrapper, SDHuBERTSegmenter
@@ -217,19 +216,15 @@ def test_a_run_from_a_folder_exports_that_folders_config(tmp_path):
     assert model.num_layers == 2
 
 
-def sdhubert(*arguments):
-    code = "import sys; from sdhubert_ray.cli import main; main()"
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_command_line(trained, tmp_path):
-    result = sdhubert("export", trained[0], tmp_path / "ours.pt", "--which", "last")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("step 2 ")
+    done = sdhubert("export", trained[0], tmp_path / "ours.pt", "--which", "last")
+    assert done.stdout.startswith("step 2 ")
     assert fetch_checkpoint(str(tmp_path / "ours.pt")).options["encoder"]["layer"] == 9
-    refused = sdhubert("export", trained[0], tmp_path / "ours.pt")
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("sdhubert: ")
-    assert "take --which last" in refused.stderr
+    refused = sdhubert("export", trained[0], tmp_path / "ours.pt", expect=2)
+    assert "take --which last" in complaint(refused)
     assert len(refused.stderr.splitlines()) == 1
+
+
+def test_the_command_is_one_of_the_shell(trained, tmp_path):
+    done = sdhubert_process("export", trained[0], tmp_path / "ours.pt", "--which", "last")
+    assert done.stdout.startswith("step 2 ")

@@ -170,11 +170,19 @@ def test_what_the_first_worker_refuses_all_refuse(tmp_path, speech, monkeypatch)
                 if rank == 0:
                     words.put(word)
                     return word
-                return words.get(timeout=20)
+                return words.get(timeout=120)
 
             def start(rank, run=run, agree=agree):
                 worker = Worker(
-                    run.output, Share(rank, 2, 2), tmp_path, False, "auto", (), None, None, partial(agree, rank), None
+                    output=run.output,
+                    share=Share(rank, 2, 2),
+                    folder=tmp_path,
+                    use_gpu=False,
+                    strategy="auto",
+                    environments=(),
+                    report=None,
+                    is_going=None,
+                    agree=partial(agree, rank),
                 )
                 return fit(run.config, worker)
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import sdhubert
 from trainings import TINY, prepare
-from typer.testing import CliRunner
 
-from sdhubert_ray.cli import app
 from sdhubert_ray.errors import BusyError, UserError
 from sdhubert_ray.output import Lease, write_run
 from sdhubert_ray.training.checkpoints import CHECKPOINT_FILE, put_best
@@ -124,9 +123,7 @@ def test_a_run_begun_with_anothers_checkpoint_is_resumed_whatever_becomes_of_tha
 
 
 def status(output, *options):
-    result = CliRunner().invoke(app, ["status", str(output), *options])
-    assert result.exit_code == 0, result.output
-    return result.output
+    return sdhubert("status", output, *options).stdout
 
 
 def test_status_tells_how_far_a_run_is(tmp_path, speech):

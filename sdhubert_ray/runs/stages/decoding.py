@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sdhubert_ray import storage
 from sdhubert_ray.corpus import shards
 from sdhubert_ray.errors import AudioError, UserError
 from sdhubert_ray.output import read_unit
@@ -69,11 +68,8 @@ def load_piece(
 ) -> Piece:
     """Fetch and decode a piece. What cannot be had becomes a status, never an exception."""
     try:
-        with shards.open_audio(*astuple(source)) as file:
-            try:
-                decoded = read_audio(file, span, channel)
-            finally:
-                storage.raise_if_failed(file)  # a decoder takes a connection that is lost for the end of the file
+        with shards.audio_to_decode(*astuple(source)) as file:
+            decoded = read_audio(file, span, channel)
     except FileNotFoundError as error:
         reason = "does not exist" if source.member is None else f"does not exist ({error})"
         return Piece("missing", reason, span.start, 0.0, 0, None)

@@ -9,6 +9,7 @@ import torch
 from scipy.special import erf, log_softmax, softmax
 from torch.nn.parallel import DistributedDataParallel
 from transformers import HubertConfig
+from two_workers import one_of_two
 
 from sdhubert_ray.encoder import SDHuBERT
 from sdhubert_ray.training.distillation import (
@@ -328,17 +329,18 @@ def step_of(batch, rows, world):
 
 
 def worker(rank, folder, batch, shares):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=len(shares))
-    torch.save(step_of(batch, shares[rank], len(shares)), folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+    with one_of_two(rank, folder):
+        torch.save(step_of(batch, shares[rank], len(shares)), folder / f"{rank}.pt")
 
 
-def test_two_processes_with_half_the_batch_are_as_one(tmp_path):
+def test_two_processes_with_half_the_batch_are_as_one(tmp_path, forked):
     """Center, loss, gradients, weights and teacher after two steps, to 1e-6."""
     batch = batch_of(6)
     shares = [slice(0, 3), slice(3, 6)]
-    torch.multiprocessing.spawn(worker, (tmp_path, batch, shares), nprocs=2)
+    processes = [forked(worker, rank, tmp_path, batch, shares) for rank in range(2)]
+    for process in processes:
+        process.join(300)
+        assert process.exitcode == 0
     expected = step_of(batch, slice(0, 6), 1)
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt")

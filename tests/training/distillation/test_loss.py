@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
+from two_workers import one_of_two
 
 from sdhubert_ray.training.distillation import (
     CentredLoss,
@@ -120,15 +121,18 @@ def test_targets_that_are_all_alike_have_no_information(peak):
 
 
 def center_of_shares(rank, folder, batch, shares):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=len(shares))
-    loss = CentredLoss(5)
-    loss.update_center(sum_over_workers(loss(*(part[shares[rank]] for part in batch))[1]))
-    torch.save(loss.center, folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+    with one_of_two(rank, folder):
+        loss = CentredLoss(5)
+        loss.update_center(sum_over_workers(loss(*(part[shares[rank]] for part in batch))[1]))
+        torch.save(loss.center, folder / f"{rank}.pt")
 
 
-def test_center_weighs_workers_by_their_samples(tmp_path):
+def test_center_weighs_workers_by_their_samples(tmp_path, forked):
     batch = logits_of(5, 5, 0), logits_of(5, 5, 1)
-    torch.multiprocessing.spawn(center_of_shares, (tmp_path, batch, [slice(0, 1), slice(1, 5)]), nprocs=2)
+    shares = [slice(0, 1), slice(1, 5)]
+    processes = [forked(center_of_shares, rank, tmp_path, batch, shares) for rank in range(2)]
+    for process in processes:
+        process.join(300)
+        assert process.exitcode == 0
     for rank in range(2):
         np.testing.assert_allclose(torch.load(tmp_path / f"{rank}.pt"), 0.1 * batch[1].mean(0), atol=1e-7)
