@@ -35,6 +35,7 @@ def segments(tmp_path: Path) -> str:
 
 # --- memory ------------------------------------------------------------------------------------------------------
 
+NUM_LARGE = 250_000
 LIMITED = """
 import resource, sys, threading
 from pathlib import Path
@@ -47,33 +48,38 @@ if sys.argv[5] == "many":  # as with a cluster for every eight vectors
 shards.SHARD_BYTES, memory._STEP_BYTES = 4 << 20, 64 << 20
 threading.stack_size(1 << 20)
 torch.ones(300, 300) @ torch.ones(300, 300)
+options = ClusterOptions(n_clusters=32, n_units=8, max_iterations=2, max_vectors=10**9)
+job = prepare_clustering(source, output, options, Workers(device="cpu"), engine="local")
 used = int(Path("/proc/self/status").read_text().partition("VmData:")[2].split()[0]) << 10
 resource.setrlimit(resource.RLIMIT_DATA, (used + (mib << 20),) * 2)
 try:
     bytearray(data_bytes)
 except MemoryError:
     print("all of it at once is too much")
-options = ClusterOptions(n_clusters=32, n_units=8, max_iterations=4, max_vectors=10**9)
-job = prepare_clustering(source, output, options, Workers(device="cpu"), engine="local")
 run_clustering(job, lambda *_: None)
 print("done")
 """
 
 
-@pytest.mark.parametrize("seeds", ["few", "many"])
-def test_data_larger_than_memory_are_clustered(seeds: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """128 MB of features."""
     generator = np.random.default_rng(0)
-    features = generator.standard_normal((700_000, 128), np.float32)  # 358 MB
-    features += 2 * generator.standard_normal((50, 128), np.float32)[np.arange(700_000) % 50]
-    source = write_segments(str(tmp_path / "segments"), features, rows=400, unit_rows=8)
-    command = [sys.executable, "-c", LIMITED, source, str(tmp_path / "out"), "280", str(features.nbytes), seeds]
+    features = generator.standard_normal((NUM_LARGE, 128), np.float32)
+    features += 2 * generator.standard_normal((50, 128), np.float32)[np.arange(NUM_LARGE) % 50]
+    return write_segments(str(tmp_path_factory.mktemp("large") / "segments"), features, rows=400, unit_rows=8)
+
+
+@pytest.mark.parametrize("seeds", ["few", "many"])
+def test_data_larger_than_memory_are_clustered(seeds: str, large: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LIMITED, large, str(tmp_path / "out"), "110", str(NUM_LARGE * 128 * 4), seeds]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "ARROW_IO_THREADS": "2"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.stdout.splitlines() == ["all of it at once is too much", "done"], done.stderr
     card = Quantizer.load(str(tmp_path / "out")).card
-    assert card["num_vectors"] == 700_000
+    assert card["num_vectors"] == NUM_LARGE
     if seeds == "many":
-        assert 10_000 < card["seed_vectors"] < 700_000  # as many as memory allows
+        assert 10_000 < card["seed_vectors"] < NUM_LARGE  # as many as memory allows
 
 
 def test_memory_is_divided_or_refused() -> None:

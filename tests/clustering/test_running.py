@@ -1,17 +1,19 @@
 """Clustering a table: the same bits whoever works, kills, the command line."""
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import joblib
 import numpy as np
-import psutil
 import pytest
 from clusterings import SMALL, StopError, cluster, every_priority, prepare, same
+from commands import complaint, sdhubert
 from segments import clustered, merge_all, write_segments
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
@@ -35,19 +37,14 @@ from sdhubert_ray.tokenizing import prepare_tokenizing, run_tokenizing
 from sdhubert_ray.units import Quantizer
 from sdhubert_ray.units.kmeans import LloydSums, Moments, NearestCenters, add_up, measure, nearest_centers, seed_centers
 
-SDHUBERT = str(Path(sys.executable).parent / "sdhubert")
+if TYPE_CHECKING:
+    from sdhubert_ray.clustering.remote import RayTeam
 
 
 @pytest.fixture
 def segments(tmp_path: Path) -> str:
     """4000 syllables of width 16 in 40 rows, 6 files."""
     return write_segments(str(tmp_path / "segments"), clustered(4000, 16, 60))
-
-
-def fit_workers() -> list[psutil.Process]:
-    """The workers of this process's Ray."""
-    children = psutil.Process().children(recursive=True)
-    return [process for process in children if process.cmdline()[:1] == ["ray::FitWorker"]]
 
 
 # --- the result --------------------------------------------------------------------------------------------------
@@ -156,27 +153,42 @@ def test_neither_files_nor_memory_nor_threads_change_a_bit(
     assert same(tmp_path / "one", tmp_path / "two")
 
 
+def find_processes(team: "RayTeam") -> set[int]:
+    """The processes of its workers, which wait for something to do."""
+    import ray
+
+    return set(ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in team._actors]))
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_any_number_of_workers_one_of_them_killed_gives_the_bits_of_this_process(
     segments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ClusterOptions(n_clusters=24, n_units=8, max_vectors=1500, max_iterations=8)
+    from sdhubert_ray.clustering import remote
+
+    processes: list[set[int]] = []
+
+    class KilledTeam(remote.RayTeam):
+        """One of its workers, if there are others, is killed before the third step, and has to be started again."""
+
+        def step(self, centers: Centers) -> LloydSums:
+            if len(processes) == 2 and len(self._actors) > 1:
+                os.kill(max(processes[-1]), signal.SIGKILL)
+            sums = super().step(centers)
+            processes.append(find_processes(self))
+            return sums
+
+    options = ClusterOptions(n_clusters=24, n_units=8, max_vectors=1500, max_iterations=4)
     cluster(segments, tmp_path / "local", options)
-    monkeypatch.setattr(sampling, "SHARD_BYTES", 20_000)
-    for count in (1, 3):
-        output, alive = tmp_path / f"ray{count}", []
-
-        def look(phase: str, done: int, *_: object, alive: list[int] = alive) -> None:
-            if (phase, done) == ("k-means", 3):
-                alive.append(len(fit_workers()))
-                if len(fit_workers()) > 1:
-                    fit_workers()[0].kill()
-
-        job = prepare_clustering(segments, str(output), options, Workers(count, device="cpu"), engine="ray")
-        run_clustering(job, look)
-        assert alive == [count]
-        assert same(tmp_path / "local", output)
+    monkeypatch.setattr(remote, "RayTeam", KilledTeam)
+    monkeypatch.setattr(sampling, "SHARD_BYTES", 40_000)  # three shards
+    for count, all_processes in ((1, 1), (3, 4)):
+        processes.clear()
+        cluster(segments, tmp_path / f"ray{count}", options, engine="ray", count=count)
+        assert [len(alive) for alive in processes] == [count] * 5
+        assert len(set().union(*processes)) == all_processes
+        assert same(tmp_path / "local", tmp_path / f"ray{count}")
     with pytest.raises(UserError, match="--workers is 5, but the cluster has CPUs for 4"):
         cluster(segments, tmp_path / "ray5", options, engine="ray", count=5)
     with pytest.raises(UserError, match=r"--memory-gib is 9999, but 2 workers can have \d+\.\d\d GiB each at most"):
@@ -311,38 +323,40 @@ def test_what_another_run_has_begun_since_the_planning_is_refused(
         run_clustering(other, lambda *_: None)
 
 
-def start(source: str, output: Path, *arguments: str) -> "subprocess.Popen[str]":
-    command = [SDHUBERT, "cluster", source, str(output), *arguments, "--engine", "local", "--device", "cpu"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+INTERRUPTED = """
+import os, sys
+from sdhubert_ray import cli
+from sdhubert_ray.clustering import running
+
+step, number = int(sys.argv.pop(1)), int(sys.argv.pop(1))
+write_state = running.write_state
+
+def write_or_end(work, state):
+    if state.iteration == step:
+        os.kill(os.getpid(), number)
+    write_state(work, state)
+
+running.write_state = write_or_end
+cli.main()
+"""
 
 
-def wait_for_step(process: "subprocess.Popen[str]", step: int) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith(f"step {step}:"):
-            return
-    raise AssertionError(f"no step {step}")
-
-
-LONG = ["--n-clusters", "300", "--n-units", "20", "--tolerance", "0", "--max-iterations", "40"]
-
-
-def test_killed_between_steps_it_comes_to_the_same_bits(tmp_path: Path) -> None:
-    source = write_segments(str(tmp_path / "segments"), clustered(20_000, 16, 2000, noise=1.5))
-    for ending, code, step in ((signal.SIGKILL, -signal.SIGKILL, 3), (signal.SIGTERM, 1, 9)):
-        with start(source, tmp_path / "out", *LONG) as process:
-            wait_for_step(process, step)
-            process.send_signal(ending)
-            said = process.stdout.read() if process.stdout else ""
-        assert process.returncode == code, said
-        assert ("interrupted; the same command resumes" in said) == (code == 1)
+def test_killed_between_steps_it_comes_to_the_same_bits(segments: str, tmp_path: Path) -> None:
+    sizes = ("--n-clusters", "100", "--n-units", "20", "--tolerance", "0", "--max-iterations", "8", "--device", "cpu")
+    command = ["cluster", segments, str(tmp_path / "out"), *sizes, "--engine", "local"]
+    said = ""
+    for ending, code, step in ((signal.SIGKILL, -signal.SIGKILL, 3), (signal.SIGTERM, 1, 6)):
+        process = [sys.executable, "-c", INTERRUPTED, str(step), str(int(ending)), *command]
+        done = subprocess.run(process, capture_output=True, text=True, timeout=300)
+        assert done.returncode == code, done.stderr
+        assert ("interrupted; the same command resumes" in done.stderr) == (code == 1)
         assert not (tmp_path / "out/quantizer.json").exists()
-    for output in ("out", "whole"):
-        with start(source, tmp_path / output, *LONG) as process:
-            said = process.stdout.read() if process.stdout else ""
-        assert process.returncode == 0, said
-        assert ("was begun by an earlier run" in said) == (output == "out")
-        assert ("step 1:" in said) == (output == "whole")
+        said += done.stderr
+    done = sdhubert(*command)
+    assert "was begun by an earlier run" in done.stdout
+    assert re.findall(r"^step (\d+):", said + done.stderr, re.MULTILINE) == [str(step) for step in range(1, 9)]
+    options = ClusterOptions(n_clusters=100, n_units=20, tolerance=0, max_iterations=8)
+    cluster(segments, tmp_path / "whole", options)
     assert same(tmp_path / "out", tmp_path / "whole")
 
 
@@ -358,25 +372,17 @@ def test_two_runs_do_not_meet(segments: str, tmp_path: Path) -> None:
 # --- the command line --------------------------------------------------------------------------------------------
 
 
-def sdhubert(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([SDHUBERT, *arguments], capture_output=True, text=True)
-
-
 def test_the_command_prints_and_imports_what_it_made(segments: str, tmp_path: Path) -> None:
-    sizes: Sequence[str] = ["--n-clusters", "24", "--n-units", "8", "--device", "cpu", "--sklearn"]
-    done = sdhubert("cluster", segments, str(tmp_path / "out"), *sizes, "--log-format", "json")
-    assert done.returncode == 0, done.stderr
+    command = ("cluster", segments, tmp_path / "out", "--n-clusters", "24", "--n-units", "8", "--device", "cpu")
+    done = sdhubert(*command, "--sklearn", "--log-format", "json")
     assert "4000 syllables of width 16, 4000 to be sampled; engine local" in done.stdout
     assert "8 of 24 clusters" in done.stdout
     events = [json.loads(line)["event"] for line in done.stderr.splitlines()]
     assert events[:4] == ["started", "sampled", "seeded", "iteration"]
     assert events[-2:] == ["measured", "finished"]
-    other = sdhubert("cluster", segments, str(tmp_path / "out"), *sizes, "--seed", "1")
-    assert (other.returncode, other.stderr.count("\n")) == (2, 1)
-    pair = [str(tmp_path / "out/km_24.pt"), str(tmp_path / "out/km_24to8.npy"), str(tmp_path / "imported")]
-    refused = sdhubert("import-quantizer", *pair)
-    assert refused.returncode == 2
-    assert "--trust-pickle" in refused.stderr
+    assert "seed is 0 there, 1 now" in complaint(sdhubert(*command, "--seed", "1", expect=2))
+    pair = (tmp_path / "out/km_24.pt", tmp_path / "out/km_24to8.npy", tmp_path / "imported")
+    assert "--trust-pickle" in complaint(sdhubert("import-quantizer", *pair, expect=2))
     imported = sdhubert("import-quantizer", *pair, "--trust-pickle")
     assert imported.stdout.startswith("24 clusters of width 16, 8 units")
-    assert Quantizer.load(pair[2]).sha256 == Quantizer.load(str(tmp_path / "out")).sha256
+    assert Quantizer.load(str(pair[2])).sha256 == Quantizer.load(str(tmp_path / "out")).sha256
