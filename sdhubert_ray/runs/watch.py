@@ -2,11 +2,12 @@
 
 import _thread
 import logging
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
-from typing import Self
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 import pyarrow as pa
 from ray.util.metrics import Counter
@@ -54,7 +55,8 @@ class StallWatch:
     """Ends a pipeline that a lost node has left standing still.
 
     The encoders of a lost node start again on the nodes that remain, and may take there what the other stages need:
-    then all wait for ever. The block inside `with` is left as by a Ctrl-C in the main thread, with `stalled` set.
+    then all wait for ever. The block inside `with` is left as by a Ctrl-C in the main thread, with `stalled` set; who
+    handles Ctrl-C is not told of this one, as it ends no run.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class StallWatch:
         self._planned = total(nodes())
         self._moved = clock()
         self._stop = threading.Event()
+        self._on_sigint: Any = None  # a handler, or what `signal` has in its place
         self._thread = threading.Thread(target=self._watch, name="stall watch", daemon=True)
 
     def moved(self) -> None:
@@ -94,6 +97,8 @@ class StallWatch:
     def __enter__(self) -> Self:
         """Begin to watch."""
         self.moved()
+        if _in_main_thread():
+            self._on_sigint = signal.signal(signal.SIGINT, self._interrupt)
         self._thread.start()
         return self
 
@@ -102,8 +107,21 @@ class StallWatch:
     ) -> bool:
         """End; the interrupt of a stall goes no further."""
         self._stop.set()
-        self._thread.join()
+        try:
+            self._thread.join()
+        except KeyboardInterrupt:
+            if not self.stalled:  # else it came when the pipeline had just ended
+                raise
+        finally:
+            if _in_main_thread() and self._on_sigint is not None:
+                signal.signal(signal.SIGINT, self._on_sigint)
         return self.stalled and kind is KeyboardInterrupt
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.stalled or self._on_sigint is signal.SIG_DFL:
+            raise KeyboardInterrupt
+        if callable(self._on_sigint):
+            self._on_sigint(number, frame)
 
     def _watch(self) -> None:
         while not self._stop.wait(min(_LOOK_SECONDS, self._patience)):
@@ -115,3 +133,8 @@ class StallWatch:
                 )
                 _thread.interrupt_main()
                 return
+
+
+def _in_main_thread() -> bool:
+    """Whether handlers of signals can be set here."""
+    return threading.current_thread() is threading.main_thread()

@@ -1,9 +1,12 @@
 """Watching a run on Ray: its counters as Prometheus reads them, and a cluster that lost a node."""
 
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -114,13 +117,28 @@ def stand_still():
     pytest.fail("nothing has ended it")
 
 
-def test_a_pipeline_that_stands_still_is_ended_and_the_interrupt_goes_no_further(caplog):
+@pytest.fixture
+def interrupts():
+    """How often the process was told to end: a handler of SIGINT, as the command line has one."""
+    told = []
+
+    def interrupt(number, frame):
+        told.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    yield told
+    assert signal.signal(signal.SIGINT, before) is interrupt
+
+
+def test_a_pipeline_that_stands_still_is_ended_and_nobody_takes_it_for_ctrl_c(interrupts, caplog):
     cluster = Cluster()
     with cluster.watch(0.01) as watch:
         cluster.now = 1.0
         cluster.nodes.pop()
         stand_still()
     assert watch.stalled
+    assert interrupts == []
     assert "a node was lost" in caplog.text
 
 
@@ -129,9 +147,15 @@ def test_a_pipeline_that_ends_by_itself_is_left_alone():
     with cluster.watch(0.01) as watch:
         cluster.now = 1.0
     assert not watch.stalled
-    with pytest.raises(KeyboardInterrupt), cluster.watch() as watch:
-        raise KeyboardInterrupt  # Ctrl-C
+
+
+def test_ctrl_c_goes_to_who_handles_it(interrupts):
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt), Cluster().watch() as watch:
+        stand_still()
     assert not watch.stalled
+    assert interrupts == [signal.SIGINT]
 
 
 @pytest.mark.ray
