@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+from commands import sdhubert
 
 from sdhubert_ray import Quantizer, read_segments
 from sdhubert_ray.corpus import list_input
@@ -32,7 +32,6 @@ from sdhubert_ray.runs.session import Job, Session, Summary
 from sdhubert_ray.runs.stages.tokens import QUANTIZER_MARK
 from sdhubert_ray.tokenizing import Tokenized, prepare_tokenizing, run_tokenizing
 
-SDHUBERT = str(Path(sys.executable).parent / "sdhubert")
 ENGINES = ["local", pytest.param("ray", marks=pytest.mark.ray)]
 SMALL = ["resources.unit_rows=3", "audio.piece_seconds=20", "output.rows_per_file=6"]
 WIDTH = 48
@@ -118,14 +117,6 @@ def resegment(features: Path, output: Path, overrides: Sequence[str]) -> Summary
     opened = open_features(str(features))
     job = prepare_resegment(load_options(opened, None, overrides, {}), opened, str(output), engine="local")
     return run_job(job, lambda rows, seconds: None)
-
-
-def sdhubert(*arguments: str | Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [SDHUBERT, *(str(argument) for argument in arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == expect, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    return result
 
 
 def read_table(output: Path) -> pa.Table:
@@ -475,43 +466,56 @@ def interrupted(output: Path, quantizer: str, files: int, target: str | None = N
     run_tokenizing(job, interrupt)
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from sdhubert_ray import cli
+
+replace, allowed = Path.replace, 3
+
+def replace_or_die(partial, target):
+    global allowed
+    if Path(target).parent.name == "segments":
+        if not allowed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        allowed -= 1
+    return replace(partial, target)
+
+Path.replace = replace_or_die
+cli.main()
+"""
+"""A command that dies where it would put the fourth file with units in its place."""
+
+
 def test_killed_half_way_and_gone_on(
     golden: Path, segment: Callable[..., Summary], quantizers: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "audio").mkdir()
-    for number in range(60):
+    for number in range(8):
         shutil.copy(golden / "audio/synth_4.flac", tmp_path / "audio" / f"{number:03d}.flac")
     options = ["resources.unit_rows=1", "output.rows_per_file=1"]
-    large = make_quantizer(tmp_path / "large", num_centers=60_000)  # takes its time
-    output = tmp_path / "out"
+    output, one = tmp_path / "out", quantizers["one"]
     segment(tmp_path / "audio", output, options)
-    command = [SDHUBERT, "tokenize", output, "--quantizer", large, "--engine", "local", "--format", "txt"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while marked(output) < 3:
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    done = marked(output)
-    assert 3 <= done < 60, "nothing was left to do"
+    command = ["tokenize", output, "--quantizer", one, "--engine", "local", "--format", "txt"]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *command], capture_output=True, text=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert marked(output) == 3
     assert "interrupted" in sdhubert("status", output).stdout
     # No run may add rows to it, and no other quantizer may take over unasked.
-    with pytest.raises(UserError, match=f"run `sdhubert tokenize {output} --quantizer {large}` first"):
+    with pytest.raises(UserError, match=f"run `sdhubert tokenize {output} --quantizer {one}` first"):
         segment(tmp_path / "audio", output, options)
-    with pytest.raises(UserError, match=f"half way to the units of quantizer {large}; give that one, or --overwrite"):
-        tokenize(output, quantizers["one"])
+    with pytest.raises(UserError, match=f"half way to the units of quantizer {one}; give that one, or --overwrite"):
+        tokenize(output, quantizers["other"])
     # Sequences of another folder do not trust the column.
     made = str(tmp_path / "made")
-    assert tokenize(output, quantizers["one"], "txt", target=made).rows_done == 60
-    result = sdhubert(*map(str, command[1:]))
-    assert f"{done} of 60 files had their units already and were skipped" in result.stdout
-    segment(tmp_path / "audio", tmp_path / "expected", [*options, f"quantizer={large}"])
+    assert tokenize(output, quantizers["other"], "txt", target=made).rows_done == 8
+    assert "3 of 8 files had their units already and were skipped" in sdhubert(*command).stdout
+    segment(tmp_path / "audio", tmp_path / "expected", [*options, f"quantizer={one}"])
     assert read_table(output).equals(read_table(tmp_path / "expected"))
     assert read_record(output) == read_record(tmp_path / "expected")
     assert not list(output.rglob("lease.json"))
     lines = (output / "units/units.txt").read_text().splitlines()
-    assert [line.split("\t")[0] for line in lines] == [f"{number:03d}.flac" for number in range(60)]
+    assert [line.split("\t")[0] for line in lines] == [f"{number:03d}.flac" for number in range(8)]
 
 
 def test_results_half_way_to_their_units_are_not_read(
