@@ -116,12 +116,13 @@ def flaky_proxy(s3_server, tmp_path):
     proxy.stop()
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(wrapper=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     """With pytest-xdist the tests that use Ray are one worker's, so that one Ray serves them all."""
     for item in items:
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.xdist_group("ray"))
+    return (yield)
 
 
 def pytest_runtest_setup(item):
