@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -150,10 +149,12 @@ def test_a_pipeline_that_ends_by_itself_is_left_alone():
 
 
 def test_ctrl_c_goes_to_who_handles_it(interrupts):
-    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt), Cluster().watch() as watch:
+    def press():
+        os.kill(os.getpid(), signal.SIGINT)
         stand_still()
+
+    with pytest.raises(KeyboardInterrupt), Cluster().watch() as watch:
+        press()
     assert not watch.stalled
     assert interrupts == [signal.SIGINT]
 
