@@ -97,45 +97,61 @@ def prepare_clustering(
     if engine == "local" and workers.count is not None:
         raise UserError("the local engine is one process; leave out --workers, or take --engine ray")
     output = storage.absolute(output).rstrip("/")
-    table = open_source(source)
-    if table.num_vectors < options.n_clusters:
+    table = _open_enough(source, options)
+    _check_folder(output)
+    settings = _settings(table, options)
+    card, begun = (None, None) if overwrite else look_into(output, settings)
+    finished, resumes = card is not None, card is None and begun is not None
+    size = min(options.sample_size, table.num_vectors)
+    notes: list[str] = []
+    if begun is not None and resumes:
+        size = int(begun["sample_size"])
+    elif not finished:
+        size, notes = _fit_on_disk(output, table, options, size)
+    if engine == "auto":
+        engine = "ray" if address or workers.count or _is_large(table, size) else "local"
+    return ClusterJob(
+        run_id=uuid.uuid4().hex[:12],
+        source=table,
+        output=output,
+        options=options,
+        workers=workers,
+        settings=settings,
+        sample_size=size,
+        engine=engine,
+        address=address,
+        sklearn=sklearn,
+        overwrite=overwrite,
+        finished=finished,
+        resumes=resumes,
+        notes=tuple(notes),
+    )
+
+
+def _open_enough(uri: str, options: ClusterOptions) -> Source:
+    """A segments table that has a vector for each cluster. Raises UserError, TransientError."""
+    source = open_source(uri)
+    if source.num_vectors < options.n_clusters:
         raise UserError(
-            f"{source} has {table.num_vectors} syllables, fewer than --n-clusters {options.n_clusters}; take fewer "
+            f"{uri} has {source.num_vectors} syllables, fewer than --n-clusters {options.n_clusters}; take fewer "
             "clusters, or segment more"
         )
+    return source
+
+
+def _check_folder(output: str) -> None:
+    """Raises UserError where a quantizer has no place in an output."""
     if storage.exists(output) and not storage.is_folder(output):
         raise UserError(f"output {output} is a file; name a folder")
     if read_run(output) is not None:
         raise UserError(f"output {output} is an output of `sdhubert segment`; choose another folder for the quantizer")
-    settings = _settings(table, options)
-    card, begun = (None, None) if overwrite else look_into(output, settings)
-    size = min(options.sample_size, table.num_vectors)
-    notes: list[str] = []
-    if card is None and begun is not None:
-        size = int(begun["sample_size"])
-    elif card is None:
-        size, notes = _fit_on_disk(output, table, options, size)
-    if engine == "auto":
-        feature_bytes = size * table.width * np.dtype(table.dtype).itemsize
-        file_bytes = sum(file.size for file in table.files)
-        large = max(feature_bytes, file_bytes) >= ON_RAY_BYTES
-        engine = "ray" if address or workers.count or large else "local"
-    return ClusterJob(
-        uuid.uuid4().hex[:12],
-        table,
-        output,
-        options,
-        workers,
-        settings,
-        size,
-        engine,
-        address,
-        sklearn,
-        overwrite,
-        finished=card is not None,
-        resumes=begun is not None and card is None,
-        notes=tuple(notes),
-    )
+
+
+def _is_large(source: Source, sample_size: int) -> bool:
+    """Whether a table, or the sample of it, is too large for one process to be quick."""
+    feature_bytes = sample_size * source.width * np.dtype(source.dtype).itemsize
+    file_bytes = sum(file.size for file in source.files)
+    return max(feature_bytes, file_bytes) >= ON_RAY_BYTES
 
 
 def _settings(source: Source, options: ClusterOptions) -> dict[str, object]:

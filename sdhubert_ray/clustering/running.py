@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 from sdhubert_ray import events, storage
 from sdhubert_ray.clustering.engines import Engine, LocalEngine
 from sdhubert_ray.clustering.fitting import STATE, FitState, read_state, write_state
+from sdhubert_ray.clustering.memory import Budget
 from sdhubert_ray.clustering.planning import SETTINGS, ClusterJob, look_into, read_json, write_json
 from sdhubert_ray.clustering.sampling import (
     SAMPLE_FOLDER,
@@ -31,8 +33,11 @@ from sdhubert_ray.units.quantizer import CARD, TENSORS, Quantizer, write_sklearn
 _SAMPLE = "sample.json"
 _PACKAGES = ("sdhubert_ray", "torch", "numpy", "scikit-learn", "scipy", "ray")
 
-Progress = Callable[[str, int, int, float | None], None]
-"""Told of what goes on: the phase (`sample`, `k-means`), how much is done, of how much, and the inertia per vector."""
+OnStep = Callable[[str, int, int, float | None], None]
+"""Told of each step: its phase (`sample`, `k-means`, `ward`), how many are done, of how many, the inertia per vector.
+
+The inertia is that of k-means; None where there is none.
+"""
 
 
 @dataclass
@@ -52,7 +57,7 @@ class Clustered:
     notes: list[str] = field(default_factory=list)
 
 
-def run_clustering(job: ClusterJob, progress: Progress) -> Clustered:
+def run_clustering(job: ClusterJob, on_step: OnStep) -> Clustered:
     """Do what is left of a clustering.
 
     Raises:
@@ -61,9 +66,9 @@ def run_clustering(job: ClusterJob, progress: Progress) -> Clustered:
         UserError: there is no such device or cluster, or too little memory, or the output cannot be written.
     """
     if job.finished:
-        return _run(job, None, progress)
+        return _run(job, None, on_step)
     if job.engine == "local":
-        return _run(job, LocalEngine(job.workers), progress)
+        return _run(job, LocalEngine(job.workers), on_step)
     from ray.exceptions import RayError
 
     from sdhubert_ray.clustering.remote import RayEngine
@@ -71,12 +76,12 @@ def run_clustering(job: ClusterJob, progress: Progress) -> Clustered:
 
     with connected(job.address):
         try:
-            return _run(job, RayEngine(job.workers, job.work), progress)
+            return _run(job, RayEngine(job.workers, job.work), on_step)
         except RayError as error:
             raise IncompleteRunError(explain(error)) from error
 
 
-def _run(job: ClusterJob, engine: Engine | None, progress: Progress) -> Clustered:
+def _run(job: ClusterJob, engine: Engine | None, on_step: OnStep) -> Clustered:
     done = Clustered()
     if engine is not None:  # refused now rather than after the work
         engine.plan(job.options, job.sample_size, job.source.width, None, seeded=False)
@@ -84,19 +89,19 @@ def _run(job: ClusterJob, engine: Engine | None, progress: Progress) -> Clustere
     try:
         if not job.overwrite:
             look_into(job.output, job.settings)  # again: another run may have been there since
-        _work(job, engine, lease, progress, done)
+        _work(job, engine, lease, on_step, done)
     finally:
         lease.release()
     return done
 
 
-def _work(job: ClusterJob, engine: Engine | None, lease: Lease, progress: Progress, done: Clustered) -> None:
+def _work(job: ClusterJob, engine: Engine | None, lease: Lease, on_step: OnStep, done: Clustered) -> None:
     try:
         events.tell(job.run_id, "started", {"output": job.output, "engine": job.engine, "vectors": job.sample_size})
         if job.overwrite:
             _clear(job)
         if engine is not None:
-            _make(job, engine, lease, progress, done)
+            _make(job, engine, lease, on_step, done)
         else:
             done.quantizer = Quantizer.load(job.output)
         if job.sklearn and done.quantizer is not None:
@@ -110,9 +115,34 @@ def _work(job: ClusterJob, engine: Engine | None, lease: Lease, progress: Progre
         raise
 
 
-def _make(job: ClusterJob, engine: Engine, lease: Lease, progress: Progress, done: Clustered) -> None:
+def _make(job: ClusterJob, engine: Engine, lease: Lease, on_step: OnStep, done: Clustered) -> None:
     """Sample, k-means, Ward, files."""
-    begun, before = read_json(storage.join(job.work, SETTINGS)), read_state(job.work)
+    before = read_state(job.work)
+    job, budget = _settle(job, engine, before, done)
+    with _timed(done, "sample"):
+        sample = _take_sample(job, engine, lease, on_step)
+    with _timed(done, "k-means"):
+        keep = partial(_keep, job, sample.num_vectors, lease, on_step)
+        state = engine.fit(sample, job.options, budget, before, keep)
+    lease.check()
+    with _timed(done, "ward"):
+        on_step("ward", 0, 1, None)
+        reducer = None
+        if job.options.n_units < job.options.n_clusters:
+            reducer = engine.reduce(state.centers, job.options.n_units, budget)
+        on_step("ward", 1, 1, None)
+    quantizer = Quantizer(state.centers, reducer, _card(job, sample, state, budget.seed_vectors))
+    lease.check()
+    quantizer.save(job.output)
+    done.files += [storage.join(job.output, name) for name in (TENSORS, CARD)]
+    done.quantizer = Quantizer(state.centers, reducer, quantizer.full_card())
+    if state.empty:
+        done.notes.append(f"{state.empty} of {job.options.n_clusters} clusters have no vector: too few vectors differ")
+
+
+def _settle(job: ClusterJob, engine: Engine, before: FitState | None, done: Clustered) -> tuple[ClusterJob, Budget]:
+    """The job with the size of its sample, and how memory is used: as the run has noted that began it, or noted now."""
+    begun = read_json(storage.join(job.work, SETTINGS))
     if begun is not None:
         job = replace(job, sample_size=int(begun["sample_size"]))
     seed_vectors = None if begun is None else int(begun["seed_vectors"])
@@ -125,40 +155,24 @@ def _make(job: ClusterJob, engine: Engine, lease: Lease, progress: Progress, don
     if begun is None:
         record = {"settings": job.settings, "sample_size": job.sample_size, "seed_vectors": budget.seed_vectors}
         write_json(storage.join(job.work, SETTINGS), record)
-    with _timed(done, "sample"):
-        sample = _take_sample(job, engine, lease, progress)
-    with _timed(done, "k-means"):
+    return job, budget
 
-        def keep(state: FitState) -> None:
-            lease.check()
-            write_state(job.work, state)
-            event = "seeded" if not state.inertias else "iteration" if state.inertia is None else "measured"
-            latest = state.inertias[-1] if state.inertia is None and state.inertias else state.inertia
-            value = None if latest is None else latest / sample.num_vectors
-            fields = {"iteration": state.iteration, "inertia_per_vector": value, "reseeded": state.reseeded}
-            lease.update(fields)
-            events.tell(job.run_id, event, fields)
-            if event != "measured":
-                progress("k-means", state.iteration, job.options.max_iterations, value)
 
-        state = engine.fit(sample, job.options, budget, before, keep)
+def _keep(job: ClusterJob, num_vectors: int, lease: Lease, on_step: OnStep, state: FitState) -> None:
+    """Write down how far k-means has come, and tell it."""
     lease.check()
-    with _timed(done, "ward"):
-        progress("ward", 0, 1, None)
-        reducer = None
-        if job.options.n_units < job.options.n_clusters:
-            reducer = engine.reduce(state.centers, job.options.n_units, budget)
-        progress("ward", 1, 1, None)
-    done.quantizer = Quantizer(state.centers, reducer, _card(job, sample, state, budget.seed_vectors))
-    lease.check()
-    done.quantizer.save(job.output)
-    done.files += [storage.join(job.output, name) for name in (TENSORS, CARD)]
-    done.quantizer = Quantizer(state.centers, reducer, done.quantizer.full_card())
-    if state.empty:
-        done.notes.append(f"{state.empty} of {job.options.n_clusters} clusters have no vector: too few vectors differ")
+    write_state(job.work, state)
+    event = "seeded" if not state.inertias else "iteration" if state.inertia is None else "measured"
+    latest = state.inertias[-1] if state.inertia is None and state.inertias else state.inertia
+    value = None if latest is None else latest / num_vectors
+    fields = {"iteration": state.iteration, "inertia_per_vector": value, "reseeded": state.reseeded}
+    lease.update(fields)
+    events.tell(job.run_id, event, fields)
+    if event != "measured":
+        on_step("k-means", state.iteration, job.options.max_iterations, value)
 
 
-def _take_sample(job: ClusterJob, engine: Engine, lease: Lease, progress: Progress) -> Sample:
+def _take_sample(job: ClusterJob, engine: Engine, lease: Lease, on_step: OnStep) -> Sample:
     """The sample that an earlier run has taken, or a new one."""
     uri = storage.join(job.work, _SAMPLE)
     before = read_json(uri)
@@ -171,12 +185,12 @@ def _take_sample(job: ClusterJob, engine: Engine, lease: Lease, progress: Progre
     lots = [lot_table(number, lot) for number, lot in enumerate(make_lots(job.source, limits))]
     stage = SampleLots(job.source.output, job.work, job.options.seed, limits)
     reports: list[dict[str, Any]] = []
-    progress("sample", 0, len(lots), None)
+    on_step("sample", 0, len(lots), None)
     for report in engine.sample(stage, lots):
         lease.check()
         reports.append(json.loads(report))
         lease.update({"lots": len(reports)})
-        progress("sample", len(reports), len(lots), None)
+        on_step("sample", len(reports), len(lots), None)
     sample = join_reports(reports, job.source, limits, job.sample_size)
     lease.check()
     write_json(uri, asdict(sample))

@@ -166,12 +166,12 @@ def join_reports(reports: Iterable[Mapping[str, Any]], source: Source, limits: L
         limit, size = sorted(near)[place], wanted
     shards.sort()
     return Sample(
-        tuple(uri for uri, _ in shards),
-        limit,
-        size,
-        source.width,
-        source.dtype,
-        largest,
+        shards=tuple(uri for uri, _ in shards),
+        limit=limit,
+        num_vectors=size,
+        width=source.width,
+        dtype=source.dtype,
+        largest=largest,
     )
 
 

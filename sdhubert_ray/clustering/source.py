@@ -99,11 +99,18 @@ def open_source(uri: str) -> Source:
     if not files:
         raise UserError(f"{uri} has no syllables in its {rows} rows, so there is nothing to cluster")
     unit_rows = {plan.number: plan.unit_rows for plan in plans}
-    left = sum(unit_rows[plan][unit] for plan, unit in pending_units(plans, commits))
-    run_id, fingerprint = str(record.get("run_id", "")), record["fingerprint"]
     return Source(
-        output, run_id, fingerprint, tuple(files), rows, width, dtype, left, failed, f"{digest:016x}"
-    )  # fmt: skip
+        output=output,
+        run_id=str(record.get("run_id", "")),
+        fingerprint=record["fingerprint"],
+        files=tuple(files),
+        num_rows=rows,
+        width=width,
+        dtype=dtype,
+        rows_left=sum(unit_rows[plan][unit] for plan, unit in pending_units(plans, commits)),
+        rows_failed=failed,
+        digest=f"{digest:016x}",
+    )
 
 
 def count_vectors(table: pa.Table) -> npt.NDArray[np.int64]:

@@ -139,17 +139,32 @@ def prepare_tokenizing(
         target = storage.absolute(target).rstrip("/")
         replaces = _check_target(target, segments, sha256, overwrite)
     sequences = sequences or SequenceOptions()
-    names: Mapping[str, str] = {}
-    if "npy" in sequences.formats:
-        tables = (table for plan in list_plans(segments) for table in read_plan(segments, plan, ["id"]))
-        names = name_files(dict.fromkeys(file_id for table in tables for file_id in table.column("id").to_pylist()))
     if engine == "auto":
         large = to_do and sum(commit.size for commit in commits) >= ON_RAY_BYTES
         engine = "ray" if address or large else "local"
     return TokenizeJob(
-        uuid.uuid4().hex[:12], segments, target, quantizer, sha256, name, record, commits, to_do, replaces, sequences,
-        names, engine, address, device,
-    )  # fmt: skip
+        run_id=uuid.uuid4().hex[:12],
+        segments=segments,
+        target=target,
+        quantizer=quantizer,
+        sha256=sha256,
+        name=name,
+        record=record,
+        commits=commits,
+        to_do=to_do,
+        replaces=replaces,
+        sequences=sequences,
+        names=_name_recordings(segments) if "npy" in sequences.formats else {},
+        engine=engine,
+        address=address,
+        device=device,
+    )
+
+
+def _name_recordings(segments: str) -> Mapping[str, str]:
+    """The names of the files of recordings, by id. Raises UserError where one would lead out of the folder."""
+    tables = (table for plan in list_plans(segments) for table in read_plan(segments, plan, ["id"]))
+    return name_files(dict.fromkeys(file_id for table in tables for file_id in table.column("id").to_pylist()))
 
 
 def _read_finished(segments: str) -> Mapping[str, Any]:

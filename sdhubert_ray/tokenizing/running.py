@@ -24,7 +24,7 @@ from sdhubert_ray.runs.stages import AssignUnits
 from sdhubert_ray.tokenizing.exporting import export, remove_earlier
 from sdhubert_ray.tokenizing.planning import SHA256, TokenizeJob
 
-Progress = Callable[[int], None]
+OnRows = Callable[[int], None]
 """Told of each file whose rows have their units: the rows that were given them now."""
 Count = Callable[[pa.Table], str]
 """Takes in the report of a file, and tells its name."""
@@ -47,7 +47,7 @@ class Tokenized:
     files_done_before: int = 0
 
 
-def run_tokenizing(job: TokenizeJob, progress: Progress) -> Tokenized:
+def run_tokenizing(job: TokenizeJob, on_rows: OnRows) -> Tokenized:
     """Give units to a table, write sequences, and count.
 
     Raises:
@@ -56,18 +56,18 @@ def run_tokenizing(job: TokenizeJob, progress: Progress) -> Tokenized:
         UserError: there is no such device or cluster, or the folder cannot be written; nothing was done.
     """
     if not job.to_do:
-        return _run(job, None, progress)
+        return _run(job, None, on_rows)
     if job.engine == "local":
         job = replace(job, device=local_device(job.device))
-        return _run(job, partial(_assign_here, job), progress)
+        return _run(job, partial(_assign_here, job), on_rows)
     from sdhubert_ray.runs.connect import cluster_device, connected
 
     with connected(job.address):
         job = replace(job, device=cluster_device(job.device))
-        return _run(job, partial(_assign_on_ray, job), progress)
+        return _run(job, partial(_assign_on_ray, job), on_rows)
 
 
-def _run(job: TokenizeJob, assign: Assign | None, progress: Progress) -> Tokenized:
+def _run(job: TokenizeJob, assign: Assign | None, on_rows: OnRows) -> Tokenized:
     done = Tokenized(UnitUsage(job.quantizer.num_units))
     lease = Lease(job.written, job.run_id)
 
@@ -78,7 +78,7 @@ def _run(job: TokenizeJob, assign: Assign | None, progress: Progress) -> Tokeniz
         done.files_done_before += row["done"]
         lease.update({"rows": done.rows_done})
         _tell(job, "tokenized", {"file": row["name"], "rows": row["rows"]})
-        progress(row["rows"])
+        on_rows(row["rows"])
         return str(row["name"])
 
     try:

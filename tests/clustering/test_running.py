@@ -219,6 +219,17 @@ def test_workers_are_laid_out_where_there_are_cpus_and_memory(monkeypatch: pytes
         engine.plan(ClusterOptions(n_clusters=2 * 65_536), 2**24, 64, None, seeded=False)
 
 
+def test_workers_import_only_what_they_need() -> None:
+    code = (
+        "import sys, sdhubert_ray.clustering.sampling\n"
+        "assert not {'torch', 'transformers', 'scipy', 'sklearn'} & set(sys.modules)\n"
+        "import sdhubert_ray.clustering.fitting, sdhubert_ray.runs.execute, sdhubert_ray.tokenizing\n"
+        "assert not {'transformers', 'sklearn'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_nan_in_a_worker_is_told_by_its_file(tmp_path: Path) -> None:

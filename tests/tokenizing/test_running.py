@@ -198,7 +198,7 @@ def test_one_pass_on_ray(
     """By actors that do all, and by the stages that clusters with GPUs have."""
     from sdhubert_ray.runs.pipeline import chain_stages
 
-    options = [*SMALL, f"quantizer={quantizers['one']}", "device=cpu", "resources.encode.max_workers=2"]
+    options = [*SMALL, f"quantizer={quantizers['one']}", "device=cpu", "resources.encode.max_workers=1"]
     segment(corpus, tmp_path / "expected", options)
     segment(corpus, tmp_path / "out", options, engine="ray")
     expected = read_table(tmp_path / "expected")
