@@ -56,7 +56,7 @@ def wait_until(is_so, seconds=120):
         time.sleep(0.02)
 
 
-def wait_for_step(output, step, is_alive=lambda: True, seconds=120):
+def wait_for_step(output, step, is_alive=lambda: True, seconds=400):
     """Wait until a checkpoint of this step is there, whole."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and is_alive():
