@@ -1,19 +1,18 @@
 """Watching a run on Ray: counters for Prometheus, and for nodes that are lost."""
 
-import _thread
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import FrameType, TracebackType
-from typing import Any, Self
+from types import TracebackType
+from typing import Self
 
 import pyarrow as pa
 from ray.util.metrics import Counter
 
 from sdhubert_ray.output.tables import STAGES, STATUSES
 from sdhubert_ray.runs.config import STALL_SECONDS
+from sdhubert_ray.runs.interrupts import OwnInterrupt
 from sdhubert_ray.runs.placement import Node, alive_nodes, total
 
 _LOOK_SECONDS = 5.0
@@ -73,15 +72,19 @@ class StallWatch:
             nodes: gives the nodes that are alive.
             clock: gives seconds.
         """
-        self.stalled = False
         self._patience = stall_seconds
         self._nodes = nodes
         self._clock = clock
         self._planned = total(nodes())
         self._moved = clock()
         self._stop = threading.Event()
-        self._on_sigint: Any = None  # a handler, or what `signal` has in its place
+        self._interrupt = OwnInterrupt()
         self._thread = threading.Thread(target=self._watch, name="stall watch", daemon=True)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the pipeline was ended for standing still."""
+        return self._interrupt.sent
 
     def moved(self) -> None:
         """Note that something was committed."""
@@ -97,8 +100,7 @@ class StallWatch:
     def __enter__(self) -> Self:
         """Begin to watch."""
         self.moved()
-        if _in_main_thread():
-            self._on_sigint = signal.signal(signal.SIGINT, self._interrupt)
+        self._interrupt.__enter__()
         self._thread.start()
         return self
 
@@ -113,28 +115,15 @@ class StallWatch:
             if not self.stalled:  # else it came when the pipeline had just ended
                 raise
         finally:
-            if _in_main_thread() and self._on_sigint is not None:
-                signal.signal(signal.SIGINT, self._on_sigint)
+            self._interrupt.__exit__(kind, error, trace)
         return self.stalled and kind is KeyboardInterrupt
-
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self.stalled or self._on_sigint is signal.SIG_DFL:
-            raise KeyboardInterrupt
-        if callable(self._on_sigint):
-            self._on_sigint(number, frame)
 
     def _watch(self) -> None:
         while not self._stop.wait(min(_LOOK_SECONDS, self._patience)):
             if self.stands_still():
-                self.stalled = True
                 logger.warning(
                     "a node was lost, and nothing went on for %.0f s: planning anew for the nodes there are",
                     self._patience,
                 )
-                _thread.interrupt_main()
+                self._interrupt.send()
                 return
-
-
-def _in_main_thread() -> bool:
-    """Whether handlers of signals can be set here."""
-    return threading.current_thread() is threading.main_thread()

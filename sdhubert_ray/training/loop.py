@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import signal
 import tempfile
 import threading
 import warnings
@@ -31,6 +30,7 @@ from ray.train.v2.api.result import Result
 from sdhubert_ray.errors import UserError, first_line
 from sdhubert_ray.output import Lease, LeaseLostError
 from sdhubert_ray.runs.connect import connected, explain
+from sdhubert_ray.runs.interrupts import OwnInterrupt
 from sdhubert_ray.runs.placement import GIB, Reservation, alive_nodes, count_places, most_cpus, total
 from sdhubert_ray.runs.session import IncompleteRunError
 from sdhubert_ray.training.callbacks import empty_folder
@@ -122,7 +122,7 @@ def _train(run: Run, address: str | None) -> int:
 @contextlib.contextmanager
 def _ended_without(lease: Lease) -> Iterator[None]:
     """End what is done within, as Ctrl-C would, where the lease is lost: another process may train the run then."""
-    over, lost = threading.Event(), []
+    over, lost, interrupt = threading.Event(), [], OwnInterrupt()
 
     def watch() -> None:
         while not over.wait(lease.times.beat):
@@ -130,21 +130,22 @@ def _ended_without(lease: Lease) -> Iterator[None]:
                 lease.check()
             except LeaseLostError as error:
                 lost.append(error)
-                os.kill(os.getpid(), signal.SIGINT)
+                interrupt.send()
                 return
 
     thread = threading.Thread(target=watch, name="watch of the lease", daemon=True)
-    thread.start()
-    try:
+    with interrupt:
+        thread.start()
         try:
-            yield
-        finally:  # within: the interrupt may come as late as this
-            over.set()
-            thread.join()
-    except KeyboardInterrupt as error:
-        if lost:
-            raise IncompleteRunError(str(lost[0])) from error
-        raise
+            try:
+                yield
+            finally:  # within: the interrupt may come as late as this
+                over.set()
+                thread.join()
+        except KeyboardInterrupt as error:
+            if lost:
+                raise IncompleteRunError(str(lost[0])) from error
+            raise
 
 
 def _fit(loop: LoopConfig, scaling: ScalingConfig) -> str | None:

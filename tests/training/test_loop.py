@@ -91,6 +91,14 @@ def test_one_process_at_a_time_trains_a_run(tmp_path, speech):
 QUICK = LeaseTimes(beat=0.05)
 
 
+@pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["Ctrl-C ends", "as in a shell's background"])
+def on_sigint(request):
+    before = signal.signal(signal.SIGINT, request.param)
+    yield request.param
+    assert signal.signal(signal.SIGINT, before) is request.param
+
+
+@pytest.mark.usefixtures("on_sigint")
 def test_a_run_that_another_process_has_taken_over_is_ended(tmp_path):
     from sdhubert_ray.runs.session import IncompleteRunError
     from sdhubert_ray.training import loop
