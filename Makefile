@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 DEMO := out/demo
 FAST := not ray and not slow and not gpu and not chaos
-# Two processes: all tests that use Ray are one's, so that one Ray serves them, the other takes the rest.
+# Two processes: the tests that share a Ray are one's, the rest goes wherever there is time.
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help

@@ -118,9 +118,9 @@ def flaky_proxy(s3_server, tmp_path):
 
 @pytest.hookimpl(wrapper=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """With pytest-xdist the tests that use Ray are one worker's, so that one Ray serves them all."""
+    """With pytest-xdist the tests that share a Ray are one worker's, so that one Ray serves them all."""
     for item in items:
-        if item.get_closest_marker("ray"):
+        if item.get_closest_marker("ray") and {"ray_cluster", "connected"} & set(item.fixturenames):
             item.add_marker(pytest.mark.xdist_group("ray"))
     return (yield)
 

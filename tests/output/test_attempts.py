@@ -81,25 +81,23 @@ def test_without_deaths_a_unit_is_worked_on_once_and_whole():
     assert calls == [2, 2]
 
 
-@pytest.fixture
-def poisoned(golden, tmp_path):
-    """A thousand recordings, and the name of the one that kills."""
+def poison(golden, tmp_path, count, deadly):
+    """A folder of so many recordings, one of which kills."""
     folder = tmp_path / "audio"
     folder.mkdir()
-    for number in range(1000):
+    for number in range(count):
         shutil.copy(golden / "audio" / "synth_3.flac", folder / f"{number:04d}.flac")
-    deadly = folder / "0437.flac"
-    data = deadly.read_bytes()
+    data = (folder / deadly).read_bytes()
     # In a comment of the file, behind its stream info: the audio is as good as the others'.
     comment = b"POISON" + bytes(94)
-    deadly.write_bytes(data[:42] + bytes([2]) + len(comment).to_bytes(3, "big") + comment + data[42:])
+    (folder / deadly).write_bytes(data[:42] + bytes([2]) + len(comment).to_bytes(3, "big") + comment + data[42:])
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(BUGGY_DECODER)
     return folder
 
 
-def run(poisoned, tmp_path, tiny_checkpoint, engine, *overrides):
-    command = [SDHUBERT, "segment", str(poisoned), str(tmp_path / "out"), "--checkpoint", str(tiny_checkpoint)]
+def run(audio, tmp_path, tiny_checkpoint, engine, *overrides):
+    command = [SDHUBERT, "segment", str(audio), str(tmp_path / "out"), "--checkpoint", str(tiny_checkpoint)]
     site = {"PYTHONPATH": str(tmp_path / "site"), "DEATHS": str(tmp_path / "deaths"), "RAY_ADDRESS": ""}
     return subprocess.run(
         [*command, "--engine", engine, *overrides],
@@ -111,29 +109,31 @@ def run(poisoned, tmp_path, tiny_checkpoint, engine, *overrides):
     )
 
 
-def check(tmp_path, result, deaths):
+def check(tmp_path, result, count, deadly, deaths):
     assert result.returncode == 3, result.stderr
-    assert "0437.flac has killed its worker three times" in result.stderr
+    assert f"{deadly} has killed its worker three times" in result.stderr
     rows = [
         row
         for commit in list_commits(str(tmp_path / "out"))
         for row in read_commit(str(tmp_path / "out"), commit.name, ["id", "status", "segments"]).to_pylist()
     ]
-    assert len(rows) == len({row["id"] for row in rows}) == 1000
-    assert {row["id"]: row["status"] for row in rows if row["status"] != "ok"} == {"0437.flac": "failed"}
+    assert len(rows) == len({row["id"] for row in rows}) == count
+    assert {row["id"]: row["status"] for row in rows if row["status"] != "ok"} == {deadly: "failed"}
     assert len({json.dumps(row["segments"]) for row in rows if row["status"] == "ok"}) == 1
     assert (tmp_path / "deaths").read_text() == "x" * deaths
 
 
 @pytest.mark.ray
-def test_one_deadly_recording_of_a_thousand_on_ray(poisoned, tmp_path, tiny_checkpoint):
-    check(tmp_path, run(poisoned, tmp_path, tiny_checkpoint, "ray"), 1 + MAX_DEATHS)
+def test_one_deadly_recording_of_a_thousand_on_ray(golden, tmp_path, tiny_checkpoint):
+    audio = poison(golden, tmp_path, 1000, "0437.flac")
+    check(tmp_path, run(audio, tmp_path, tiny_checkpoint, "ray"), 1000, "0437.flac", 1 + MAX_DEATHS)
 
 
 @pytest.mark.ray
-def test_a_run_that_died_in_process_goes_on_on_ray(poisoned, tmp_path, tiny_checkpoint):
+def test_a_run_that_died_in_process_goes_on_on_ray(golden, tmp_path, tiny_checkpoint):
     """Where the command is its own worker it dies; the same command then takes workers that may die."""
-    assert run(poisoned, tmp_path, tiny_checkpoint, "auto").returncode == -9
-    result = run(poisoned, tmp_path, tiny_checkpoint, "auto")
+    audio = poison(golden, tmp_path, 40, "0017.flac")
+    assert run(audio, tmp_path, tiny_checkpoint, "auto").returncode == -9
+    result = run(audio, tmp_path, tiny_checkpoint, "auto")
     assert "engine ray" in result.stdout
-    check(tmp_path, result, 1 + 1 + MAX_DEATHS)
+    check(tmp_path, result, 40, "0017.flac", 1 + 1 + MAX_DEATHS)
