@@ -610,7 +610,7 @@ def test_normalise_equals_the_definition_in_double(samples, seed, scale, offset,
     deviation = np.sqrt(variance + floor)
     rounding = (
         np.finfo(np.float32).eps * abs(mean) / deviation
-    )  # of the mean: much where few samples lie close together
+    )  # of the mean
     np.testing.assert_allclose(normalised, (exact - mean) / deviation, atol=1e-5 + rounding)
 
 
