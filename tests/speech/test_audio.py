@@ -608,9 +608,7 @@ def test_normalise_equals_the_definition_in_double(samples, seed, scale, offset,
     mean = exact.sum() / samples
     variance = ((exact - mean) ** 2).sum() / samples  # of the population
     deviation = np.sqrt(variance + floor)
-    rounding = (
-        np.finfo(np.float32).eps * abs(mean) / deviation
-    )  # of the mean
+    rounding = np.finfo(np.float32).eps * abs(mean) / deviation  # of the mean
     np.testing.assert_allclose(normalised, (exact - mean) / deviation, atol=1e-5 + rounding)
 
 
