@@ -39,7 +39,7 @@ Missing = Annotated[
 By = Annotated[
     list[str] | None, typer.Option(metavar="COLUMN", help="A table by this column, such as speaker; may be repeated.")
 ]
-Tier = Annotated[
+TierName = Annotated[
     str | None,
     typer.Option(help="Of TextGrids (default: called syllables, or phones, which are syllabified in English)."),
 ]
@@ -61,7 +61,7 @@ def boundary(
     shift: Annotated[float | None, typer.Option(help="Seconds added to the reference, chosen before.")] = None,
     missing: Missing = "error",
     by: By = None,
-    tier: Tier = None,
+    tier: TierName = None,
     json_file: JsonFile = None,
     bootstrap: Resamples = 1000,
     seed: Seed = 0,
@@ -112,7 +112,7 @@ def purity(
     ] = None,
     missing: Missing = "error",
     by: By = None,
-    tier: Tier = None,
+    tier: TierName = None,
     json_file: JsonFile = None,
     bootstrap: Resamples = 1000,
     seed: Seed = 0,

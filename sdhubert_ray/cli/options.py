@@ -25,7 +25,7 @@ Split = Annotated[
     list[str] | None,
     typer.Option(help="Only this folder of LibriSpeech's layout, such as test-clean; may be repeated."),
 ]
-Engine = Annotated[str, typer.Option(help="local (this process), ray, or auto: ray from 10 minutes of audio.")]
+EngineName = Annotated[str, typer.Option(help="local (this process), ray, or auto: ray from 10 minutes of audio.")]
 Address = Annotated[
     str | None, typer.Option(envvar="RAY_ADDRESS", help="Of a Ray cluster; without one Ray starts here.")
 ]

@@ -8,7 +8,7 @@ from sdhubert_ray.cli.console import log_as, note
 from sdhubert_ray.cli.options import (
     Address,
     ConfigFile,
-    Engine,
+    EngineName,
     Formats,
     LogFormat,
     Output,
@@ -29,7 +29,7 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Of speech and syllables: syllables.syl_dur=0.2")
 ]
 Preset = Annotated[str | None, typer.Option(help="readme or paper: their speech and syllables options.")]
-Quantizer = Annotated[
+QuantizerName = Annotated[
     str | None, typer.Option(help="A quantizer for the units (default: that of the features' run, if any).")
 ]
 MaxFailed = Annotated[
@@ -45,10 +45,10 @@ def resegment(
     overrides: Overrides = None,
     config: ConfigFile = None,
     preset: Preset = None,
-    quantizer: Quantizer = None,
+    quantizer: QuantizerName = None,
     formats: Formats = None,
     max_failed: MaxFailed = None,
-    engine: Engine = "auto",
+    engine: EngineName = "auto",
     address: Address = None,
     overwrite: Overwrite = False,
     log_format: LogFormat = "text",

@@ -8,7 +8,7 @@ from sdhubert_ray.cli.console import log_as
 from sdhubert_ray.cli.options import (
     Address,
     ConfigFile,
-    Engine,
+    EngineName,
     Formats,
     Input,
     Limit,
@@ -27,10 +27,12 @@ from sdhubert_ray.cli.running import do_job, print_found
 from sdhubert_ray.errors import UserError
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as syllables.syl_dur=0.2")]
-Checkpoint = Annotated[
+CheckpointName = Annotated[
     str | None, typer.Option(help="A path or URI, sdhubert_base (default), or bundled (random weights).")
 ]
-Quantizer = Annotated[str | None, typer.Option(help="A folder or URI of `sdhubert cluster`: syllables get its units.")]
+QuantizerName = Annotated[
+    str | None, typer.Option(help="A folder or URI of `sdhubert cluster`: syllables get its units.")
+]
 Preset = Annotated[str | None, typer.Option(help="readme (default) or paper.")]
 FrameFeatures = Annotated[str | None, typer.Option(help="Keep the features of all frames: float32 or float16.")]
 Device = Annotated[str | None, typer.Option(help="auto (default), cpu or cuda.")]
@@ -42,7 +44,7 @@ Retry = Annotated[
     list[str] | None,
     typer.Option(help="Do failed, missing or unreadable rows of OUTPUT again; INPUT is not read; may be repeated."),
 ]
-Plan = Annotated[bool, typer.Option("--plan", help="Try a sample and tell what the run would take; write nothing.")]
+PlanOnly = Annotated[bool, typer.Option("--plan", help="Try a sample and tell what the run would take; write nothing.")]
 
 
 def segment(
@@ -51,8 +53,8 @@ def segment(
     output: Output,
     overrides: Overrides = None,
     config: ConfigFile = None,
-    checkpoint: Checkpoint = None,
-    quantizer: Quantizer = None,
+    checkpoint: CheckpointName = None,
+    quantizer: QuantizerName = None,
     preset: Preset = None,
     formats: Formats = None,
     frame_features: FrameFeatures = None,
@@ -62,10 +64,10 @@ def segment(
     where: Where = None,
     limit: Limit = None,
     split: Split = None,
-    engine: Engine = "auto",
+    engine: EngineName = "auto",
     address: Address = None,
     retry: Retry = None,
-    plan: Plan = False,
+    plan: PlanOnly = False,
     overwrite: Overwrite = False,
     log_format: LogFormat = "text",
 ) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from sdhubert_ray import storage
 from sdhubert_ray.clustering.options import ClusterOptions, Workers
-from sdhubert_ray.clustering.source import Source, open_source
+from sdhubert_ray.clustering.source import VectorSource, open_source
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import read_run
 from sdhubert_ray.runs.execute import check_engine
@@ -47,7 +47,7 @@ class ClusterJob:
     """
 
     run_id: str
-    source: Source
+    source: VectorSource
     output: str
     options: ClusterOptions
     workers: Workers
@@ -128,7 +128,7 @@ def prepare_clustering(
     )
 
 
-def _open_enough(uri: str, options: ClusterOptions) -> Source:
+def _open_enough(uri: str, options: ClusterOptions) -> VectorSource:
     """A segments table that has a vector for each cluster. Raises UserError, TransientError."""
     source = open_source(uri)
     if source.num_vectors < options.n_clusters:
@@ -147,14 +147,14 @@ def _check_folder(output: str) -> None:
         raise UserError(f"output {output} is an output of `sdhubert segment`; choose another folder for the quantizer")
 
 
-def _is_large(source: Source, sample_size: int) -> bool:
+def _is_large(source: VectorSource, sample_size: int) -> bool:
     """Whether a table, or the sample of it, is too large for one process to be quick."""
     feature_bytes = sample_size * source.width * np.dtype(source.dtype).itemsize
     file_bytes = sum(file.size for file in source.files)
     return max(feature_bytes, file_bytes) >= ON_RAY_BYTES
 
 
-def _settings(source: Source, options: ClusterOptions) -> dict[str, object]:
+def _settings(source: VectorSource, options: ClusterOptions) -> dict[str, object]:
     """What decides the result. Units in the table do not: whoever gives it some finds the quantizer finished still."""
     values = {**asdict(options), "max_vectors": options.sample_size}
     made_with = {key: value for key, value in source.fingerprint.items() if not key.startswith("quantizer.")}
@@ -194,7 +194,7 @@ def _refuse_other(output: str, before: Mapping[str, Any], wanted: Mapping[str, A
     raise UserError(f"output {output} holds another clustering ({told}); choose another output, or --overwrite it")
 
 
-def _fit_on_disk(output: str, source: Source, options: ClusterOptions, size: int) -> tuple[int, list[str]]:
+def _fit_on_disk(output: str, source: VectorSource, options: ClusterOptions, size: int) -> tuple[int, list[str]]:
     """How many vectors the output's disk has room for on the way, and what to say about it."""
     if not storage.is_local(output):
         return size, []

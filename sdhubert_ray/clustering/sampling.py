@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from sdhubert_ray import storage
 from sdhubert_ray.clustering.shards import ALL, SHARD_BYTES, SIGMAS, Limits, Sample, ShardWriter
-from sdhubert_ray.clustering.source import Source, SourceFile, count_vectors
+from sdhubert_ray.clustering.source import SourceFile, VectorSource, count_vectors
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output.commits import SEGMENTS_FOLDER, read_parquet
 from sdhubert_ray.output.tables import Array, read_vectors
@@ -58,7 +58,7 @@ def choose_priorities(seed: int, keys: Sequence[str], counts: npt.NDArray[np.int
     return np.asarray(mixed ^ (mixed >> np.uint64(31)), np.uint64)
 
 
-def make_lots(source: Source, limits: Limits) -> list[list[SourceFile]]:
+def make_lots(source: VectorSource, limits: Limits) -> list[list[SourceFile]]:
     """Runs of files whose chosen vectors fill a shard, more or less: what one task does."""
     bytes_each = source.width * np.dtype(source.dtype).itemsize * limits.upper / ALL
     wanted = min(SHARD_BYTES, max(_LEAST_LOT_BYTES, source.num_vectors * bytes_each / _LOTS))
@@ -144,7 +144,7 @@ class SampleLots:
         return features, priorities[chosen]
 
 
-def join_reports(reports: Iterable[Mapping[str, Any]], source: Source, limits: Limits, wanted: int) -> Sample:
+def join_reports(reports: Iterable[Mapping[str, Any]], source: VectorSource, limits: Limits, wanted: int) -> Sample:
     """The sample of all lots: as many as are wanted, to the vector.
 
     Raises:

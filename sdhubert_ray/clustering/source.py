@@ -37,7 +37,7 @@ class SourceFile:
 
 
 @dataclass(frozen=True)
-class Source:
+class VectorSource:
     """A segments table.
 
     Attributes:
@@ -70,7 +70,7 @@ class Source:
         return sum(file.num_vectors for file in self.files)
 
 
-def open_source(uri: str) -> Source:
+def open_source(uri: str) -> VectorSource:
     """Count the vectors of a segments table. Features are not read.
 
     Raises:
@@ -99,7 +99,7 @@ def open_source(uri: str) -> Source:
     if not files:
         raise UserError(f"{uri} has no syllables in its {rows} rows, so there is nothing to cluster")
     unit_rows = {plan.number: plan.unit_rows for plan in plans}
-    return Source(
+    return VectorSource(
         output=output,
         run_id=str(record.get("run_id", "")),
         fingerprint=record["fingerprint"],

@@ -39,7 +39,7 @@ _ATTEMPT = "features_attempt"
 
 
 @dataclass(frozen=True)
-class Features:
+class SavedFeatures:
     """An output that keeps frame features.
 
     Attributes:
@@ -66,7 +66,7 @@ class Features:
         return self.precision == "float16" and self.config["dtype"] == "float32"
 
 
-def open_features(uri: str) -> Features:
+def open_features(uri: str) -> SavedFeatures:
     """Look at an output whose features are to be taken.
 
     Raises:
@@ -89,11 +89,11 @@ def open_features(uri: str) -> Features:
     plans = list_plans(output)
     rows = {plan.number: plan.unit_rows for plan in plans}
     left = sum(rows[plan][unit] for plan, unit in pending_units(plans, list_commits(output)))
-    return Features(output, config, weights.get("options", {}), weights, sha256, precision, left)
+    return SavedFeatures(output, config, weights.get("options", {}), weights, sha256, precision, left)
 
 
 def load_options(
-    features: Features, path: str | None, overrides: Sequence[str], flags: Mapping[str, object]
+    features: SavedFeatures, path: str | None, overrides: Sequence[str], flags: Mapping[str, object]
 ) -> JobConfig:
     """Compose a configuration: that of the features, then a preset's speech and syllables, YAML file, key=value, flags.
 
@@ -119,7 +119,7 @@ def load_options(
 
 def prepare_resegment(
     config: JobConfig,
-    features: Features,
+    features: SavedFeatures,
     output: str,
     *,
     engine: str = "auto",
