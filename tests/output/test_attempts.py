@@ -133,7 +133,8 @@ def test_one_deadly_recording_of_a_thousand_on_ray(golden, tmp_path, tiny_checkp
 def test_a_run_that_died_in_process_goes_on_on_ray(golden, tmp_path, tiny_checkpoint):
     """Where the command is its own worker it dies; the same command then takes workers that may die."""
     audio = poison(golden, tmp_path, 40, "0017.flac")
-    assert run(audio, tmp_path, tiny_checkpoint, "auto").returncode == -9
-    result = run(audio, tmp_path, tiny_checkpoint, "auto")
+    one = "resources.encode.max_workers=1"
+    assert run(audio, tmp_path, tiny_checkpoint, "auto", one).returncode == -9
+    result = run(audio, tmp_path, tiny_checkpoint, "auto", one)
     assert "engine ray" in result.stdout
     check(tmp_path, result, 40, "0017.flac", 1 + 1 + MAX_DEATHS)
