@@ -18,6 +18,8 @@ from evaluation_inputs import EVALUATION, golden_rows, make_output
 from places import ROOT
 from sklearn.cluster import KMeans
 
+pytestmark = pytest.mark.xdist_group("processes")  # what they share is made once
+
 DEMO = ROOT / "sdhubert_ray/assets/demo/synth_0.flac"
 REFERENCES = EVALUATION / "syllables_test.json"
 
