@@ -4,14 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sdhubert_ray.clustering import (
-    Clustered,
-    ClusterJob,
-    ClusterOptions,
-    Workers,
-    prepare_clustering,
-    run_clustering,
-)
+from sdhubert_ray.clustering.options import ClusterOptions, Workers
+from sdhubert_ray.clustering.planning import ClusterJob, prepare_clustering
+from sdhubert_ray.clustering.running import Clustered, run_clustering
 from sdhubert_ray.clustering.sampling import (
     choose_priorities,
 )

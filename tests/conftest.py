@@ -86,6 +86,13 @@ def ray_cluster():
     ray.shutdown()
 
 
+@pytest.fixture
+def connected(request):
+    """Ray for the tests whose parameter `engine` is `ray`."""
+    if request.node.callspec.params.get("engine") == "ray":
+        request.getfixturevalue("ray_cluster")
+
+
 @pytest.fixture(scope="session")
 def s3_server():
     """An S3 server on loopback, see `s3.Server`."""

@@ -11,7 +11,8 @@ from sdhubert_ray.cli.options import Address, LogFormat, Overwrite, choose_addre
 from sdhubert_ray.cli.running import ended_early
 
 if TYPE_CHECKING:
-    from sdhubert_ray.clustering import Clustered, ClusterJob
+    from sdhubert_ray.clustering.planning import ClusterJob
+    from sdhubert_ray.clustering.running import Clustered
 
 
 def cluster(
@@ -50,7 +51,8 @@ def cluster(
     Run again, it goes on from its last step. The result depends on the segments, these options and the seed alone.
     """
     log_as(log_format)
-    from sdhubert_ray.clustering import ClusterOptions, Workers, prepare_clustering
+    from sdhubert_ray.clustering.options import ClusterOptions, Workers
+    from sdhubert_ray.clustering.planning import prepare_clustering
 
     job = prepare_clustering(
         segments,
@@ -85,7 +87,7 @@ def _print_found(job: "ClusterJob", segments: str) -> None:
 
 
 def _run(job: "ClusterJob") -> "Clustered":
-    from sdhubert_ray.clustering import run_clustering
+    from sdhubert_ray.clustering.running import run_clustering
 
     with progress_bar("{task.description}", "{task.fields[value]}") as bar:
         tasks = {name: bar.add_task(name, total=None, value="", start=False) for name in ("sample", "k-means", "ward")}

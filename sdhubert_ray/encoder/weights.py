@@ -29,6 +29,8 @@ _MAX_REASON = 300
 
 logger = logging.getLogger(__name__)
 
+_ASSETS = Path(__file__).parent.parent / "assets"
+
 
 class Upstream(NamedTuple):
     """A HuBERT to begin training with.
@@ -54,11 +56,10 @@ def fetch_checkpoint(name: str) -> Checkpoint:
         UserError: it cannot be had or is no checkpoint; the message names the ways out.
     """
     if name == BUNDLED:
-        assets = Path(__file__).parent.parent / "assets"
         logger.warning("RANDOM WEIGHTS: the bundled checkpoint shows that all works, its segments are no syllables.")
-        data = (assets / "bundled.pt").read_bytes()
+        data = (_ASSETS / "bundled.pt").read_bytes()
         upstream, options = read_config(name, data)
-        return Checkpoint(name, data, json.loads((assets / upstream / "config.json").read_text()), options)
+        return Checkpoint(name, data, json.loads((_ASSETS / upstream / "config.json").read_text()), options)
     uri = _download_released() if name == RELEASED else name
     try:
         data = storage.read_bytes(uri)
@@ -121,7 +122,7 @@ def fetch_upstream(name: str) -> Upstream:
         UserError: it cannot be had; the message names the ways out.
     """
     if name == BUNDLED:
-        values, weights = json.loads((Path(__file__).parent.parent / "assets/upstream/config.json").read_text()), None
+        values, weights = json.loads((_ASSETS / "upstream/config.json").read_text()), None
     elif name == RANDOM:
         values, weights = _known_config(_BASE_UPSTREAM), None
     elif (found := _read_folder_config(name)) is not None:

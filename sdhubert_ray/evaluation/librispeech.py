@@ -127,7 +127,7 @@ def check_options(options: BenchmarkOptions) -> None:
     Raises:
         UserError: an option or file that a step refuses.
     """
-    from sdhubert_ray.clustering import ClusterOptions
+    from sdhubert_ray.clustering.options import ClusterOptions
     from sdhubert_ray.encoder import fetch_checkpoint
     from sdhubert_ray.runs.config import load_config
 

@@ -12,15 +12,11 @@ from clusterings import SMALL, StopError, cluster, prepare, same
 from outputs import write_output
 from segments import FINGERPRINT, clustered, make_table, write_segments
 
-from sdhubert_ray.clustering import (
-    ClusterOptions,
-    Workers,
-    memory,
-    planning,
-    prepare_clustering,
-    run_clustering,
-)
+from sdhubert_ray.clustering import memory, planning
 from sdhubert_ray.clustering.memory import available_here, plan_memory
+from sdhubert_ray.clustering.options import ClusterOptions, Workers
+from sdhubert_ray.clustering.planning import prepare_clustering
+from sdhubert_ray.clustering.running import run_clustering
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import list_commits
 from sdhubert_ray.runs.session import IncompleteRunError
@@ -40,7 +36,10 @@ LIMITED = """
 import resource, sys, threading
 from pathlib import Path
 import torch, sklearn.cluster, safetensors.numpy, pyarrow.parquet
-from sdhubert_ray.clustering import ClusterOptions, Workers, memory, prepare_clustering, run_clustering, shards
+from sdhubert_ray.clustering import memory, shards
+from sdhubert_ray.clustering.options import ClusterOptions, Workers
+from sdhubert_ray.clustering.planning import prepare_clustering
+from sdhubert_ray.clustering.running import run_clustering
 
 source, output, mib, data_bytes = *sys.argv[1:3], *map(int, sys.argv[3:5])
 if sys.argv[5] == "many":  # as with a cluster for every eight vectors

@@ -17,16 +17,11 @@ from commands import complaint, sdhubert
 from segments import clustered, merge_all, write_segments
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
-from sdhubert_ray.clustering import (
-    ClusterOptions,
-    Workers,
-    prepare_clustering,
-    run_clustering,
-    running,
-    sampling,
-    shards,
-)
+from sdhubert_ray.clustering import running, sampling, shards
 from sdhubert_ray.clustering.fitting import Centers, fit, sample_scales
+from sdhubert_ray.clustering.options import ClusterOptions, Workers
+from sdhubert_ray.clustering.planning import prepare_clustering
+from sdhubert_ray.clustering.running import run_clustering
 from sdhubert_ray.clustering.shards import ALL, Sample
 from sdhubert_ray.clustering.source import open_source
 from sdhubert_ray.errors import BusyError, UserError

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from outputs import write_output
 from segments import FINGERPRINT, clustered, make_table, merge_all, write_segments
 
-from sdhubert_ray.clustering import (
-    shards,
-)
+from sdhubert_ray.clustering import shards
 from sdhubert_ray.clustering.sampling import (
     SampleLots,
     choose_limits,

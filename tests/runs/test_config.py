@@ -5,6 +5,7 @@ import math
 
 import pytest
 from omegaconf import OmegaConf
+from option_trees import flatten, leaves
 from places import CONFIGS
 
 from sdhubert_ray.errors import UserError
@@ -22,22 +23,6 @@ def refusal(*overrides, **given):
     message = str(caught.value)
     assert "\n" not in message
     return message
-
-
-def leaves(options, prefix=""):
-    """Dotted key -> value of every option."""
-    for option in dataclasses.fields(options):
-        value = getattr(options, option.name)
-        if dataclasses.is_dataclass(value):
-            yield from leaves(value, f"{prefix}{option.name}.")
-        else:
-            yield f"{prefix}{option.name}", value
-
-
-def flatten(values, prefix=""):
-    """Dotted keys of nested mappings."""
-    for key, value in values.items():
-        yield from flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
 
 
 def get(config, key):

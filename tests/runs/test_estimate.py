@@ -1,7 +1,7 @@
 """`segment --plan`: what it foretells is what the run does, and it writes nothing."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -26,14 +26,6 @@ from sdhubert_ray.runs.execute import prepare_job, run_job
 from sdhubert_ray.runs.session import Job, Summary
 
 ENGINES = ["local", pytest.param("ray", marks=pytest.mark.ray)]
-
-
-@pytest.fixture
-def connected(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Ray for the tests whose engine is `ray`."""
-    if request.node.callspec.params.get("engine") == "ray":
-        request.getfixturevalue("ray_cluster")
-    return
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +30,6 @@ from sdhubert_ray.runs.session import Summary
 from sdhubert_ray.runs.stages import EncodeSpeech
 
 ENGINES = ["local", pytest.param("ray", marks=pytest.mark.ray)]
-
-
-@pytest.fixture
-def connected(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Ray for the tests whose engine is `ray`."""
-    if request.node.callspec.params.get("engine") == "ray":
-        request.getfixturevalue("ray_cluster")
-    return
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdhubert_ray.clustering import Workers
+from sdhubert_ray.clustering.options import Workers
 from sdhubert_ray.clustering.remote import lay_out
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.runs.config import EncoderResources, JobConfig, Resources

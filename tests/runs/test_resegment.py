@@ -4,15 +4,15 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import soundfile
 from commands import sdhubert, sdhubert_process
+from recordings import write_corpus, write_long
 
 from sdhubert_ray.corpus import list_input
 from sdhubert_ray.encoder import fetch_checkpoint
@@ -31,37 +31,8 @@ NEW = ["syllables.syl_dur=0.2", "speech.normcut_threshold=0.15", "syllables.merg
 
 
 @pytest.fixture
-def connected(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Ray for the tests whose engine is `ray`."""
-    if request.node.callspec.params.get("engine") == "ray":
-        request.getfixturevalue("ray_cluster")
-    return
-
-
-@pytest.fixture
 def corpus(golden: Path, tmp_path: Path) -> Path:
-    """A manifest of 13 recordings in 15 pieces, with a column to carry: good, silent, short, broken and missing."""
-    folder = tmp_path / "audio"
-    folder.mkdir()
-    names = []
-    for number in range(9):
-        names.append(f"take{number}.flac")
-        shutil.copy(golden / f"audio/synth_{number % 5}.flac", folder / names[-1])
-    soundfile.write(folder / "silent.wav", np.zeros(32_000), 16_000)
-    soundfile.write(folder / "short.wav", np.ones(800), 16_000)
-    write_long(golden, folder / "take0.flac")
-    (folder / "broken.wav").write_text("no audio\n")
-    names += ["silent.wav", "short.wav", "broken.wav", "missing.wav"]
-    rows = [{"id": name, "uri": f"audio/{name}", "speaker": f"s{len(name)}"} for name in names]
-    manifest = tmp_path / "corpus.jsonl"
-    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return manifest
-
-
-def write_long(golden: Path, path: Path) -> None:
-    """50 s of speech: three pieces."""
-    audio = [soundfile.read(golden / f"audio/synth_{number}.flac")[0] for number in range(5)]
-    soundfile.write(path, np.concatenate(audio * 2)[: 50 * 16_000], 16_000)
+    return write_corpus(golden, tmp_path)
 
 
 @pytest.fixture

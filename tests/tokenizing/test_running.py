@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import soundfile
 import torch
 from commands import sdhubert
+from recordings import write_corpus
 
 from sdhubert_ray import Quantizer, read_segments
 from sdhubert_ray.corpus import list_input
@@ -35,14 +35,6 @@ from sdhubert_ray.tokenizing import Tokenized, prepare_tokenizing, run_tokenizin
 ENGINES = ["local", pytest.param("ray", marks=pytest.mark.ray)]
 SMALL = ["resources.unit_rows=3", "audio.piece_seconds=20", "output.rows_per_file=6"]
 WIDTH = 48
-
-
-@pytest.fixture
-def connected(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Ray for the tests whose engine is `ray`."""
-    if request.node.callspec.params.get("engine") == "ray":
-        request.getfixturevalue("ray_cluster")
-    return
 
 
 def make_quantizer(folder: Path, seed: int = 0, num_centers: int = 60, width: int = WIDTH) -> str:
@@ -68,22 +60,7 @@ def quantizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture
 def corpus(golden: Path, tmp_path: Path) -> Path:
-    """Thirteen recordings in 15 pieces: good, long, silent, short, broken and missing."""
-    folder = tmp_path / "audio"
-    folder.mkdir()
-    names = []
-    for number in range(9):
-        names.append(f"take{number}.flac")
-        shutil.copy(golden / f"audio/synth_{number % 5}.flac", folder / names[-1])
-    audio = [soundfile.read(golden / f"audio/synth_{number}.flac")[0] for number in range(5)]
-    soundfile.write(folder / "take0.flac", np.concatenate(audio * 2)[: 50 * 16_000], 16_000)
-    soundfile.write(folder / "silent.wav", np.zeros(32_000), 16_000)
-    soundfile.write(folder / "short.wav", np.ones(800), 16_000)
-    (folder / "broken.wav").write_text("no audio\n")
-    names += ["silent.wav", "short.wav", "broken.wav", "missing.wav"]
-    manifest = tmp_path / "corpus.jsonl"
-    manifest.write_text("".join(json.dumps({"id": name, "uri": f"audio/{name}", "take": 1}) + "\n" for name in names))
-    return manifest
+    return write_corpus(golden, tmp_path)
 
 
 @pytest.fixture
@@ -255,7 +232,7 @@ def test_a_run_goes_on_after_its_table_got_units(
     segment(corpus, tmp_path / "out")
     tokenize(tmp_path / "out", quantizers["one"])
     with corpus.open("a") as lines:
-        lines.write('{"id": "new.flac", "uri": "audio/take1.flac", "take": 1}\n')
+        lines.write('{"id": "new.flac", "uri": "audio/take1.flac", "speaker": "s8"}\n')
     shutil.copy(golden / "audio/synth_3.flac", tmp_path / "audio/broken.wav")
     with pytest.raises(UserError, match=r"another configuration: quantizer.sha256 \(\"\w+\" there, unset now\)"):
         segment(corpus, tmp_path / "out")

@@ -1,10 +1,10 @@
 """Configuration of training: its files, the original's keys, what is refused and how, what makes two runs the same."""
 
-import dataclasses
 import math
 
 import pytest
 import yaml
+from option_trees import flatten, leaves
 from places import CONFIGS
 
 from sdhubert_ray.errors import UserError
@@ -22,20 +22,6 @@ def refusal(*overrides, **given):
     message = str(caught.value)
     assert "\n" not in message
     return message
-
-
-def leaves(options, prefix=""):
-    for option in dataclasses.fields(options):
-        value = getattr(options, option.name)
-        if dataclasses.is_dataclass(value):
-            yield from leaves(value, f"{prefix}{option.name}.")
-        else:
-            yield f"{prefix}{option.name}", value
-
-
-def flatten(values, prefix=""):
-    for key, value in values.items():
-        yield from flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
 
 
 # Another value of each option: what changes the weights, and what does not.
