@@ -26,6 +26,7 @@ class Cluster:
     token: str = field(default_factory=secrets.token_hex)
     head_port: int = field(default_factory=lambda: free_port())
     dashboard_port: int = field(default_factory=lambda: free_port())
+    network: str = field(default_factory=lambda: f"127.{1 + secrets.randbelow(254)}.{secrets.randbelow(256)}")
     nodes: list[psutil.Popen] = field(default_factory=list)
 
     @property
@@ -33,13 +34,16 @@ class Cluster:
         """Of the nodes and of clients that may use them."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         path = f"{BIN}{os.pathsep}{kept['PATH']}"  # a job's `python` is that of the head's PATH
-        # A node is dead when it is not there for five looks, here one every half second, not one in three.
+        # A node is dead when it is not there for five looks, here one every half second, not one in three. On a busy
+        # machine a node and its dashboard take longer to come than Ray has patience.
         return {
             **kept,
             "PATH": path,
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
             "RAY_health_check_period_ms": "500",
+            "RAY_raylet_start_wait_time_s": "180",
+            "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
         }
 
     @property
@@ -71,6 +75,15 @@ class Cluster:
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
         return node
+
+    def add_worker(self, number: int, cpus: int) -> psutil.Popen:
+        """A node of so many logical CPUs, at an address of its own: a driver joins any node that has its address."""
+        at = f"--node-ip-address={self.worker_address(number)}"
+        return self.add_node(f"--address={self.address}", at, f"--num-cpus={cpus}")
+
+    def worker_address(self, number: int) -> str:
+        """Of this cluster alone, whatever others run on this machine."""
+        return f"{self.network}.{number}"
 
     def kill_last_node(self) -> None:
         """As a machine that is gone from one moment to the next."""
@@ -105,8 +118,8 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def running_cluster() -> Iterator[Cluster]:
-    """A head without CPUs, with a dashboard, and two workers of two logical CPUs."""
+def running_cluster(cpus: int = 2) -> Iterator[Cluster]:
+    """A head without CPUs, with a dashboard, and two workers of so many logical CPUs."""
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as temp:  # short: sockets
         cluster = Cluster(Path(temp))
         try:
@@ -118,17 +131,24 @@ def running_cluster() -> Iterator[Cluster]:
                 f"--temp-dir={temp}/ray",
                 "--num-cpus=0",
             )
-            for number in (2, 3):  # an address of its own each: a driver joins any node that has its address
-                cluster.add_node(f"--address={cluster.address}", f"--node-ip-address=127.0.0.{number}", "--num-cpus=2")
+            for number in (1, 2):
+                cluster.add_worker(number, cpus)
             yield cluster
         finally:
             cluster.stop()
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port for a server that is started later.
+
+    Not one that the system hands out (from 32768 on), nor one that Ray takes for workers (to 19999): some other process
+    would have got it by then.
+    """
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
 
 
 def in_sessions(sessions: Collection[int]) -> list[psutil.Process]:

@@ -78,10 +78,13 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """A local Ray with four logical CPUs, one for all tests."""
+    """A local Ray with three logical CPUs, one for all tests.
+
+    Where the number of encoders is not the point a test takes one: each that starts imports torch for seconds.
+    """
     import ray
 
-    ray.init("local", num_cpus=4, include_dashboard=False)
+    ray.init("local", num_cpus=3, include_dashboard=False)
     yield
     ray.shutdown()
 

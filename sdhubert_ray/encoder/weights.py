@@ -98,7 +98,10 @@ def _download_released() -> str:
         # Whatever a broken download leaves is in this folder, and gone with it.
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             partial = Path(folder) / target.name
-            gdown.download(id=_RELEASED_DRIVE_ID, output=str(partial), timeout=_DOWNLOAD_TIMEOUT_SECONDS)
+            # The file is public. A jar of cookies in the home is one for all processes, and a half-written one warns.
+            gdown.download(
+                id=_RELEASED_DRIVE_ID, output=str(partial), timeout=_DOWNLOAD_TIMEOUT_SECONDS, use_cookies=False
+            )
             if partial.stat().st_size < _MIN_RELEASED_BYTES:
                 raise OSError(f"{partial.stat().st_size} bytes came, which is no checkpoint")
             partial.replace(target)

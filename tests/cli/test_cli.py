@@ -259,7 +259,7 @@ def test_interrupted_run_says_how_to_go_on(
         shutil.copy(golden / "audio/synth_4.flac", tmp_path / "audio" / f"{number:03d}.flac")
     command = [str(BIN / "sdhubert"), "segment", str(tmp_path / "audio"), str(tmp_path / "out"), "--engine", engine]
     process = psutil.Popen(
-        [*command, "--checkpoint", "bundled", "resources.unit_rows=1"],
+        [*command, "--checkpoint", "bundled", "resources.unit_rows=1", "resources.encode.max_workers=1"],
         stderr=subprocess.PIPE,
         text=True,
         # A shell's background jobs ignore SIGINT, and so would a child of tests run as one.

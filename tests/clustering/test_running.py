@@ -184,10 +184,10 @@ def test_any_number_of_workers_one_of_them_killed_gives_the_bits_of_this_process
         assert [len(alive) for alive in processes] == [count] * 5
         assert len(set().union(*processes)) == all_processes
         assert same(tmp_path / "local", tmp_path / f"ray{count}")
-    with pytest.raises(UserError, match="--workers is 5, but the cluster has CPUs for 4"):
-        cluster(segments, tmp_path / "ray5", options, engine="ray", count=5)
+    with pytest.raises(UserError, match="--workers is 4, but the cluster has CPUs for 3"):
+        cluster(segments, tmp_path / "none", options, engine="ray", count=4)
     with pytest.raises(UserError, match=r"--memory-gib is 9999, but 2 workers can have \d+\.\d\d GiB each at most"):
-        cluster(segments, tmp_path / "ray5", options, engine="ray", count=2, memory_gib=9999)
+        cluster(segments, tmp_path / "none", options, engine="ray", count=2, memory_gib=9999)
 
 
 def test_workers_are_laid_out_where_there_are_cpus_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import shutil
+import sys
 
 import gdown
 import gdown.exceptions
@@ -31,8 +32,7 @@ def checkpoint_bytes(upstream, size=5000):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache, and a home of its own for whatever the downloader keeps."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    """An empty cache."""
     monkeypatch.setenv("SDHUBERT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -161,6 +161,15 @@ def test_a_connection_that_breaks_leaves_nothing_behind(drive, cache):
 def test_a_body_that_ends_early_leaves_nothing_behind(drive, cache):
     drive.answer = reply(bytes(1000), {**FILE_HEADERS, "Content-Length": "5000"})
     refusal(cache)
+
+
+def test_a_jar_of_cookies_that_another_process_is_writing_is_left_alone(drive, cache, monkeypatch, tmp_path):
+    jar = tmp_path / "cookies.txt"
+    jar.write_text("half")  # whoever reads it is warned, and a warning is an error here
+    monkeypatch.setattr(sys.modules["gdown.download"], "DEFAULT_COOKIES_FILE", str(jar))
+    refusal(cache)
+    assert drive.asked
+    assert jar.read_text() == "half"
 
 
 def test_the_download_does_not_wait_for_ever(drive, cache):

@@ -124,17 +124,11 @@ def check(tmp_path, result, count, deadly, deaths):
 
 
 @pytest.mark.ray
-def test_one_deadly_recording_of_a_thousand_on_ray(golden, tmp_path, tiny_checkpoint):
-    audio = poison(golden, tmp_path, 1000, "0437.flac")
-    check(tmp_path, run(audio, tmp_path, tiny_checkpoint, "ray"), 1000, "0437.flac", 1 + MAX_DEATHS)
-
-
-@pytest.mark.ray
-def test_a_run_that_died_in_process_goes_on_on_ray(golden, tmp_path, tiny_checkpoint):
+def test_one_deadly_recording_of_hundreds_ends_the_run_in_process_and_goes_on_on_ray(golden, tmp_path, tiny_checkpoint):
     """Where the command is its own worker it dies; the same command then takes workers that may die."""
-    audio = poison(golden, tmp_path, 40, "0017.flac")
-    one = "resources.encode.max_workers=1"
-    assert run(audio, tmp_path, tiny_checkpoint, "auto", one).returncode == -9
-    result = run(audio, tmp_path, tiny_checkpoint, "auto", one)
+    audio = poison(golden, tmp_path, 300, "0137.flac")
+    units = ("resources.encode.max_workers=1", "resources.unit_rows=50")
+    assert run(audio, tmp_path, tiny_checkpoint, "auto", *units).returncode == -9
+    result = run(audio, tmp_path, tiny_checkpoint, "auto", *units)
     assert "engine ray" in result.stdout
-    check(tmp_path, result, 40, "0017.flac", 1 + 1 + MAX_DEATHS)
+    check(tmp_path, result, 300, "0137.flac", 1 + 1 + MAX_DEATHS)

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+from clusters import free_port
 
 from sdhubert_ray.runs.placement import Node
 from sdhubert_ray.runs.watch import StallWatch
@@ -22,7 +22,9 @@ import pyarrow as pa
 import ray
 from sdhubert_ray.output.tables import STAGES, STATUSES
 from sdhubert_ray.runs.watch import RunMetrics
-ray.init("local", num_cpus=1, include_dashboard=True, dashboard_port=0, _metrics_export_port=int(sys.argv[1]))
+often = {"metrics_report_interval_ms": 500}
+address = {"dashboard_port": 0, "_metrics_export_port": int(sys.argv[1])}
+ray.init("local", num_cpus=1, include_dashboard=True, **address, _system_config=often)
 metrics = RunMetrics("run-7")
 for failed in (0, 2):
     report = {"duration": 10.5, "segments": 30, "size": 1000, **dict.fromkeys(STATUSES, 0), "ok": 5, "failed": failed}
@@ -31,12 +33,6 @@ for failed in (0, 2):
 print("counted", flush=True)
 sys.stdin.read()
 """
-
-
-def free_port():
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return unused.getsockname()[1]
 
 
 @pytest.mark.ray
@@ -51,7 +47,7 @@ def test_prometheus_reads_what_was_committed():
         text = ""
         while "sdhubert_stage_seconds" not in text:
             assert time.monotonic() < deadline, text[:2000]
-            time.sleep(1)
+            time.sleep(0.2)
             try:
                 text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
             except (urllib.error.URLError, ConnectionError):

@@ -21,7 +21,7 @@ from sdhubert_ray import Quantizer, read_segments
 from sdhubert_ray.corpus import list_input
 from sdhubert_ray.encoder import fetch_checkpoint
 from sdhubert_ray.errors import BusyError, UserError
-from sdhubert_ray.output import Lease, list_commits, list_plans, pending_units, publish_plan, read_commit
+from sdhubert_ray.output import Lease, list_commits, read_commit
 from sdhubert_ray.output.commits import commit_schema
 from sdhubert_ray.output.formats import SequenceOptions
 from sdhubert_ray.output.tables import FAILED_STATUSES
@@ -170,24 +170,13 @@ def test_rows_without_segments_have_an_empty_list_of_units(
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_one_pass_on_ray(
-    corpus: Path, plan: Callable[..., Job], segment: Callable[..., Summary], quantizers: dict[str, str], tmp_path: Path
+    corpus: Path, segment: Callable[..., Summary], quantizers: dict[str, str], tmp_path: Path
 ) -> None:
-    """By actors that do all, and by the stages that clusters with GPUs have."""
-    from sdhubert_ray.runs.pipeline import chain_stages
-
+    """By actors that do all; the stages that clusters with GPUs have are in tests/runs/test_pipeline.py."""
     options = [*SMALL, f"quantizer={quantizers['one']}", "device=cpu", "resources.encode.max_workers=1"]
     segment(corpus, tmp_path / "expected", options)
     segment(corpus, tmp_path / "out", options, engine="ray")
-    expected = read_table(tmp_path / "expected")
-    assert read_table(tmp_path / "out").equals(expected)
-    job = plan(corpus, tmp_path / "stages", options)
-    publish_plan(job.output, job.staged, 1, "input")
-    job.folder.cleanup()
-    units = pending_units(list_plans(job.output), [])
-    assert job.origin.checkpoint is not None
-    stages = chain_stages(units, job.origin.checkpoint, job.config, job.output, job.origin.quantizer)
-    assert sum(report["rows"].to_pylist()[0] for report in stages.iter_batches(batch_size=None, batch_format="pyarrow"))
-    assert read_table(tmp_path / "stages").equals(expected)
+    assert read_table(tmp_path / "out").equals(read_table(tmp_path / "expected"))
 
 
 def test_units_of_features_that_are_not_kept(

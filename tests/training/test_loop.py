@@ -185,7 +185,7 @@ def test_more_workers_than_there_is_room_for_are_refused(tmp_path, speech, monke
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_more_workers_than_the_machine_has_are_refused(tmp_path, speech):
-    with pytest.raises(UserError, match="num_workers is 9, but there is room for 4 with 1 CPUs each"):
+    with pytest.raises(UserError, match="num_workers is 9, but there is room for 3 with 1 CPUs each"):
         train_on_ray(prepare(tmp_path / "run", speech, "scaling.num_workers=9"))
 
 

@@ -19,6 +19,7 @@ pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
     pytest.mark.timeout(600),
+    pytest.mark.xdist_group("nodes"),  # one cluster for both
     *QUIET,
 ]
 
@@ -77,10 +78,6 @@ def last_step(output):
     return 0 if last is None else last.step
 
 
-def join(cluster):
-    cluster.add_node(f"--address={cluster.address}", "--node-ip-address=127.0.0.3", "--num-cpus=2")
-
-
 def assert_equals(output, undisturbed):
     """All steps once, and the numbers of the run of one worker, up to rounding."""
     ours, expected = read_metrics(str(output)), read_metrics(str(undisturbed))
@@ -94,7 +91,8 @@ def test_a_node_that_is_taken_away_with_notice_is_saved_from(cluster, tmp_path, 
     """Told that a node of a spot market will go, the run saves at once, off its interval, and goes on from there."""
     listed = cluster.run("ray", "list", "nodes", "--address", cluster.dashboard, "--format", "json")
     nodes = json.loads(listed.stdout[listed.stdout.index("[") :])
-    (node,) = [node["node_id"] for node in nodes if (node["node_ip"], node["state"]) == ("127.0.0.3", "ALIVE")]
+    last = (cluster.worker_address(2), "ALIVE")
+    (node,) = [node["node_id"] for node in nodes if (node["node_ip"], node["state"]) == last]
     output = tmp_path / "run"
     with training(cluster, output, speech, "checkpoint.every_steps=1000", "val_check_interval=1000") as (driver, log):
         wait_for(driver, log, lambda: "training from step 0" in log.read_text())
@@ -107,7 +105,7 @@ def test_a_node_that_is_taken_away_with_notice_is_saved_from(cluster, tmp_path, 
         saved = last_step(output)
         assert saved < STEPS
         cluster.kill_last_node()
-        join(cluster)
+        cluster.add_worker(2, 2)
         assert driver.wait(240) == 0, log.read_text()
     assert f"training from step {saved} of {STEPS}: workers: 2" in log.read_text()
     assert_equals(output, undisturbed)
