@@ -53,7 +53,7 @@ def on_fake_gpu(stage, actors):
 def main():
     for name, actors in (("EncodePacked", 2), ("EmbedPacked", 2), ("AssignUnits", 1)):
         setattr(pipeline, name, on_fake_gpu(getattr(pipeline, name), actors))
-    ray.init("local", num_cpus=4, num_gpus=2, include_dashboard=False)
+    ray.init("local", num_cpus=3, num_gpus=2, include_dashboard=False)
     checkpoint = fetch_checkpoint(CHECKPOINT)
     overrides = ["device=cuda", "resources.unit_rows=2", "output.rows_per_file=2"]
     config = load_config(None, overrides, {}, checkpoint.options)

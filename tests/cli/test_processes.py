@@ -13,7 +13,7 @@ import joblib
 import numpy as np
 import pytest
 import soundfile
-from commands import complaint, sdhubert_process
+from commands import complaint, sdhubert, sdhubert_process
 from evaluation_inputs import EVALUATION, golden_rows, make_output
 from places import ROOT
 from sklearn.cluster import KMeans
@@ -113,7 +113,7 @@ def test_train_and_export(tmp_path: Path) -> None:
         "data.sample_len=0.6", "data.batch_size=4", "data.val_share=0.2", "max_steps=1", "val_check_interval=1",
     )  # fmt: skip
     assert "1 steps are done" in done.stdout
-    told = json.loads(sdhubert_process("status", tmp_path / "run", "--json").stdout)
+    told = json.loads(sdhubert("status", tmp_path / "run", "--json").stdout)
     assert told["state"] == "finished"
     sdhubert_process("export", tmp_path / "run", tmp_path / "ours.pt", "--which", "last")
     assert (tmp_path / "ours.pt").exists()

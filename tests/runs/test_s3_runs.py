@@ -77,12 +77,16 @@ def undisturbed(folder, tiny_checkpoint):
     return found
 
 
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize(
+    ("engine", "count", "least"),
+    [("local", 40, 50), pytest.param("ray", 16, 25, marks=pytest.mark.ray)],  # Ray's workers make the long pauses
+)
 def test_a_run_through_a_broken_network_loses_nothing(
-    engine, audio, undisturbed, s3_bucket, s3_server, tiny_checkpoint, tmp_path
+    engine, count, least, audio, undisturbed, s3_bucket, s3_server, tiny_checkpoint, tmp_path
 ):
-    for name, path in audio.items():
-        storage.put(f"{s3_bucket}/audio/{name}", path.read_bytes())
+    names = list(audio)[:count]
+    for name in names:
+        storage.put(f"{s3_bucket}/audio/{name}", audio[name].read_bytes())
     storage.put(f"{s3_bucket}/tiny.pt", tiny_checkpoint.read_bytes())
     upstream = tiny_checkpoint.parent / "upstream" / "config.json"
     storage.put(f"{s3_bucket}/upstream/config.json", upstream.read_bytes())
@@ -90,13 +94,14 @@ def test_a_run_through_a_broken_network_loses_nothing(
     try:
         command = ("segment", f"{s3_bucket}/audio", f"{s3_bucket}/out", "--checkpoint", f"{s3_bucket}/tiny.pt")
         run = sdhubert if engine == "local" else sdhubert_process
-        run(*command, "--engine", engine, "resources.unit_rows=4", environment=s3.environment(proxy.url))
+        small = ("resources.unit_rows=4", "resources.encode.max_workers=1")
+        run(*command, "--engine", engine, *small, environment=s3.environment(proxy.url))
     finally:
         proxy.stop()
     faults = [fault["kind"] for fault in proxy.faults()]
-    assert len(faults) >= 50, Counter(faults)
+    assert len(faults) >= least, Counter(faults)
     assert len(set(faults)) >= 4, Counter(faults)
-    assert rows(f"{s3_bucket}/out") == undisturbed
+    assert rows(f"{s3_bucket}/out") == {f"{name}#0": undisturbed[f"{name}#0"] for name in names}
 
 
 def test_a_store_that_refuses_a_recording_for_good_fails_that_row_alone(
