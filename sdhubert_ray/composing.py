@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -47,8 +48,7 @@ def merge(kind: type[Options], parts: Sequence[Mapping[str, object] | DictConfig
         UserError: an unknown key (naming the near one), or a value of the wrong type.
     """
     with _as_user_errors(kind):
-        schema = OmegaConf.structured(kind)
-        _unlock(schema)
+        schema = _schema(kind)
         configs = [part if isinstance(part, DictConfig) else OmegaConf.create(dict(part)) for part in parts]
         for config in configs:
             _check_sections(schema, config, "")
@@ -98,6 +98,13 @@ def _check_sections(schema: DictConfig, given: DictConfig, prefix: str) -> None:
             if not OmegaConf.is_dict(given[section]):
                 raise UserError(f"config key {prefix}{section} is a section, it cannot be {given[section]!r}")
             _check_sections(schema[section], given[section], f"{prefix}{section}.")
+
+
+@functools.cache  # most of the time of a merge, which copies it
+def _schema(kind: type[Any]) -> DictConfig:
+    schema = OmegaConf.structured(kind)
+    _unlock(schema)
+    return schema
 
 
 def _unlock(node: DictConfig) -> None:

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import sdhubert, sdhubert_process
+from commands import sdhubert
+from forks import FORKS, run_script
 from recordings import write_corpus, write_long
 
 from sdhubert_ray.corpus import list_input
@@ -207,6 +206,7 @@ cli.main()
 """
 
 
+@FORKS
 def test_killed_half_way_and_resumed(golden: Path, segment: Callable[..., Summary], tmp_path: Path) -> None:
     (tmp_path / "audio").mkdir()
     for number in range(12):
@@ -214,10 +214,10 @@ def test_killed_half_way_and_resumed(golden: Path, segment: Callable[..., Summar
     segment(tmp_path / "audio", tmp_path / "features", [*FEATURES, "resources.unit_rows=1"])
     output = tmp_path / "out"
     command = ["resegment", tmp_path / "features", output, *NEW, "--engine", "local"]
-    killed = subprocess.run([sys.executable, "-c", KILLED_AT_THE_THIRD, *command], capture_output=True, text=True)
+    killed = run_script(KILLED_AT_THE_THIRD, *command)
     assert killed.returncode == -9, killed.stderr
     assert read_table(output).num_rows == 3
-    result = sdhubert_process(*command)
+    result = sdhubert(*command)
     assert "3 of 12 rows are done already and skipped" in result.stdout
     resegment(tmp_path / "features", tmp_path / "undisturbed")
     assert read_table(output)["key"].to_pylist() == [f"{number:03d}.flac#0" for number in range(12)]

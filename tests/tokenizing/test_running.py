@@ -3,8 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -15,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from commands import sdhubert
+from forks import FORKS, run_script
 from recordings import write_corpus
 
 from sdhubert_ray import Quantizer, read_segments
@@ -464,6 +463,7 @@ cli.main()
 """A command that dies where it would put the fourth file with units in its place."""
 
 
+@FORKS
 def test_killed_half_way_and_gone_on(
     golden: Path, segment: Callable[..., Summary], quantizers: dict[str, str], tmp_path: Path
 ) -> None:
@@ -474,7 +474,7 @@ def test_killed_half_way_and_gone_on(
     output, one = tmp_path / "out", quantizers["one"]
     segment(tmp_path / "audio", output, options)
     command = ["tokenize", output, "--quantizer", one, "--engine", "local", "--format", "txt"]
-    killed = subprocess.run([sys.executable, "-c", KILLED, *command], capture_output=True, text=True, timeout=300)
+    killed = run_script(KILLED, *command)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert marked(output) == 3
     assert "interrupted" in sdhubert("status", output).stdout
