@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
 
 Options = TypeVar("Options")
+
+_schemas: dict[type[Any], DictConfig] = {}
 
 
 def read_parts(path: str | None, overrides: Sequence[str], flags: Mapping[str, object]) -> list[DictConfig]:
@@ -100,11 +101,13 @@ def _check_sections(schema: DictConfig, given: DictConfig, prefix: str) -> None:
             _check_sections(schema[section], given[section], f"{prefix}{section}.")
 
 
-@functools.cache  # most of the time of a merge, which copies it
 def _schema(kind: type[Any]) -> DictConfig:
-    schema = OmegaConf.structured(kind)
-    _unlock(schema)
-    return schema
+    """What parts are merged into a copy of; it is made once, which takes longer than all merging."""
+    if kind not in _schemas:
+        schema = OmegaConf.structured(kind)
+        _unlock(schema)
+        _schemas[kind] = schema
+    return _schemas[kind]
 
 
 def _unlock(node: DictConfig) -> None:

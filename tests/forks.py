@@ -6,13 +6,13 @@ That one has no threads, no Ray and nothing of ours; a test of how a command sta
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import psutil
 import pytest
-from commands import Done
 
 OTHERS = (
     "omegaconf",
@@ -31,6 +31,8 @@ OTHERS = (
 FORKS = pytest.mark.xdist_group("forks")
 """Mark of tests that take one: they are one worker's, so that there is one process to fork from."""
 COMMAND = "from sdhubert_ray import cli; cli.main()"
+
+Done = subprocess.CompletedProcess[str]
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([*OTHERS])
