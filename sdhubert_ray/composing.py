@@ -16,6 +16,8 @@ from sdhubert_ray.errors import UserError
 
 Options = TypeVar("Options")
 
+_schemas: dict[type[Any], DictConfig] = {}
+
 
 def read_parts(path: str | None, overrides: Sequence[str], flags: Mapping[str, object]) -> list[DictConfig]:
     """What the user has given, the later winning.
@@ -47,8 +49,7 @@ def merge(kind: type[Options], parts: Sequence[Mapping[str, object] | DictConfig
         UserError: an unknown key (naming the near one), or a value of the wrong type.
     """
     with _as_user_errors(kind):
-        schema = OmegaConf.structured(kind)
-        _unlock(schema)
+        schema = _schema(kind)
         configs = [part if isinstance(part, DictConfig) else OmegaConf.create(dict(part)) for part in parts]
         for config in configs:
             _check_sections(schema, config, "")
@@ -98,6 +99,15 @@ def _check_sections(schema: DictConfig, given: DictConfig, prefix: str) -> None:
             if not OmegaConf.is_dict(given[section]):
                 raise UserError(f"config key {prefix}{section} is a section, it cannot be {given[section]!r}")
             _check_sections(schema[section], given[section], f"{prefix}{section}.")
+
+
+def _schema(kind: type[Any]) -> DictConfig:
+    """What parts are merged into a copy of; it is made once, as that takes longer than all merging."""
+    if kind not in _schemas:
+        schema = OmegaConf.structured(kind)
+        _unlock(schema)
+        _schemas[kind] = schema
+    return _schemas[kind]
 
 
 def _unlock(node: DictConfig) -> None:

@@ -3,13 +3,12 @@
 import io
 import json
 import logging
-import subprocess
-import sys
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import soundfile
+from forks import FORKS, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -542,17 +541,17 @@ def test_wrong_arguments_of_mincut(arguments, sentence):
 # -- without Ray
 
 
+@FORKS
 def test_it_works_where_ray_cannot_be_imported(sounds):
     code = (
         "import sys, json\n"
+        "assert not {'ray', 'sdhubert_ray'} & set(sys.modules)\n"
         "sys.modules['ray'] = None\n"
         "from sdhubert_ray import MincutWrapper, SDHuBERTSegmenter\n"
         "output = MincutWrapper()(SDHuBERTSegmenter('bundled', device='cpu')(sys.argv[1]))\n"
         "print(json.dumps([output['length'], len(output['segments'])]))\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code, str(sounds[0])], capture_output=True, text=True, check=False, timeout=300
-    )
+    result = run_script(code, sounds[0])
     assert result.returncode == 0, result.stderr
     length, syllables = json.loads(result.stdout)
     assert length == len(samples_of(sounds[0])) // 320

@@ -54,7 +54,13 @@ def librispeech(
 ) -> None:
     """Segment, cluster, give units, evaluate: each step is a command that is printed, and resumes where it was left."""
     from sdhubert_ray import storage
-    from sdhubert_ray.evaluation.librispeech import BenchmarkOptions, check_options, list_commands, write_lists
+    from sdhubert_ray.evaluation.librispeech import (
+        BenchmarkOptions,
+        check_options,
+        list_commands,
+        list_parts,
+        write_lists,
+    )
 
     name = PurePosixPath(checkpoint).stem
     options = BenchmarkOptions(
@@ -74,9 +80,11 @@ def librispeech(
         engine=engine,
         address=choose_address(context, engine, address),
     )
+    paths = list_parts(options)  # what it refuses is told before torch is loaded, which takes seconds
     check_options(options)
-    counts = write_lists(options)
-    print(f"{', '.join(f'{count} {part}' for part, count in counts.items())} recordings; results in {options.output}")
+    write_lists(options, paths)
+    counts = ", ".join(f"{len(names)} {part}" for part, names in paths.items())
+    print(f"{counts} recordings; results in {options.output}")
     for arguments in list_commands(options):
         _run(arguments)
 

@@ -87,11 +87,8 @@ def list_commands(options: BenchmarkOptions) -> list[list[str]]:
     return commands
 
 
-def write_lists(options: BenchmarkOptions) -> dict[str, int]:
-    """Write what each part holds: OUTPUT/lists/PART.txt, relative paths, and PART.jsonl, a manifest of them.
-
-    Returns:
-        the number of recordings of each part.
+def list_parts(options: BenchmarkOptions) -> dict[str, list[str]]:
+    """The relative paths of each part's recordings. Nothing is written.
 
     Raises:
         UserError: a list or reference that cannot be read, or that holds nothing; parts that share a recording.
@@ -109,6 +106,11 @@ def write_lists(options: BenchmarkOptions) -> dict[str, int]:
                     f"{shared[0]} is in the {other} part and in the {part} part; no recording may be in two"
                 )
     _refuse_others(options.output, paths)
+    return paths
+
+
+def write_lists(options: BenchmarkOptions, paths: Mapping[str, Sequence[str]]) -> None:
+    """Write what each part holds: OUTPUT/lists/PART.txt, relative paths, and PART.jsonl, a manifest of them."""
     for part in PARTS:
         rows = [
             {"id": path, "uri": storage.join(options.root, path), "split": part, "speaker": _speaker(path)}
@@ -118,7 +120,6 @@ def write_lists(options: BenchmarkOptions) -> dict[str, int]:
         storage.put(storage.join(folder, f"{part}.txt"), "".join(f"{path}\n" for path in paths[part]).encode())
         lines = "".join(f"{json.dumps(row)}\n" for row in rows)
         storage.put(storage.join(folder, f"{part}.jsonl"), lines.encode())
-    return {part: len(paths[part]) for part in PARTS}
 
 
 def check_options(options: BenchmarkOptions) -> None:

@@ -16,11 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from commands import complaint, sdhubert
+from forks import COMMAND, FORKS, Script, run_script
 from places import ROOT
 
 from sdhubert_ray.output import list_commits
-
-BIN = Path(sys.executable).parent
 
 
 @pytest.fixture
@@ -248,6 +247,7 @@ def test_gpu_that_is_not_there(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@FORKS
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
 def test_interrupted_run_says_how_to_go_on(
@@ -257,26 +257,20 @@ def test_interrupted_run_says_how_to_go_on(
     (tmp_path / "audio").mkdir()
     for number in range(200):
         shutil.copy(golden / "audio/synth_4.flac", tmp_path / "audio" / f"{number:03d}.flac")
-    command = [str(BIN / "sdhubert"), "segment", str(tmp_path / "audio"), str(tmp_path / "out"), "--engine", engine]
-    process = psutil.Popen(
-        [*command, "--checkpoint", "bundled", "resources.unit_rows=1", "resources.encode.max_workers=1"],
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell's background jobs ignore SIGINT, and so would a child of tests run as one.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    command = ["segment", tmp_path / "audio", tmp_path / "out", "--engine", engine, "--checkpoint", "bundled"]
+    process = Script(COMMAND, *command, "resources.unit_rows=1", "resources.encode.max_workers=1")
     deadline = time.monotonic() + 120
     while not list((tmp_path / "out" / "segments").glob("0*.parquet")):
-        assert process.poll() is None, "the run ended before it could be interrupted"
+        assert process.returncode is None, "the run ended before it could be interrupted"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    children = process.children(recursive=True)
+    children = process.children()
     process.send_signal(sent)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1, errors
-    assert "sdhubert: interrupted; the same command resumes" in errors
+    done = process.wait(120)
+    assert done.returncode == 1, done.stderr
+    assert "sdhubert: interrupted; the same command resumes" in done.stderr
     # One that falls into a callback of the decoder is printed there, and raised again when the unit is done.
-    assert "Traceback" not in errors.partition("Exception ignored from cffi callback")[0]
+    assert "Traceback" not in done.stderr.partition("Exception ignored from cffi callback")[0]
     assert 0 < len(table(tmp_path / "out")) < 200
     assert not (tmp_path / "out" / "lease.json").exists()
     assert bool(children) == (engine == "ray")
@@ -340,10 +334,12 @@ def test_manifest_that_asks_for_more_than_the_file_has(folder: Path, tmp_path: P
     assert min(segment["start"] for segment in rows["b"]["segments"]) >= 0.5
 
 
+@FORKS
 def test_example_prints_the_syllables_that_the_command_finds(tmp_path: Path) -> None:
     audio = ROOT / "sdhubert_ray/assets/demo/synth_0.flac"
-    command = [sys.executable, str(ROOT / "examples/python_api.py"), str(audio)]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    code = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    result = run_script(code, ROOT / "examples/python_api.py", audio)
+    assert result.returncode == 0, result.stderr
     sdhubert("segment", audio, tmp_path / "out", "--checkpoint", "bundled")
     segments = table(tmp_path / "out")["synth_0.flac"]["segments"]
     printed = [tuple(float(word) for word in line.split()[:2]) for line in result.stdout.splitlines()[1:]]
@@ -367,24 +363,24 @@ def test_manifest_then_segment_then_status(folder: Path, golden: Path, tmp_path:
     assert found["num_syllables"] == sum(len(row["segments"]) for row in table(tmp_path / "out").values())
 
 
+@FORKS
 def test_status_of_a_run_under_way_and_of_a_killed_one(golden: Path, tmp_path: Path) -> None:
     (tmp_path / "audio").mkdir()
     for number in range(150):
         shutil.copy(golden / "audio/synth_4.flac", tmp_path / "audio" / f"{number:03d}.flac")
     (tmp_path / "audio" / "000.flac").write_bytes(b"no audio")
-    command = [str(BIN / "sdhubert"), "segment", str(tmp_path / "audio"), str(tmp_path / "out"), "--engine", "local"]
-    process = subprocess.Popen([*command, "--checkpoint", "bundled", "resources.unit_rows=1"])
+    command = ["segment", tmp_path / "audio", tmp_path / "out", "--engine", "local", "--checkpoint", "bundled"]
+    process = Script(COMMAND, *command, "resources.unit_rows=1")
     try:
         deadline = time.monotonic() + 120
         while len(list((tmp_path / "out" / "segments").glob("0*.parquet"))) < 2:
-            assert process.poll() is None
+            assert process.returncode is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(signal.SIGSTOP)
         running = json.loads(sdhubert("status", tmp_path / "out", "--json").stdout)
     finally:
         process.kill()
-        process.wait()
     killed = json.loads(sdhubert("status", tmp_path / "out", "--json").stdout)
     assert (running["state"], killed["state"]) == ("running", "interrupted")
     assert running["holder"]["pid"] == process.pid

@@ -1,14 +1,12 @@
 """What a clustering takes, and what is refused before it begins."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from clusterings import SMALL, StopError, cluster, prepare, same
+from forks import FORKS, run_script
 from outputs import write_output
 from segments import FINGERPRINT, clustered, make_table, write_segments
 
@@ -33,9 +31,9 @@ def segments(tmp_path: Path) -> str:
 
 NUM_LARGE = 250_000
 LIMITED = """
-import resource, sys, threading
+import ctypes, resource, sys, threading
 from pathlib import Path
-import torch, sklearn.cluster, safetensors.numpy, pyarrow.parquet
+import torch, sklearn.cluster, safetensors.numpy, pyarrow.parquet, pyarrow
 from sdhubert_ray.clustering import memory, shards
 from sdhubert_ray.clustering.options import ClusterOptions, Workers
 from sdhubert_ray.clustering.planning import prepare_clustering
@@ -46,6 +44,8 @@ if sys.argv[5] == "many":  # as with a cluster for every eight vectors
     memory.count_candidates = lambda num_vectors, _: num_vectors
 shards.SHARD_BYTES, memory._STEP_BYTES = 4 << 20, 64 << 20
 threading.stack_size(1 << 20)
+pyarrow.set_io_thread_count(2)
+ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX: heaps of many threads are not what is measured
 torch.ones(300, 300) @ torch.ones(300, 300)
 options = ClusterOptions(n_clusters=32, n_units=8, max_iterations=2, max_vectors=10**9)
 job = prepare_clustering(source, output, options, Workers(device="cpu"), engine="local")
@@ -69,11 +69,10 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_segments(str(tmp_path_factory.mktemp("large") / "segments"), features, rows=400, unit_rows=8)
 
 
+@FORKS
 @pytest.mark.parametrize("seeds", ["few", "many"])
 def test_data_larger_than_memory_are_clustered(seeds: str, large: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", LIMITED, large, str(tmp_path / "out"), "110", str(NUM_LARGE * 128 * 4), seeds]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "ARROW_IO_THREADS": "2"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = run_script(LIMITED, large, tmp_path / "out", "110", str(NUM_LARGE * 128 * 4), seeds)
     assert done.stdout.splitlines() == ["all of it at once is too much", "done"], done.stderr
     card = Quantizer.load(str(tmp_path / "out")).card
     assert card["num_vectors"] == NUM_LARGE

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from clusterings import SMALL, StopError, cluster, every_priority, prepare, same
 from commands import complaint, sdhubert
+from forks import FORKS, run_script
 from segments import clustered, merge_all, write_segments
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
@@ -347,13 +348,13 @@ cli.main()
 """
 
 
+@FORKS
 def test_killed_between_steps_it_comes_to_the_same_bits(segments: str, tmp_path: Path) -> None:
     sizes = ("--n-clusters", "100", "--n-units", "20", "--tolerance", "0", "--max-iterations", "8", "--device", "cpu")
     command = ["cluster", segments, str(tmp_path / "out"), *sizes, "--engine", "local"]
     said = ""
     for ending, code, step in ((signal.SIGKILL, -signal.SIGKILL, 3), (signal.SIGTERM, 1, 6)):
-        process = [sys.executable, "-c", INTERRUPTED, str(step), str(int(ending)), *command]
-        done = subprocess.run(process, capture_output=True, text=True, timeout=300)
+        done = run_script(INTERRUPTED, str(step), str(int(ending)), *command)
         assert done.returncode == code, done.stderr
         assert ("interrupted; the same command resumes" in done.stderr) == (code == 1)
         assert not (tmp_path / "out/quantizer.json").exists()

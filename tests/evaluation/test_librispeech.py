@@ -5,7 +5,7 @@ import pytest
 from commands import complaint, sdhubert
 
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.evaluation.librispeech import BenchmarkOptions, list_commands, write_lists
+from sdhubert_ray.evaluation.librispeech import BenchmarkOptions, list_commands, list_parts, write_lists
 
 TRAIN = [f"train-clean-100/19/198/19-198-000{number}.flac" for number in range(3)]
 VALIDATION = "dev-clean/84/121123/84-121123-0000.flac"
@@ -57,7 +57,7 @@ def make_options(root, **changes):
 
 def test_lists_are_plain_relative_paths(corpus):
     options = make_options(corpus)
-    assert write_lists(options) == {"train": 3, "validation": 1, "test": 2}
+    write_lists(options, list_parts(options))
     lists = corpus / "segments" / "tiny" / "lists"
     assert (lists / "train.txt").read_text().splitlines() == TRAIN
     assert (lists / "validation.txt").read_text().splitlines() == [VALIDATION]
@@ -69,7 +69,7 @@ def test_lists_are_plain_relative_paths(corpus):
 def test_a_list_of_ones_own_is_taken_as_it_is(corpus, tmp_path):
     (tmp_path / "subset.txt").write_text(f"{TRAIN[2]}\n\n{TRAIN[0]}\n")
     options = make_options(corpus, train=str(tmp_path / "subset.txt"))
-    assert write_lists(options)["train"] == 2
+    write_lists(options, list_parts(options))
     assert (corpus / "segments/tiny/lists/train.txt").read_text().splitlines() == [TRAIN[2], TRAIN[0]]
 
 
@@ -84,13 +84,13 @@ def test_a_list_of_ones_own_is_taken_as_it_is(corpus, tmp_path):
 def test_a_list_that_cannot_be_used_is_refused(corpus, tmp_path, content, reason):
     (tmp_path / "subset.txt").write_text(content)
     with pytest.raises(UserError, match=reason):
-        write_lists(make_options(corpus, train=str(tmp_path / "subset.txt")))
+        list_parts(make_options(corpus, train=str(tmp_path / "subset.txt")))
     assert not (corpus / "segments").exists()
 
 
 def test_what_is_neither_split_nor_list_is_refused(corpus):
     with pytest.raises(UserError, match="train-clean-360"):
-        write_lists(make_options(corpus, train="train-clean-360"))
+        list_parts(make_options(corpus, train="train-clean-360"))
 
 
 def test_the_shift_is_tuned_on_validation_and_reported_on_test(corpus):
@@ -163,7 +163,8 @@ def test_mistakes_are_found_before_anything_is_written(corpus, arguments, reason
 
 
 def test_other_recordings_than_those_of_the_results_are_refused(corpus, tmp_path):
-    write_lists(make_options(corpus))
+    options = make_options(corpus)
+    write_lists(options, list_parts(options))
     (tmp_path / "subset.txt").write_text(f"{TRAIN[0]}\n")
     with pytest.raises(UserError, match="lists other recordings"):
-        write_lists(make_options(corpus, train=str(tmp_path / "subset.txt")))
+        list_parts(make_options(corpus, train=str(tmp_path / "subset.txt")))

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 import time
 from bisect import bisect_right
 from collections import Counter
@@ -20,7 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from clusters import BIN, Cluster, in_sessions, kill_sessions, running_cluster
-from commands import sdhubert, sdhubert_process
+from commands import sdhubert
+from forks import FORKS, run_script
 
 from sdhubert_ray import read_segments
 
@@ -277,17 +277,18 @@ cli.main()
 """
 
 
+@FORKS
 def test_driver_killed_while_files_are_put_together(golden: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus", golden, tiny_checkpoint, 40, 8)
     command = ["segment", str(corpus.manifest)]
     sdhubert(*command, tmp_path / "undisturbed", *corpus.options, "--engine", "local")
     output = tmp_path / "out"
     run = [*command, str(output), *corpus.options, "--engine", "local"]
-    killed = subprocess.run([sys.executable, "-c", KILLED_BETWEEN_FILES, *run], capture_output=True, text=True)
+    killed = run_script(KILLED_BETWEEN_FILES, *run)
     assert killed.returncode == -9, killed.stderr
     assert Counter(map(len, unit_files(output))) == {2: 3, 1: 12}  # five files of four parts each are to be made
     assert_read_once(output, 40)
-    sdhubert_process(*run)
+    sdhubert(*run)
     assert_undisturbed(output, read_raw(tmp_path / "undisturbed"))
     assert sorted(unit_files(output)) == sorted(unit_files(tmp_path / "undisturbed"))
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from commands import sdhubert, sdhubert_process
+from commands import sdhubert
+from forks import COMMAND, FORKS, run_script
 
 from sdhubert_ray.corpus import list_input
 from sdhubert_ray.encoder import fetch_checkpoint
@@ -100,6 +101,7 @@ def test_the_run_does_what_was_foretold(
         assert estimate.wall_seconds == pytest.approx(work / estimate.workers.encoders)
 
 
+@FORKS
 def test_the_command_prints_it_and_writes_nothing(corpus: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     half = tmp_path / "half"
     half.mkdir()
@@ -113,7 +115,7 @@ def test_the_command_prints_it_and_writes_nothing(corpus: Path, tiny_checkpoint:
     # What an interrupted run has left counts with what is new.
     (tmp_path / "out/segments/00001-0000000.parquet").unlink()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    told = [run(*command, "--plan").stdout for run in (sdhubert, sdhubert_process)]
+    told = [sdhubert(*command, "--plan").stdout, run_script(COMMAND, *command, "--plan").stdout]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     lines = dict(line.split("  ", 1) for line in told[0].splitlines() if "  " in line)
     assert {name: text.strip() for name, text in lines.items()}["rows"] == "60 to be done"

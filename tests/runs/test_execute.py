@@ -1,11 +1,8 @@
 """Jobs end to end: both engines, resuming, kills, long files. Real Ray, real files, real processes killed."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +15,7 @@ import pytest
 import soundfile
 from clusters import in_sessions, kill_sessions
 from commands import SDHUBERT
+from forks import FORKS, Script
 
 from sdhubert_ray import MincutWrapper, SDHuBERTSegmenter, read_segments
 from sdhubert_ray.corpus import list_input
@@ -172,6 +170,7 @@ cli.main()
 """
 
 
+@FORKS
 @pytest.mark.parametrize("engine", ENGINES)
 def test_driver_killed_after_its_third_commit(
     engine: str, corpus: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -180,18 +179,13 @@ def test_driver_killed_after_its_third_commit(
     small = ["resources.unit_rows=1", "output.rows_per_file=1", "resources.encode.max_workers=1"]
     output, undisturbed = tmp_path / "out", tmp_path / "undisturbed"
     command = ["segment", str(corpus), str(output), *small, "--checkpoint", str(tiny_checkpoint), "--engine", engine]
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED_AT_THE_THIRD, *command],
-        stdout=subprocess.DEVNULL,
-        env={**os.environ, "RAY_ADDRESS": ""},
-        start_new_session=True,
-    )
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    process = Script(KILLED_AT_THE_THIRD, *command)
     try:
-        assert process.wait(timeout=300) == -signal.SIGKILL
+        assert process.wait().returncode == -signal.SIGKILL
         wait_until_workers_have_ended(process.pid)
     finally:
         process.kill()
-        process.wait()
         kill_sessions({process.pid})
     kept = {path.name: path.read_bytes() for path in (output / "segments").glob("[!.]*.parquet")}
     done = sum(pq.read_metadata(output / "segments" / name).num_rows for name in kept)

@@ -2,25 +2,22 @@
 
 import json
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import sdhubert, sdhubert_process
+from commands import sdhubert
+from forks import FORKS, run_script
 from recordings import write_corpus, write_long
+from segmented import Segmenting
 
-from sdhubert_ray.corpus import list_input
-from sdhubert_ray.encoder import fetch_checkpoint
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import list_commits, list_plans, pending_units, read_commit, read_segments
 from sdhubert_ray.output.summary import count_results
-from sdhubert_ray.runs.config import load_config
-from sdhubert_ray.runs.execute import prepare_job, run_job
+from sdhubert_ray.runs.execute import run_job
 from sdhubert_ray.runs.resegment import load_options, open_features, prepare_resegment
 from sdhubert_ray.runs.session import IncompleteRunError, Job, Session, Summary
 
@@ -35,18 +32,10 @@ def corpus(golden: Path, tmp_path: Path) -> Path:
     return write_corpus(golden, tmp_path)
 
 
-@pytest.fixture
-def segment(tiny_checkpoint: Path) -> Callable[..., Summary]:
+@pytest.fixture(scope="module")
+def segment(golden: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Segmenting:
     """Run `segment` in this process."""
-
-    def run(source: Path, output: Path, overrides: Sequence[str] = SMALL, retry: Sequence[str] = ()) -> Summary:
-        checkpoint = fetch_checkpoint(str(tiny_checkpoint))
-        config = load_config(None, list(overrides), {}, checkpoint.options)
-        listing = None if retry else list_input(str(source))
-        job = prepare_job(config, checkpoint, str(source), listing, str(output), engine="local", retry=retry)
-        return run_job(job, lambda rows, seconds: None)
-
-    return run
+    return Segmenting(tmp_path_factory.mktemp("made"), tiny_checkpoint, [golden / "audio"])
 
 
 def plan_again(features: Path, output: Path, overrides: Sequence[str] = NEW, engine: str = "local") -> Job:
@@ -77,7 +66,7 @@ def statuses(output: Path) -> dict[str, int]:
 @pytest.mark.usefixtures("connected")
 @pytest.mark.parametrize("engine", ENGINES)
 def test_it_is_what_segmenting_with_these_options_gives(
-    engine: str, corpus: Path, segment: Callable[..., Summary], tmp_path: Path
+    engine: str, corpus: Path, segment: Segmenting, tmp_path: Path
 ) -> None:
     segment(corpus, tmp_path / "features", [*SMALL, *FEATURES])
     segment(corpus, tmp_path / "expected", [*SMALL, *NEW])
@@ -95,7 +84,7 @@ def test_it_is_what_segmenting_with_these_options_gives(
     assert resegment(tmp_path / "features", tmp_path / "out").rows_done == 0
 
 
-def test_golden_segments_of_another_cut(golden: Path, segment: Callable[..., Summary], tmp_path: Path) -> None:
+def test_golden_segments_of_another_cut(golden: Path, segment: Segmenting, tmp_path: Path) -> None:
     segment(golden / "audio", tmp_path / "features", FEATURES)
     unmerged = ["syllables.syl_dur=0.2", "syllables.merge_threshold=null"]
     resegment(tmp_path / "features", tmp_path / "out", unmerged)
@@ -107,7 +96,7 @@ def test_golden_segments_of_another_cut(golden: Path, segment: Callable[..., Sum
 
 
 def test_a_preset_gives_its_speech_and_syllables_on_the_windows_that_are_there(
-    golden: Path, tiny_checkpoint: Path, segment: Callable[..., Summary], tmp_path: Path
+    golden: Path, tiny_checkpoint: Path, segment: Segmenting, tmp_path: Path
 ) -> None:
     from sdhubert_ray import MincutWrapper, SDHuBERTSegmenter
 
@@ -132,7 +121,7 @@ def test_a_preset_gives_its_speech_and_syllables_on_the_windows_that_are_there(
 
 @pytest.mark.parametrize(("dtype", "kept"), [("bfloat16", "float32"), ("bfloat16", "float16")])
 def test_half_precision_is_kept_without_loss(
-    dtype: str, kept: str, golden: Path, segment: Callable[..., Summary], tmp_path: Path
+    dtype: str, kept: str, golden: Path, segment: Segmenting, tmp_path: Path
 ) -> None:
     segment(golden / "audio", tmp_path / "features", [f"dtype={dtype}", f"output.frame_features={kept}"])
     segment(golden / "audio", tmp_path / "expected", [f"dtype={dtype}", *NEW])
@@ -141,7 +130,7 @@ def test_half_precision_is_kept_without_loss(
 
 
 def test_float16_of_float32_is_told_and_not_mixed_with_float32(
-    golden: Path, segment: Callable[..., Summary], tmp_path: Path
+    golden: Path, segment: Segmenting, tmp_path: Path
 ) -> None:
     for kept in ("float16", "float32"):
         segment(golden / "audio", tmp_path / kept, [f"output.frame_features={kept}"])
@@ -161,7 +150,7 @@ def test_float16_of_float32_is_told_and_not_mixed_with_float32(
     assert read_table(tmp_path / "third").equals(rounded)
 
 
-def test_further_formats_are_those_of_segment(golden: Path, segment: Callable[..., Summary], tmp_path: Path) -> None:
+def test_further_formats_are_those_of_segment(golden: Path, segment: Segmenting, tmp_path: Path) -> None:
     formats = ["output.formats=[parquet,files,textgrid]", *FEATURES]
     segment(golden / "audio", tmp_path / "features", FEATURES)
     segment(golden / "audio", tmp_path / "expected", [*NEW, *formats])
@@ -207,28 +196,29 @@ cli.main()
 """
 
 
-def test_killed_half_way_and_resumed(golden: Path, segment: Callable[..., Summary], tmp_path: Path) -> None:
+@FORKS
+def test_killed_half_way_and_resumed(golden: Path, segment: Segmenting, tmp_path: Path) -> None:
     (tmp_path / "audio").mkdir()
     for number in range(12):
         shutil.copy(golden / "audio/synth_4.flac", tmp_path / "audio" / f"{number:03d}.flac")
     segment(tmp_path / "audio", tmp_path / "features", [*FEATURES, "resources.unit_rows=1"])
     output = tmp_path / "out"
     command = ["resegment", tmp_path / "features", output, *NEW, "--engine", "local"]
-    killed = subprocess.run([sys.executable, "-c", KILLED_AT_THE_THIRD, *command], capture_output=True, text=True)
+    killed = run_script(KILLED_AT_THE_THIRD, *command)
     assert killed.returncode == -9, killed.stderr
     assert read_table(output).num_rows == 3
-    result = sdhubert_process(*command)
+    result = sdhubert(*command)
     assert "3 of 12 rows are done already and skipped" in result.stdout
     resegment(tmp_path / "features", tmp_path / "undisturbed")
     assert read_table(output)["key"].to_pylist() == [f"{number:03d}.flac#0" for number in range(12)]
     assert read_table(output).equals(read_table(tmp_path / "undisturbed"))
 
 
-def test_features_of_a_run_that_goes_on(golden: Path, segment: Callable[..., Summary], tmp_path: Path) -> None:
+def test_features_of_a_run_that_goes_on(golden: Path, segment: Segmenting, tmp_path: Path) -> None:
     """Rows that are there are cut; those that come later, in files with other names, by the same command."""
     (tmp_path / "audio").mkdir()
     for number in range(12):
-        shutil.copy(golden / f"audio/synth_{number % 5}.flac", tmp_path / "audio" / f"{number:02d}.flac")
+        shutil.copy(golden / f"audio/synth_{3 * (number % 2)}.flac", tmp_path / "audio" / f"{number:02d}.flac")
     options = [*FEATURES, "resources.unit_rows=1", "output.rows_per_file=4"]
     features, output = tmp_path / "features", tmp_path / "out"
     segment(tmp_path / "audio", features, [*options, "output.rows_per_file=1"])
@@ -254,9 +244,7 @@ def test_features_of_a_run_that_goes_on(golden: Path, segment: Callable[..., Sum
     assert read_table(output).equals(read_table(tmp_path / "expected"))
 
 
-def segment_one(
-    features: Path, folder: Path, name: Path, segment: Callable[..., Summary], options: Sequence[str]
-) -> None:
+def segment_one(features: Path, folder: Path, name: Path, segment: Segmenting, options: Sequence[str]) -> None:
     """Bring back one file of a run's output: the run as it was at that time."""
     segment(folder / "audio", folder / "whole", [*options, "output.rows_per_file=1"])
     shutil.copy(folder / "whole/segments" / name.name, features / "segments")
@@ -264,7 +252,7 @@ def segment_one(
 
 @pytest.mark.parametrize("planned_before", [False, True])
 def test_rows_that_were_tried_again_are_taken_from_their_latest_attempt(
-    planned_before: bool, golden: Path, corpus: Path, segment: Callable[..., Summary], tmp_path: Path
+    planned_before: bool, golden: Path, corpus: Path, segment: Segmenting, tmp_path: Path
 ) -> None:
     features, output = tmp_path / "features", tmp_path / "out"
     segment(corpus, features, [*SMALL, *FEATURES])
@@ -285,7 +273,7 @@ def test_rows_that_were_tried_again_are_taken_from_their_latest_attempt(
     assert resegment(features, output).rows_done == 0
 
 
-def test_rows_that_are_gone_are_told(golden: Path, segment: Callable[..., Summary], tmp_path: Path) -> None:
+def test_rows_that_are_gone_are_told(golden: Path, segment: Segmenting, tmp_path: Path) -> None:
     features, output = tmp_path / "features", tmp_path / "out"
     segment(golden / "audio", features, FEATURES)
     job = plan_again(features, output)

@@ -3,8 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -15,25 +13,23 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from commands import sdhubert
+from forks import FORKS, run_script
 from recordings import write_corpus
+from segmented import SMALL, Segmenting
 
 from sdhubert_ray import Quantizer, read_segments
-from sdhubert_ray.corpus import list_input
-from sdhubert_ray.encoder import fetch_checkpoint
 from sdhubert_ray.errors import BusyError, UserError
 from sdhubert_ray.output import Lease, list_commits, read_commit
 from sdhubert_ray.output.commits import commit_schema
 from sdhubert_ray.output.formats import SequenceOptions
 from sdhubert_ray.output.tables import FAILED_STATUSES
-from sdhubert_ray.runs.config import load_config
-from sdhubert_ray.runs.execute import prepare_job, run_job
+from sdhubert_ray.runs.execute import run_job
 from sdhubert_ray.runs.resegment import load_options, open_features, prepare_resegment
 from sdhubert_ray.runs.session import Job, Session, Summary
 from sdhubert_ray.runs.stages.tokens import QUANTIZER_MARK
 from sdhubert_ray.tokenizing import Tokenized, prepare_tokenizing, run_tokenizing
 
 ENGINES = ["local", pytest.param("ray", marks=pytest.mark.ray)]
-SMALL = ["resources.unit_rows=3", "audio.piece_seconds=20", "output.rows_per_file=6"]
 WIDTH = 48
 
 
@@ -58,30 +54,22 @@ def quantizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def corpus(golden: Path, tmp_path: Path) -> Path:
-    return write_corpus(golden, tmp_path)
+@pytest.fixture(scope="module")
+def corpus(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Recordings of all kinds, which no test changes."""
+    return write_corpus(golden, tmp_path_factory.mktemp("corpus"))
 
 
-@pytest.fixture
-def plan(tiny_checkpoint: Path) -> Callable[..., Job]:
-    """Plan a `segment`."""
-
-    def plan(
-        source: Path, output: Path, overrides: Sequence[str] = SMALL, engine: str = "local", retry: Sequence[str] = ()
-    ) -> Job:
-        checkpoint = fetch_checkpoint(str(tiny_checkpoint))
-        config = load_config(None, list(overrides), {}, checkpoint.options)
-        listing = None if retry else list_input(str(source))
-        return prepare_job(config, checkpoint, str(source), listing, str(output), engine=engine, retry=retry)
-
-    return plan
-
-
-@pytest.fixture
-def segment(plan: Callable[..., Job]) -> Callable[..., Summary]:
+@pytest.fixture(scope="module")
+def segment(golden: Path, corpus: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Segmenting:
     """Run a `segment`."""
-    return lambda *arguments, **named: run_job(plan(*arguments, **named), lambda rows, seconds: None)
+    return Segmenting(tmp_path_factory.mktemp("made"), tiny_checkpoint, [golden / "audio", corpus])
+
+
+@pytest.fixture
+def plan(segment: Segmenting) -> Callable[..., Job]:
+    """Plan a `segment`."""
+    return segment.plan
 
 
 def tokenize(segments: Path, quantizer: str, *formats: str, **options: object) -> Tokenized:
@@ -128,7 +116,7 @@ def content(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kept", ["auto", "float16"])
 def test_a_table_gets_the_units_of_one_pass(
-    engine: str, kept: str, corpus: Path, segment: Callable[..., Summary], quantizers: dict[str, str], tmp_path: Path
+    engine: str, kept: str, corpus: Path, segment: Segmenting, quantizers: dict[str, str], tmp_path: Path
 ) -> None:
     options = [*SMALL, f"output.segment_features={kept}"]
     segment(corpus, tmp_path / "expected", [*options, f"quantizer={quantizers['one']}"])
@@ -158,7 +146,7 @@ def test_a_table_gets_the_units_of_one_pass(
 
 
 def test_rows_without_segments_have_an_empty_list_of_units(
-    corpus: Path, segment: Callable[..., Summary], quantizers: dict[str, str], tmp_path: Path
+    corpus: Path, segment: Segmenting, quantizers: dict[str, str], tmp_path: Path
 ) -> None:
     segment(corpus, tmp_path / "out", [*SMALL, f"quantizer={quantizers['one']}"])
     rows = read_table(tmp_path / "out").select(["status", "segments", "units"]).to_pylist()
@@ -169,9 +157,7 @@ def test_rows_without_segments_have_an_empty_list_of_units(
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_one_pass_on_ray(
-    corpus: Path, segment: Callable[..., Summary], quantizers: dict[str, str], tmp_path: Path
-) -> None:
+def test_one_pass_on_ray(corpus: Path, segment: Segmenting, quantizers: dict[str, str], tmp_path: Path) -> None:
     """By actors that do all; the stages that clusters with GPUs have are in tests/runs/test_pipeline.py."""
     options = [*SMALL, f"quantizer={quantizers['one']}", "device=cpu", "resources.encode.max_workers=1"]
     segment(corpus, tmp_path / "expected", options)
@@ -180,7 +166,7 @@ def test_one_pass_on_ray(
 
 
 def test_units_of_features_that_are_not_kept(
-    golden: Path, segment: Callable[..., Summary], quantizers: dict[str, str], tmp_path: Path
+    golden: Path, segment: Segmenting, quantizers: dict[str, str], tmp_path: Path
 ) -> None:
     """One pass finds them in the precision that `auto` would keep."""
     one = f"quantizer={quantizers['one']}"
@@ -197,7 +183,7 @@ def test_units_of_features_that_are_not_kept(
 
 
 def test_results_are_read_file_by_file(
-    golden: Path, segment: Callable[..., Summary], quantizers: dict[str, str], tmp_path: Path
+    golden: Path, segment: Segmenting, quantizers: dict[str, str], tmp_path: Path
 ) -> None:
     """What is damaged further on hurts only those who come there."""
     options = ["resources.unit_rows=1", "output.rows_per_file=1", f"quantizer={quantizers['one']}"]
@@ -214,9 +200,10 @@ def test_results_are_read_file_by_file(
 
 
 def test_a_run_goes_on_after_its_table_got_units(
-    golden: Path, corpus: Path, segment: Callable[..., Summary], quantizers: dict[str, str], tmp_path: Path
+    golden: Path, segment: Segmenting, quantizers: dict[str, str], tmp_path: Path
 ) -> None:
     """More input, and rows that failed: with the quantizer they are done, without it they are refused."""
+    corpus = write_corpus(golden, tmp_path)
     one = [*SMALL, f"quantizer={quantizers['one']}"]
     segment(corpus, tmp_path / "out")
     tokenize(tmp_path / "out", quantizers["one"])
@@ -239,7 +226,7 @@ def test_a_run_goes_on_after_its_table_got_units(
 
 
 def test_resegment_takes_the_quantizer_over_or_another(
-    golden: Path, segment: Callable[..., Summary], quantizers: dict[str, str], tmp_path: Path
+    golden: Path, segment: Segmenting, quantizers: dict[str, str], tmp_path: Path
 ) -> None:
     new = ["syllables.syl_dur=0.2"]
     segment(golden / "audio", tmp_path / "features", ["output.frame_features=float32"])
@@ -257,9 +244,7 @@ def test_resegment_takes_the_quantizer_over_or_another(
         resegment(tmp_path / "features", tmp_path / "wide", [f"quantizer={quantizers['wide']}"])
 
 
-def test_resegment_tells_that_the_quantizer_is_gone(
-    golden: Path, segment: Callable[..., Summary], tmp_path: Path
-) -> None:
+def test_resegment_tells_that_the_quantizer_is_gone(golden: Path, segment: Segmenting, tmp_path: Path) -> None:
     options = ["output.frame_features=float32", f"quantizer={make_quantizer(tmp_path / 'gone')}"]
     segment(golden / "audio/synth_0.flac", tmp_path / "features", options)
     shutil.rmtree(tmp_path / "gone")
@@ -315,7 +300,7 @@ def test_an_output_on_an_object_store(
 @pytest.mark.usefixtures("connected")
 @pytest.mark.parametrize("engine", ENGINES)
 def test_sequences_in_another_folder_leave_the_table_as_it_is(
-    engine: str, corpus: Path, segment: Callable[..., Summary], quantizers: dict[str, str], tmp_path: Path
+    engine: str, corpus: Path, segment: Segmenting, quantizers: dict[str, str], tmp_path: Path
 ) -> None:
     segment(corpus, tmp_path / "expected", [*SMALL, f"quantizer={quantizers['one']}"])
     segment(corpus, tmp_path / "out")
@@ -364,7 +349,7 @@ def test_sequences_in_another_folder_leave_the_table_as_it_is(
 
 
 def test_the_same_quantizer_again_only_writes_sequences(
-    golden: Path, segment: Callable[..., Summary], quantizers: dict[str, str], tmp_path: Path
+    golden: Path, segment: Segmenting, quantizers: dict[str, str], tmp_path: Path
 ) -> None:
     segment(golden / "audio", tmp_path / "out")
     first = sdhubert("tokenize", tmp_path / "out", "--quantizer", quantizers["one"]).stdout
@@ -386,7 +371,7 @@ def test_the_same_quantizer_again_only_writes_sequences(
 
 
 def test_units_of_another_quantizer_are_replaced_only_if_asked(
-    golden: Path, segment: Callable[..., Summary], quantizers: dict[str, str], tmp_path: Path
+    golden: Path, segment: Segmenting, quantizers: dict[str, str], tmp_path: Path
 ) -> None:
     segment(golden / "audio", tmp_path / "out")
     segment(golden / "audio", tmp_path / "expected", [*SMALL, f"quantizer={quantizers['other']}"])
@@ -453,8 +438,9 @@ cli.main()
 """A command that dies where it would put the fourth file with units in its place."""
 
 
+@FORKS
 def test_killed_half_way_and_gone_on(
-    golden: Path, segment: Callable[..., Summary], quantizers: dict[str, str], tmp_path: Path
+    golden: Path, segment: Segmenting, quantizers: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "audio").mkdir()
     for number in range(8):
@@ -463,7 +449,7 @@ def test_killed_half_way_and_gone_on(
     output, one = tmp_path / "out", quantizers["one"]
     segment(tmp_path / "audio", output, options)
     command = ["tokenize", output, "--quantizer", one, "--engine", "local", "--format", "txt"]
-    killed = subprocess.run([sys.executable, "-c", KILLED, *command], capture_output=True, text=True, timeout=300)
+    killed = run_script(KILLED, *command)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert marked(output) == 3
     assert "interrupted" in sdhubert("status", output).stdout
@@ -485,7 +471,7 @@ def test_killed_half_way_and_gone_on(
 
 
 def test_results_half_way_to_their_units_are_not_read(
-    golden: Path, segment: Callable[..., Summary], quantizers: dict[str, str], tmp_path: Path
+    golden: Path, segment: Segmenting, quantizers: dict[str, str], tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
     segment(golden / "audio", output, ["resources.unit_rows=1", "output.rows_per_file=1"])
@@ -499,7 +485,7 @@ def test_results_half_way_to_their_units_are_not_read(
 
 
 def test_sequences_go_on_where_they_were_interrupted(
-    golden: Path, segment: Callable[..., Summary], quantizers: dict[str, str], tmp_path: Path
+    golden: Path, segment: Segmenting, quantizers: dict[str, str], tmp_path: Path
 ) -> None:
     """Files that have changed since, or have units of another quantizer, are done again."""
     output, made = tmp_path / "out", tmp_path / "made"
@@ -540,7 +526,7 @@ def test_a_run_that_has_not_finished_is_refused(
 def test_one_at_a_time(
     golden: Path,
     plan: Callable[..., Job],
-    segment: Callable[..., Summary],
+    segment: Segmenting,
     quantizers: dict[str, str],
     tmp_path: Path,
 ) -> None:
@@ -567,7 +553,7 @@ def test_one_at_a_time(
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_what_fails_in_a_worker_is_told_in_its_own_words(
-    golden: Path, segment: Callable[..., Summary], quantizers: dict[str, str], tmp_path: Path
+    golden: Path, segment: Segmenting, quantizers: dict[str, str], tmp_path: Path
 ) -> None:
     segment(golden / "audio", tmp_path / "out", ["resources.unit_rows=1", "output.rows_per_file=1"])
     damaged = sorted((tmp_path / "out/segments").iterdir())[2]

@@ -1,20 +1,18 @@
 """What tests of training share: processes beside this one that are there at once."""
 
-import multiprocessing
-
 import pytest
+from forks import CONTEXT, OTHERS
 
-# What takes seconds to import is imported once, by the process that the others are forked from.
-multiprocessing.set_forkserver_preload(["sdhubert_ray.training.fitting"])
+CONTEXT.set_forkserver_preload([*OTHERS, "lightning.pytorch"])
 
 
 @pytest.fixture
 def forked():
     """Starts a function in a process of its own, with none of this one's threads: `forked(function, *arguments)`."""
-    context, started = multiprocessing.get_context("forkserver"), []
+    started = []
 
     def start(function, *arguments):
-        process = context.Process(target=function, args=arguments, daemon=True)
+        process = CONTEXT.Process(target=function, args=arguments, daemon=True)
         process.start()
         started.append(process)
         return process

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from forks import FORKS
 from trainings import prepare, train_here, write_speech
 
 from sdhubert_ray import storage
@@ -226,6 +227,7 @@ def log_until_killed(output, folder, live, environment):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@FORKS
 @pytest.mark.parametrize(("where", "live", "found"), [("local", 10, 5), ("local", 0, 7), ("s3", 0, 5)])
 def test_a_killed_process_is_gone_on_from_where_a_checkpoint_is(tmp_path, request, forked, where, live, found):
     output = f"{request.getfixturevalue('s3_bucket')}/run" if where == "s3" else str(tmp_path / "run")
@@ -304,6 +306,7 @@ def log_to_a_full_disk(folder):
         sys.exit(error.errno)
 
 
+@FORKS
 def test_a_full_disk_is_an_error_and_not_a_wait_for_ever(tmp_path, forked):
     process = forked(log_to_a_full_disk, tmp_path)
     process.join(300)

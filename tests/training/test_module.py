@@ -474,7 +474,7 @@ def test_a_tiny_model_learns_and_does_not_collapse(caplog):
 
     Neither student nor teacher collapses: states spread, targets tell which crop they are of.
     """
-    length, batch, steps = 8000, 24, 140
+    length, batch, steps = 8000, 24, 90
     rng = np.random.default_rng(0)
     known, held_back = sounds(64, 2 * length, 1), sounds(16, 2 * length, 2)
     batches = [

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from forks import FORKS
 from scipy.special import erf, log_softmax, softmax
 from torch.nn.parallel import DistributedDataParallel
 from transformers import HubertConfig
@@ -333,6 +334,7 @@ def worker(rank, folder, batch, shares):
         torch.save(step_of(batch, shares[rank], len(shares)), folder / f"{rank}.pt")
 
 
+@FORKS
 def test_two_processes_with_half_the_batch_are_as_one(tmp_path, forked):
     """Center, loss, gradients, weights and teacher after two steps, to 1e-6."""
     batch = batch_of(6)

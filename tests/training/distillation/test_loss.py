@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from forks import FORKS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
@@ -127,6 +128,7 @@ def center_of_shares(rank, folder, batch, shares):
         torch.save(loss.center, folder / f"{rank}.pt")
 
 
+@FORKS
 def test_center_weighs_workers_by_their_samples(tmp_path, forked):
     batch = logits_of(5, 5, 0), logits_of(5, 5, 1)
     shares = [slice(0, 1), slice(1, 5)]
