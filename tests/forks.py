@@ -5,10 +5,12 @@ That one has no threads, no Ray and nothing of ours; a test of how a command sta
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import weakref
 from pathlib import Path
 
 import psutil
@@ -47,10 +49,12 @@ class Script:
     """
 
     def __init__(self, code: str, *arguments: str | Path) -> None:
-        self._said = [tempfile.NamedTemporaryFile() for _ in range(2)]  # noqa: SIM115 - as long as this lives
+        folder = Path(tempfile.mkdtemp(prefix="script"))
+        weakref.finalize(self, shutil.rmtree, folder)
+        self._said = [folder / "out", folder / "err"]
         self._args = ["-c", *map(str, arguments)]
-        said = [file.name for file in self._said]
-        self._process = CONTEXT.Process(target=_be, args=(code, self._args, said, dict(os.environ)), daemon=True)
+        beginning = (code, self._args, self._said, dict(os.environ))
+        self._process = CONTEXT.Process(target=_be, args=beginning, daemon=True)
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -77,7 +81,7 @@ class Script:
         code = self.returncode
         if code is None:
             self.kill()
-        out, err = (Path(file.name).read_text() for file in self._said)
+        out, err = (path.read_text() for path in self._said)
         assert code is not None, f"it has not ended:\n{out}{err}"
         return Done(self._args, code, out, err)
 
@@ -87,10 +91,10 @@ def run_script(code: str, *arguments: str | Path) -> Done:
     return Script(code, *arguments).wait()
 
 
-def _be(code: str, arguments: list[str], said: list[str], environment: dict[str, str]) -> None:
+def _be(code: str, arguments: list[str], said: list[Path], environment: dict[str, str]) -> None:
     os.setsid()
-    for number, name in enumerate(said, start=1):
-        file = os.open(name, os.O_WRONLY | os.O_APPEND)
+    for number, path in enumerate(said, start=1):
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.dup2(file, number)
         os.close(file)
     os.environ.clear()
