@@ -13,6 +13,9 @@ FAST := not ray and not slow and not gpu and not chaos
 # Two processes: the tests that share a Ray are one's, the rest goes wherever there is time.
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadgroup
 
+# Hundreds of processes import the same files: where the environment forbids to keep their bytecode, each compiles them.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all check coverage lint format bench clean distclean
 

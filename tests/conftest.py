@@ -128,10 +128,12 @@ def flaky_proxy(s3_server, tmp_path):
 
 @pytest.hookimpl(wrapper=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """With pytest-xdist the tests that share a Ray are one worker's, so that one Ray serves them all."""
+    """With pytest-xdist the tests that share a Ray, or an S3 server, are one worker's, so that one serves them all."""
     for item in items:
         if item.get_closest_marker("ray") and {"ray_cluster", "connected"} & set(item.fixturenames):
             item.add_marker(pytest.mark.xdist_group("ray"))
+        elif "s3_server" in item.fixturenames and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group("s3"))
     return (yield)
 
 
