@@ -128,11 +128,17 @@ def flaky_proxy(s3_server, tmp_path):
 
 @pytest.hookimpl(wrapper=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """With pytest-xdist the tests that share a Ray, or an S3 server, are one worker's, so that one serves them all."""
+    """With pytest-xdist the tests that share a Ray, or an S3 server, are one worker's, so that one serves them all.
+
+    Those that take processes or that server are marked so.
+    """
     for item in items:
+        groups = {mark.args[0] for mark in item.iter_markers("xdist_group")}
+        if "s3_server" in item.fixturenames or groups & {"forks", "processes"}:
+            item.add_marker("process")
         if item.get_closest_marker("ray") and {"ray_cluster", "connected"} & set(item.fixturenames):
             item.add_marker(pytest.mark.xdist_group("ray"))
-        elif "s3_server" in item.fixturenames and not item.get_closest_marker("xdist_group"):
+        elif "s3_server" in item.fixturenames and not groups:
             item.add_marker(pytest.mark.xdist_group("s3"))
     return (yield)
 
