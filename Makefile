@@ -9,7 +9,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 DEMO := out/demo
-FAST := not ray and not process and not slow and not gpu and not chaos
+FAST := not ray and not seconds and not slow and not gpu and not chaos
 # Two processes: the tests that share a Ray are one's, the rest goes wherever there is time.
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadgroup
 
@@ -34,7 +34,7 @@ test: $(INSTALLED) ## all tests but those marked slow, chaos or gpu
 test-all: $(INSTALLED) ## every test: also those marked slow and chaos, and gpu where there is one
 	$(PYTEST) --durations=20 -m ""
 
-check: lint ## all linters, then the tests that need neither Ray nor other processes
+check: lint ## all linters, then the tests without Ray, other processes and trainings
 	$(PYTEST) -m "$(FAST)"
 
 coverage: $(INSTALLED) ## make test, with the branches of our own code that it runs

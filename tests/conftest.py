@@ -135,7 +135,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         groups = {mark.args[0] for mark in item.iter_markers("xdist_group")}
         if "s3_server" in item.fixturenames or groups & {"forks", "processes"}:
-            item.add_marker("process")
+            item.add_marker("seconds")
         if item.get_closest_marker("ray") and {"ray_cluster", "connected"} & set(item.fixturenames):
             item.add_marker(pytest.mark.xdist_group("ray"))
         elif "s3_server" in item.fixturenames and not groups:

@@ -215,7 +215,7 @@ def test_workers_are_laid_out_where_there_are_cpus_and_memory(monkeypatch: pytes
         engine.plan(ClusterOptions(n_clusters=2 * 65_536), 2**24, 64, None, seeded=False)
 
 
-@pytest.mark.process
+@pytest.mark.seconds
 def test_workers_import_only_what_they_need() -> None:
     code = (
         "import sys, sdhubert_ray.clustering.sampling\n"

@@ -293,7 +293,7 @@ PEAK = textwrap.dedent(
 )
 
 
-@pytest.mark.process
+@pytest.mark.seconds
 @pytest.mark.parametrize("group_rows", [10_000, 300_000])
 def test_memory_does_not_grow_with_the_rows(tmp_path, group_rows):
     """180,000 rows more, of half a kilobyte each: held, they would take 97 MB."""

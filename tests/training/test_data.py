@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from forks import FORKS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -255,7 +256,7 @@ def test_crops_hang_on_seed_epoch_and_recording_only(recordings):
     assert not any(np.array_equal(crop.samples, first["samples"][0].numpy()) for crop in others)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=FORKS)])
 def test_loader_gives_the_same_batches_whatever_its_workers(recordings, num_workers):
     reader = CropReader(recordings, CROP, 3)
     order = TrainingOrder(len(recordings), 3, Share(0, 1, 3), 3, 0, 5)

@@ -27,6 +27,7 @@ def test_random_weights_are_announced_once(tmp_path, speech, caplog):
     assert caplog.text.count("RANDOM WEIGHTS: training begins with nothing learnt, as speech_upstream bundled") == 1
 
 
+@pytest.mark.seconds
 def test_a_resumed_run_is_the_undisturbed_one_bit_by_bit(tmp_path, speech):
     """Stopped between validations, and after one; with dropout, accumulation and passes over the data."""
     settings = (
@@ -53,6 +54,7 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_by_bit(tmp_path, speech):
     assert best["parts"].step in (4, 8)
 
 
+@pytest.mark.seconds
 def test_a_run_goes_on_with_its_steps_divided_otherwise(tmp_path, speech):
     """As after a change of machines: other micro-batches of the same steps, and validations at the same steps."""
     settings = ("model.dropout=0.0", "lr=1e-4", "val_check_interval=4", "checkpoint.every_steps=3")

@@ -469,6 +469,7 @@ def crops_of(recordings, places, length):
     }
 
 
+@pytest.mark.seconds
 def test_a_tiny_model_learns_and_does_not_collapse(caplog):
     """From random weights: on held-back recordings, two crops of one are nearer than others' by a margin that grows.
 
