@@ -34,7 +34,7 @@ test: $(INSTALLED) ## all tests but those marked slow, chaos or gpu
 test-all: $(INSTALLED) ## every test: also those marked slow and chaos, and gpu where there is one
 	$(PYTEST) --durations=20 -m ""
 
-check: lint ## all linters, then the tests without Ray, other processes and trainings
+check: lint ## all linters, then the quick tests: no Ray, nothing marked seconds
 	$(PYTEST) -m "$(FAST)"
 
 coverage: $(INSTALLED) ## make test, with the branches of our own code that it runs

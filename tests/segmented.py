@@ -36,23 +36,18 @@ class Segmenting:
         listing = None if retry else list_input(str(source))
         return prepare_job(config, self._checkpoint, str(source), listing, str(output), engine=engine, retry=retry)
 
-    def __call__(
-        self,
-        source: Path,
-        output: Path,
-        overrides: Sequence[str] = SMALL,
-        engine: str = "local",
-        retry: Sequence[str] = (),
-    ) -> Summary:
-        if str(source) not in self._unchanged or engine != "local" or retry or output.exists():
-            return self._run(self.plan(source, output, overrides, engine, retry))
+    def __call__(self, source: Path, output: Path, overrides: Sequence[str] = SMALL) -> Summary:
+        if str(source) not in self._unchanged or output.exists():
+            return run(self.plan(source, output, overrides))
         choice = (str(source), *overrides)
         if choice not in self._made:
             made = self._folder / str(len(self._made))
-            self._made[choice] = made, self._run(self.plan(source, made, overrides))
+            self._made[choice] = made, run(self.plan(source, made, overrides))
         made, summary = self._made[choice]
         shutil.copytree(made, output)
         return copy.deepcopy(summary)
 
-    def _run(self, job: Job) -> Summary:
-        return run_job(job, lambda rows, seconds: None)
+
+def run(job: Job) -> Summary:
+    """Do a planned job to its end."""
+    return run_job(job, lambda rows, seconds: None)

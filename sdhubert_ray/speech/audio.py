@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import BinaryIO
 
 import numpy as np
@@ -342,8 +343,9 @@ def _find_joint(signal: Samples, first: int, nominal: float, rate: int) -> int:
     """
     cell = rate // math.gcd(rate, FRAME_RATE)
     margin = JOINT_SEARCH_SECONDS / 2
-    low = max(math.ceil((nominal - margin) * rate / cell), math.ceil(first / cell))
-    high = min(math.floor((nominal + margin) * rate / cell), (first + len(signal)) // cell)
+    middle = Fraction(nominal) * rate / cell  # exact: a cell at the very edge is within or not, whatever is rounded
+    low = max(math.ceil(middle - Fraction(margin) * rate / cell), math.ceil(first / cell))
+    high = min(math.floor(middle + Fraction(margin) * rate / cell), (first + len(signal)) // cell)
     if high <= low:  # the file ends before the joint: what there is belongs to the earlier piece
         return first + len(signal)
     cells = signal[low * cell - first : high * cell - first].reshape(-1, cell)

@@ -12,12 +12,11 @@ import pytest
 from commands import sdhubert
 from forks import FORKS, run_script
 from recordings import write_corpus, write_long
-from segmented import Segmenting
+from segmented import Segmenting, run
 
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import list_commits, list_plans, pending_units, read_commit, read_segments
 from sdhubert_ray.output.summary import count_results
-from sdhubert_ray.runs.execute import run_job
 from sdhubert_ray.runs.resegment import load_options, open_features, prepare_resegment
 from sdhubert_ray.runs.session import IncompleteRunError, Job, Session, Summary
 
@@ -44,7 +43,7 @@ def plan_again(features: Path, output: Path, overrides: Sequence[str] = NEW, eng
 
 
 def resegment(features: Path, output: Path, overrides: Sequence[str] = NEW, engine: str = "local") -> Summary:
-    return run_job(plan_again(features, output, overrides, engine), lambda rows, seconds: None)
+    return run(plan_again(features, output, overrides, engine))
 
 
 def publish_only(job: Job) -> None:
@@ -261,7 +260,7 @@ def test_rows_that_were_tried_again_are_taken_from_their_latest_attempt(
     publish_only(plan_again(features, planned))
     shutil.copy(golden / "audio/synth_3.flac", tmp_path / "audio/broken.wav")
     write_long(golden, tmp_path / "audio/missing.wav")  # in three pieces, where it was one row
-    segment(corpus, features, [*SMALL, *FEATURES], retry=("missing", "unreadable"))
+    run(segment.plan(corpus, features, [*SMALL, *FEATURES], retry=("missing", "unreadable")))
     segment(corpus, tmp_path / "expected", [*SMALL, *NEW])
     for output in (cut, planned):
         resegment(features, output)

@@ -78,11 +78,11 @@ def undisturbed(folder, tiny_checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("engine", "count", "least"),
-    [("local", 40, 50), pytest.param("ray", 16, 25, marks=pytest.mark.ray)],  # Ray's workers make the long pauses
+    ("engine", "count"),
+    [("local", 40), pytest.param("ray", 20, marks=pytest.mark.ray)],  # Ray's workers make the long pauses
 )
 def test_a_run_through_a_broken_network_loses_nothing(
-    engine, count, least, audio, undisturbed, s3_bucket, s3_server, tiny_checkpoint, tmp_path
+    engine, count, audio, undisturbed, s3_bucket, s3_server, tiny_checkpoint, tmp_path
 ):
     names = list(audio)[:count]
     for name in names:
@@ -99,7 +99,7 @@ def test_a_run_through_a_broken_network_loses_nothing(
     finally:
         proxy.stop()
     faults = [fault["kind"] for fault in proxy.faults()]
-    assert len(faults) >= least, Counter(faults)
+    assert len(faults) >= 50, Counter(faults)
     assert len(set(faults)) >= 4, Counter(faults)
     assert rows(f"{s3_bucket}/out") == {f"{name}#0": undisturbed[f"{name}#0"] for name in names}
 

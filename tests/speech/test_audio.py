@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
@@ -434,13 +435,13 @@ def nominal_pieces(duration, count):
     ]
 
 
-def quietest_cell(signal, nominal, rate, slack=1e-6):
-    """The first of the least loud 20 ms cells of the grid that lie within 5 s (and `slack` samples) of `nominal`."""
+def quietest_cell(signal, nominal, rate):
+    """The first of the least loud 20 ms cells of the file's grid that lie within 5 s of `nominal`."""
     cell = rate // 50
     energies = {
         at: float(np.sum(np.square(signal[at * cell : (at + 1) * cell].astype(np.float64))))
         for at in range(len(signal) // cell)
-        if at * cell >= (nominal - 5) * rate - slack and (at + 1) * cell <= (nominal + 5) * rate + slack
+        if at * cell >= (Fraction(nominal) - 5) * rate and (at + 1) * cell <= (Fraction(nominal) + 5) * rate
     }
     return min(energies, key=lambda at: (energies[at], at)) / 50
 
@@ -474,9 +475,7 @@ def test_joints_are_the_quietest_moments_and_pieces_tile_the_file(seed, duration
     whole, pieces = check_pieces(data, duration, count)
     for piece, span in zip(pieces[1:], nominal_pieces(duration, count)[1:], strict=True):
         assert abs(piece.offset - span.start) <= 5
-        # A nominal time may be off by its last bit: then a cell at the edge is in or out, see the next test for edges.
-        either = [quietest_cell(whole.samples, span.start, 16_000, slack) for slack in (1e-6, -1e-6)]
-        assert min(abs(piece.offset - joint) for joint in either) < 1e-9
+        assert piece.offset == pytest.approx(quietest_cell(whole.samples, span.start, 16_000), abs=1e-9)
 
 
 @pytest.mark.parametrize("quietest", [10.0, 10.02, 15.0, 19.96, 19.98])

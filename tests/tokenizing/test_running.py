@@ -15,7 +15,7 @@ import torch
 from commands import sdhubert
 from forks import FORKS, run_script
 from recordings import write_corpus
-from segmented import SMALL, Segmenting
+from segmented import SMALL, Segmenting, run
 
 from sdhubert_ray import Quantizer, read_segments
 from sdhubert_ray.errors import BusyError, UserError
@@ -23,7 +23,6 @@ from sdhubert_ray.output import Lease, list_commits, read_commit
 from sdhubert_ray.output.commits import commit_schema
 from sdhubert_ray.output.formats import SequenceOptions
 from sdhubert_ray.output.tables import FAILED_STATUSES
-from sdhubert_ray.runs.execute import run_job
 from sdhubert_ray.runs.resegment import load_options, open_features, prepare_resegment
 from sdhubert_ray.runs.session import Job, Session, Summary
 from sdhubert_ray.runs.stages.tokens import QUANTIZER_MARK
@@ -81,7 +80,7 @@ def tokenize(segments: Path, quantizer: str, *formats: str, **options: object) -
 def resegment(features: Path, output: Path, overrides: Sequence[str]) -> Summary:
     opened = open_features(str(features))
     job = prepare_resegment(load_options(opened, None, overrides, {}), opened, str(output), engine="local")
-    return run_job(job, lambda rows, seconds: None)
+    return run(job)
 
 
 def read_table(output: Path) -> pa.Table:
@@ -161,7 +160,7 @@ def test_one_pass_on_ray(corpus: Path, segment: Segmenting, quantizers: dict[str
     """By actors that do all; the stages that clusters with GPUs have are in tests/runs/test_pipeline.py."""
     options = [*SMALL, f"quantizer={quantizers['one']}", "device=cpu", "resources.encode.max_workers=1"]
     segment(corpus, tmp_path / "expected", options)
-    segment(corpus, tmp_path / "out", options, engine="ray")
+    run(segment.plan(corpus, tmp_path / "out", options, engine="ray"))
     assert read_table(tmp_path / "out").equals(read_table(tmp_path / "expected"))
 
 
@@ -213,7 +212,7 @@ def test_a_run_goes_on_after_its_table_got_units(
     with pytest.raises(UserError, match=r"another configuration: quantizer.sha256 \(\"\w+\" there, unset now\)"):
         segment(corpus, tmp_path / "out")
     assert segment(corpus, tmp_path / "out", one).rows_done == 1
-    assert segment(corpus, tmp_path / "out", one, retry=["unreadable"]).rows_done == 1
+    assert run(segment.plan(corpus, tmp_path / "out", one, retry=["unreadable"])).rows_done == 1
     segment(corpus, tmp_path / "expected", one)
     assert read_table(tmp_path / "out").equals(read_table(tmp_path / "expected"))
     # Sequences have each recording once, that of the latest attempt.
@@ -544,7 +543,7 @@ def test_one_at_a_time(
     waiting = prepare_tokenizing(str(tmp_path / "out"), loaded, quantizers["one"])
     tokenize(tmp_path / "out", quantizers["one"])
     with pytest.raises(BusyError, match="was changed by another run"):
-        run_job(planned, lambda rows, seconds: None)
+        run(planned)
     with pytest.raises(BusyError, match="was changed by another run just now"):
         run_tokenizing(waiting, lambda rows: None)
     assert not (tmp_path / "out/lease.json").exists()
