@@ -26,7 +26,7 @@ help: ## list these targets
 demo: $(INSTALLED) ## segment the bundled speech, print its syllables, draw them into out/demo/demo.png
 	$(VENV)/bin/sdhubert segment sdhubert_ray/assets/demo $(DEMO) --checkpoint bundled --engine ray \
 		--frame-features float32 --overwrite
-	$(VENV)/bin/sdhubert show $(DEMO) --png $(DEMO)/demo.png
+	$(VENV)/bin/sdhubert show $(DEMO) --png $(DEMO)/demo.png --overwrite
 
 test: $(INSTALLED) ## all tests but those marked slow, chaos or gpu
 	$(PYTEST) --durations=20

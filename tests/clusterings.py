@@ -24,8 +24,8 @@ def cluster(source: str, output: Path, options: ClusterOptions = SMALL, **choice
     return run_clustering(job, lambda *_: None)
 
 
-def prepare(source: str, output: Path, options: ClusterOptions = SMALL) -> ClusterJob:
-    return prepare_clustering(source, str(output), options, Workers(device="cpu"))
+def prepare(source: str, output: Path, options: ClusterOptions = SMALL, overwrite: bool = False) -> ClusterJob:
+    return prepare_clustering(source, str(output), options, Workers(device="cpu"), overwrite=overwrite)
 
 
 def same(first: Path, second: Path) -> bool:
@@ -40,7 +40,7 @@ def every_priority(source: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
     from sdhubert_ray.output.tables import read_vectors
 
-    table = pa.concat_tables(pq.read_table(path) for path in sorted(Path(source, "segments").glob("*.parquet")))
+    table = pa.concat_tables(pq.read_table(path) for path in sorted(Path(source, "commits").glob("*.parquet")))
     features = [rows for rows in read_vectors(table.column("segment_features")) if rows is not None]
     keys = [key for key, status in zip(*(table.column(name).to_pylist() for name in ("key", "status")), strict=True)
             if status == "ok"]  # fmt: skip

@@ -5,8 +5,20 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from sdhubert_ray.output import publish_plan, stage_plan, unit_name, write_commit, write_run
+from sdhubert_ray.output import (
+    list_commits,
+    list_plans,
+    publish_plan,
+    read_commit,
+    stage_plan,
+    unit_name,
+    write_commit,
+    write_run,
+)
 from sdhubert_ray.output.tables import MANIFEST_FIELDS
+
+RUN = "0123456789ab"
+"""The id of the run that has made them."""
 
 
 def plan_units(tables, folder):
@@ -24,13 +36,28 @@ def plan_units(tables, folder):
     return stage_plan(iter(units), folder)
 
 
+def commits_in(output):
+    """What is committed in an output, published or not."""
+    return list_commits(str(output), list_plans(str(output)))
+
+
+def keys_in(output):
+    """The keys of all rows that are done."""
+    tables = (read_commit(str(output), commit.name, ["key"]) for commit in commits_in(output))
+    return {key for table in tables for key in table.column("key").to_pylist()}
+
+
 def write_output(output, commits, fingerprint):
     """An output of (plan number, segments table) commits; a plan after the first does rows again. Returns its URI."""
     write_run(output, {"fingerprint": fingerprint, "runs": 1})
+    names = []
     for number in sorted({number for number, _ in commits}):
         units = [table for plan, table in commits if plan == number]
         with tempfile.TemporaryDirectory() as staging:
-            publish_plan(output, plan_units(units, Path(staging)), number, "input" if number == 1 else "retry")
+            kind = "input" if number == 1 else "retry"
+            plan = publish_plan(output, plan_units(units, Path(staging)), number, RUN, kind)
         for unit, table in enumerate(units):
-            write_commit(output, unit_name(number, unit), table, "zstd")
+            write_commit(output, unit_name(plan.name, unit), table, "zstd")
+        names.append(plan.name)
+    write_run(output, {"fingerprint": fingerprint, "runs": 1, "plans": names})
     return output

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-from outputs import write_output
+from outputs import commits_in, write_output
 
-from sdhubert_ray.output.commits import list_commits, merge_commits
+from sdhubert_ray.output import find_groups, list_plans, publish_commits
 from sdhubert_ray.output.tables import RESULT_FIELDS, SEGMENTS, ragged_intervals, ragged_vectors
 
 FINGERPRINT = {"checkpoint_sha256": '"abc"', "preset": '"readme"'}
@@ -75,6 +75,8 @@ def write_segments(
     return write_output(output, tables, FINGERPRINT)
 
 
-def merge_all(output: str) -> None:
-    """Put all files of an output's plan together."""
-    merge_commits(output, list_commits(output), "zstd")
+def publish_all(output: str) -> None:
+    """Make all commits of an output's plan one file of the table."""
+    (plan,) = list_plans(output)
+    (group,) = find_groups(commits_in(output), plan, plan.num_rows)
+    publish_commits(output, group, "zstd", frozenset())

@@ -64,7 +64,7 @@ def expected(corpus: Path, options: list[str], tmp_path_factory: pytest.TempPath
 
 
 def committed(output: Path) -> list[Path]:
-    return list((output / "segments").glob("[!.]*.parquet"))
+    return [path for folder in ("commits", "segments") for path in (output / folder).glob("[!.]*.parquet")]
 
 
 def read_rows(output: Path) -> pa.Table:
@@ -144,10 +144,10 @@ import functools, sys, time
 from pathlib import Path
 from sdhubert_ray import cli
 from sdhubert_ray.runs import execute, pipeline
-gate, segments = Path(sys.argv.pop()), Path(sys.argv[3], "segments")
+gate, commits = Path(sys.argv.pop()), Path(sys.argv[3], "commits")
 class SegmentUnits(pipeline.SegmentUnits):
     def __call__(self, batch):
-        while len(list(segments.glob("[!.]*.parquet"))) >= 3 and not gate.exists():
+        while len(list(commits.glob("[!.]*.parquet"))) >= 3 and not gate.exists():
             time.sleep(0.05)
         return super().__call__(batch)
 pipeline.SegmentUnits = SegmentUnits

@@ -9,6 +9,7 @@ import typer
 
 from sdhubert_ray.cli.console import console, note
 from sdhubert_ray.cli.evaluate_ssabx import ssabx
+from sdhubert_ray.cli.targets import check_figures
 from sdhubert_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def boundary(
         raise UserError(f"--shift is {shift}; it has to be in seconds, from -{_MAX_SHIFT} to {_MAX_SHIFT}")
     if tune_segments is not None and tune is None:
         raise UserError("--tune-segments needs --tune, the references of its recordings")
+    if json_file:
+        check_figures(json_file)
     from sdhubert_ray.evaluation import join, load_references, tables
     from sdhubert_ray.evaluation.joining import JoinOptions
     from sdhubert_ray.evaluation.published import BOUNDARY
@@ -121,6 +124,8 @@ def purity(
 
     Each segment is assigned to a syllable. Two protocols: `sdhubert` counts every pair, `strict` those that overlap.
     """
+    if json_file:
+        check_figures(json_file)
     from sdhubert_ray.evaluation import join, load_references, tables
     from sdhubert_ray.evaluation.joining import JoinOptions
     from sdhubert_ray.evaluation.published import PURITY

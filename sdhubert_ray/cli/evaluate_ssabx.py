@@ -17,6 +17,7 @@ from sdhubert_ray.cli.console import (
 )
 from sdhubert_ray.cli.options import Address, LogFormat, choose_address
 from sdhubert_ray.cli.running import ended_early
+from sdhubert_ray.cli.targets import check_figures
 from sdhubert_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ def ssabx(
     other = [text for text in overrides or [] if not text.startswith(("audio.", "resources."))]
     if other:
         raise UserError(f"{other[0]!r} does not apply here; KEY=VALUE may be of audio and resources")
+    if json_file:
+        check_figures(json_file)
     flags = {"preset": preset, "device": device, "dtype": dtype, "checkpoint": checkpoint}
     # What can be mended is told before torch is loaded, which takes seconds.
     from sdhubert_ray import storage

@@ -18,10 +18,10 @@ def import_quantizer(
 ) -> None:
     """Make a quantizer from the pair of files that the original system clusters into."""
     from sdhubert_ray import storage
-    from sdhubert_ray.units.quantizer import CARD, read_original
+    from sdhubert_ray.units.quantizer import check_place, read_original
 
     target = storage.absolute(output).rstrip("/")
-    if not overwrite and storage.exists(storage.join(target, CARD)):
+    if check_place(target, begun=False) and not overwrite:
         raise UserError(f"{output} holds a quantizer already; choose another folder, or --overwrite it")
     quantizer = read_original(km, reducer, trust_pickle)
     quantizer.save(target)

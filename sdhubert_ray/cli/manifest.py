@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from sdhubert_ray.cli.options import Input, Limit, Split, Where, select
+from sdhubert_ray.cli.targets import Replace, check_file
 
 
 def manifest(
@@ -14,10 +15,12 @@ def manifest(
     where: Where = None,
     limit: Limit = None,
     split: Split = None,
+    overwrite: Replace = False,
 ) -> None:
     """List recordings, probe how long they are, cut long ones into pieces: a manifest for `sdhubert segment`."""
     from sdhubert_ray.corpus import list_input, write_manifest
 
+    check_file(target, overwrite, ".parquet")
     summary = write_manifest(list_input(source, select(where, limit, split)), target, piece_seconds)
     ignored = f", {summary.ignored} other files ignored" if summary.ignored else ""
     hours = summary.seconds / 3600

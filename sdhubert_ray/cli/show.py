@@ -1,12 +1,12 @@
 """`sdhubert show`: the syllables of a recording, printed and drawn."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from sdhubert_ray.cli.console import console
+from sdhubert_ray.cli.targets import Replace, check_file
 from sdhubert_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,14 +19,17 @@ def show(
         str | None, typer.Argument(metavar="[ID]", help="Which recording; the first by default.")
     ] = None,
     png: Annotated[
-        Path | None,
-        typer.Option(help="Draw waveform, self-similarity and boundaries (needs kept frame features)."),
+        str | None,
+        typer.Option(metavar="FILE", help="Draw waveform, self-similarity and boundaries (needs kept frame features)."),
     ] = None,
-    limit: Annotated[int, typer.Option(help="Syllables to print.")] = 12,
+    limit: Annotated[int, typer.Option(min=0, help="Syllables to print.")] = 12,
+    overwrite: Replace = False,
 ) -> None:
     """Print the syllables of a recording, and draw it."""
     from sdhubert_ray.output import join_pieces, read_files
 
+    if png:
+        check_file(png, overwrite, ".png")
     columns = [
         "id",
         "uri",
@@ -58,7 +61,7 @@ def show(
         _draw(png, pieces)
 
 
-def _draw(path: Path, pieces: "pa.Table") -> None:
+def _draw(path: str, pieces: "pa.Table") -> None:
     from sdhubert_ray.corpus.shards import open_audio
     from sdhubert_ray.output import join_pieces
     from sdhubert_ray.output.tables import read_ragged, read_vectors
@@ -80,6 +83,5 @@ def _draw(path: Path, pieces: "pa.Table") -> None:
         audio = read_audio(file, Span(offset, offset + result.duration))
     title = f"{result.id}: {len(result.segments)} syllables"
     figure = draw_segments(audio.samples, features * mask[:, None], result.segments - offset, title)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     console.print(f"drawn to {path}", soft_wrap=True)

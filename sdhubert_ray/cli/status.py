@@ -1,7 +1,7 @@
 """`sdhubert status`: how far a run is, from its output alone."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +11,7 @@ from sdhubert_ray.cli.console import console
 from sdhubert_ray.errors import UserError
 
 if TYPE_CHECKING:
-    from sdhubert_ray.output import Commit, Plan
+    from sdhubert_ray.output import Contents
     from sdhubert_ray.output.summary import Totals
 
 _SHOWN_REASONS = 10
@@ -23,31 +23,29 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Tell what an output holds: counts, failures by reason, the rate of the run on it, and what is left."""
-    from sdhubert_ray.output import list_plans, pending_units, read_lease, read_run
+    from sdhubert_ray.output import read_lease, read_run
     from sdhubert_ray.output.lease import is_held
 
     record = read_run(output)
     if record is not None and record.get("kind") == "training":
         _tell_training(output, record, as_json)
         return
-    plans = list_plans(output) if record else []
     if record is None:
         raise UserError(f"{output} holds no run; name the output folder of `sdhubert segment` or `sdhubert train`")
-    commits, totals = _count(output, plans)
-    pending = pending_units(plans, commits)
-    by_number = {plan.number: plan for plan in plans}
-    rows_left = sum(by_number[plan].unit_rows[unit] for plan, unit in pending)
-    seconds_left = sum(by_number[plan].unit_seconds[unit] for plan, unit in pending)
+    contents, totals = _count(output)
+    pending, rows_left = contents.pending, contents.rows_left
+    seconds = {plan.name: plan.unit_seconds for plan in contents.plans}
+    seconds_left = sum(seconds[plan][unit] for plan, unit in pending)
     lease = read_lease(output)
     running = lease is not None and is_held(output)
-    unfinished = pending or record["state"] == "running" or "tokenizing" in record
+    unfinished = pending or contents.record["state"] != "finished" or "tokenizing" in contents.record
     state = "running" if running else "interrupted" if unfinished else "finished"
     progress = lease["progress"] if running and lease is not None else {}
     rate = progress["rows"] / progress["seconds"] if progress.get("seconds") else 0.0
     if as_json:
         told = {
             "state": state,
-            "run_id": record.get("run_id"),
+            "run_id": contents.record.get("run_id"),
             "holder": lease if running else None,
             "rows_left": rows_left,
             "audio_seconds_left": round(seconds_left, 3),
@@ -66,7 +64,7 @@ def status(
     if rate:
         factor = progress["audio_seconds"] / progress["seconds"]
         table.add_row("rate", f"{rate:.1f} rows/s, {factor:.1f} times real time; {rows_left / rate / 60:.0f} min to go")
-    table.add_row("table", f"{totals.size / 1e6:.1f} MB in {len(commits)} files")
+    table.add_row("table", f"{totals.size / 1e6:.1f} MB in {len(contents.commits)} files")
     console.print(table, soft_wrap=True)
     for (name, reason), count in totals.reasons.most_common(_SHOWN_REASONS):
         print(f"{count} x {name}: {reason}")
@@ -85,16 +83,16 @@ def _tell_training(output: str, record: Mapping[str, Any], as_json: bool) -> Non
     console.print(table, soft_wrap=True)
 
 
-def _count(output: str, plans: "Sequence[Plan]") -> "tuple[list[Commit], Totals]":
-    from sdhubert_ray.output import list_commits
-    from sdhubert_ray.output.commits import GoneError
+def _count(output: str) -> "tuple[Contents, Totals]":
+    from sdhubert_ray.output import require_contents
+    from sdhubert_ray.output.parquet import GoneError
     from sdhubert_ray.output.summary import count_results
 
     for look in range(1, _LOOKS + 1):
-        commits = list_commits(output)
+        contents = require_contents(output)
         try:
-            return commits, count_results(output, plans, commits)
-        except GoneError:  # put together with others since it was listed
+            return contents, count_results(output, contents.plans, contents.commits)
+        except GoneError:  # published with others since it was listed
             if look == _LOOKS:
                 raise
     raise AssertionError("not reached")

@@ -3,7 +3,7 @@
 import json
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,8 @@ from sdhubert_ray import storage
 from sdhubert_ray.clustering.options import ClusterOptions, Workers
 from sdhubert_ray.clustering.source import VectorSource, open_source
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.output import read_run
 from sdhubert_ray.runs.execute import check_engine
-from sdhubert_ray.units.quantizer import CARD
+from sdhubert_ray.units.quantizer import CARD, check_place, sklearn_files
 
 WORK = "work"
 SETTINGS = "settings.json"
@@ -98,7 +97,7 @@ def prepare_clustering(
         raise UserError("the local engine is one process; leave out --workers, or take --engine ray")
     output = storage.absolute(output).rstrip("/")
     table = _open_enough(source, options)
-    _check_folder(output)
+    _check_folder(output, sklearn_files(options.n_clusters, options.n_units) if sklearn else ())
     settings = _settings(table, options)
     card, begun = (None, None) if overwrite else look_into(output, settings)
     finished, resumes = card is not None, card is None and begun is not None
@@ -139,12 +138,19 @@ def _open_enough(uri: str, options: ClusterOptions) -> VectorSource:
     return source
 
 
-def _check_folder(output: str) -> None:
-    """Raises UserError where a quantizer has no place in an output."""
-    if storage.exists(output) and not storage.is_folder(output):
-        raise UserError(f"output {output} is a file; name a folder")
-    if read_run(output) is not None:
-        raise UserError(f"output {output} is an output of `sdhubert segment`; choose another folder for the quantizer")
+def _check_folder(output: str, more: Sequence[str]) -> None:
+    """Raises UserError where a quantizer and `more` files have no place, or would take that of somebody's files."""
+    begun = _read_begun(output) is not None
+    there = check_place(output, begun)
+    if begun:
+        return
+    work = storage.join(output, WORK)
+    taken = [WORK] if storage.exists(work) and (not storage.is_folder(work) or storage.list_files(work)) else []
+    taken += [name for name in more if not there and storage.exists(storage.join(output, name))]
+    if taken:
+        raise UserError(
+            f"output {output} holds {taken[0]}, which no clustering is known to have written; choose another output"
+        )
 
 
 def _is_large(source: VectorSource, sample_size: int) -> bool:
@@ -169,17 +175,25 @@ def look_into(output: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any] 
         TransientError: the store could not be reached.
     """
     card = read_json(storage.join(output, CARD))
-    begun = read_json(storage.join(output, f"{WORK}/{SETTINGS}"))
+    begun = _read_begun(output)
     if card is not None and "settings" not in card:
         raise UserError(f"output {output} holds another quantizer (imported); choose another output, or --overwrite it")
-    if begun is not None and not all(isinstance(begun.get(key), int) for key in ("sample_size", "seed_vectors")):
-        raise UserError(f"{output}/{WORK}/{SETTINGS} is damaged; choose another output, or --overwrite it")
     for record in (card, begun):
         if record is not None:
             if not isinstance(record.get("settings"), dict):
                 raise UserError(f"output {output} has a damaged record; choose another output, or --overwrite it")
             _refuse_other(output, record["settings"], settings)
     return card, begun
+
+
+def _read_begun(output: str) -> dict[str, Any] | None:
+    """What a run has noted that began a clustering and has not ended it, or None. Raises UserError, TransientError."""
+    uri = storage.join(output, f"{WORK}/{SETTINGS}")
+    begun = read_json(uri)
+    kinds = {"sample_size": int, "seed_vectors": int, "settings": dict}
+    if begun is not None and not all(isinstance(begun.get(key), kind) for key, kind in kinds.items()):
+        raise UserError(f"{uri} is no note of a clustering; choose another output")
+    return begun
 
 
 def _refuse_other(output: str, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -220,7 +234,7 @@ def read_json(uri: str) -> dict[str, Any] | None:
     except storage.TransientError:
         raise
     except (OSError, ValueError) as error:
-        raise UserError(f"{uri} cannot be read ({error}); choose another output, or --overwrite it") from error
+        raise UserError(f"{uri} cannot be read ({error}); choose another output") from error
 
 
 def write_json(uri: str, content: Mapping[str, object]) -> None:

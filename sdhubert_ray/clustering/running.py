@@ -17,6 +17,7 @@ from sdhubert_ray.clustering.fitting import STATE, FitState, read_state, write_s
 from sdhubert_ray.clustering.memory import Budget
 from sdhubert_ray.clustering.planning import SETTINGS, ClusterJob, look_into, read_json, write_json
 from sdhubert_ray.clustering.sampling import (
+    SAMPLE_FILE,
     SAMPLE_FOLDER,
     SampleLots,
     choose_limits,
@@ -229,17 +230,18 @@ def _card(job: ClusterJob, sample: Sample, state: FitState, seed_vectors: int) -
 
 
 def _clear(job: ClusterJob) -> None:
-    """Remove what an earlier clustering left. The card goes first: without it nothing is taken for a quantizer."""
-    for name in (CARD, TENSORS):
-        storage.remove(storage.join(job.output, name))
+    """Remove what an earlier clustering left. The card goes last: it tells that the rest is ours."""
+    storage.remove_files([storage.join(job.output, TENSORS)])
     _clear_work(job.work)
+    storage.remove_files([storage.join(job.output, CARD)])
 
 
 def _clear_work(work: str) -> None:
     """Remove what is needed on the way, the settings last: they tell whose the rest is, should this be interrupted."""
-    for name in (STATE, _SAMPLE, SAMPLE_FOLDER, SETTINGS):
-        storage.remove(storage.join(work, name))
-    storage.remove(work)
+    storage.remove_files([storage.join(work, name) for name in (STATE, _SAMPLE)])
+    storage.remove_own(storage.join(work, SAMPLE_FOLDER), SAMPLE_FILE.fullmatch)
+    storage.remove_files([storage.join(work, SETTINGS)])
+    storage.tidy(work)
 
 
 @contextlib.contextmanager

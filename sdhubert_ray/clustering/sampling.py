@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -16,10 +17,12 @@ from sdhubert_ray import storage
 from sdhubert_ray.clustering.shards import ALL, SHARD_BYTES, SIGMAS, Limits, Sample, ShardWriter
 from sdhubert_ray.clustering.source import SourceFile, VectorSource, count_vectors
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.output.commits import SEGMENTS_FOLDER, read_parquet
+from sdhubert_ray.output.parquet import read_parquet
 from sdhubert_ray.output.tables import Array, read_vectors
 
 SAMPLE_FOLDER = "sample"
+SAMPLE_FILE = re.compile(r"[0-9]{5}-[0-9a-f]{12}(\.json|-[0-9]{5}\.safetensors)")
+"""What the files in it are called."""
 _LOT_FILES = 256
 _LOTS, _LEAST_LOT_BYTES = 32, 2 << 20
 """A small sample is cut finer, so that several workers have a part of it."""
@@ -112,7 +115,7 @@ class SampleLots:
         return shards.report()
 
     def _take_file(self, name: str, size: int, superseded: frozenset[str], shards: ShardWriter) -> None:
-        uri = storage.join(self.source, f"{SEGMENTS_FOLDER}/{name}")
+        uri = storage.join(self.source, name)
 
         def read(parquet: pq.ParquetFile) -> pa.Table:
             for group in range(parquet.num_row_groups):

@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.output import Commit, list_commits, list_plans, pending_units, read_run
-from sdhubert_ray.output.commits import commit_schema, read_commits
+from sdhubert_ray.output import Commit, require_contents
+from sdhubert_ray.output.commits import read_commits
+from sdhubert_ray.output.parquet import read_schema
 from sdhubert_ray.output.summary import latest_attempts
 from sdhubert_ray.output.tables import FAILED_STATUSES
 
@@ -24,7 +25,7 @@ class SourceFile:
     """A file of the table.
 
     Attributes:
-        name: in the folder of segments.
+        name: relative to the output.
         size: bytes.
         num_vectors: in the rows that count.
         superseded: keys of rows that do not count: a later file has them again.
@@ -78,13 +79,11 @@ def open_source(uri: str) -> VectorSource:
         TransientError: the store could not be reached.
     """
     output = storage.absolute(uri).rstrip("/")
-    record = read_run(output)
-    if record is None:
-        raise UserError(f"{uri} holds no run; name the output folder of `sdhubert segment`")
-    plans, commits = list_plans(output), list_commits(output)
+    contents = require_contents(output)
+    plans, commits = contents.plans, contents.commits
     if not commits:
         raise UserError(f"{uri} has no rows that are done; run the `sdhubert segment` that makes it first")
-    width, dtype = _vector_type(uri, commit_schema(output, commits[0].name))
+    width, dtype = _vector_type(uri, read_schema(storage.join(output, commits[0].name)))
     latest = latest_attempts(output, plans, commits)
     files, rows, failed, digest = [], 0, 0, 0
     for commit, table in read_commits(output, commits, _COLUMNS):
@@ -98,16 +97,15 @@ def open_source(uri: str) -> VectorSource:
             files.append(SourceFile(commit.name, commit.size, int(counts.sum()), tuple(superseded)))
     if not files:
         raise UserError(f"{uri} has no syllables in its {rows} rows, so there is nothing to cluster")
-    unit_rows = {plan.number: plan.unit_rows for plan in plans}
     return VectorSource(
         output=output,
-        run_id=str(record.get("run_id", "")),
-        fingerprint=record["fingerprint"],
+        run_id=str(contents.record.get("run_id", "")),
+        fingerprint=contents.record["fingerprint"],
         files=tuple(files),
         num_rows=rows,
         width=width,
         dtype=dtype,
-        rows_left=sum(unit_rows[plan][unit] for plan, unit in pending_units(plans, commits)),
+        rows_left=contents.rows_left,
         rows_failed=failed,
         digest=f"{digest:016x}",
     )

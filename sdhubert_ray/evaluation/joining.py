@@ -18,8 +18,8 @@ from sdhubert_ray.corpus import AUDIO_SUFFIXES
 from sdhubert_ray.corpus.columns import near_miss
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.evaluation.references import Reference
-from sdhubert_ray.output import join_pieces, list_commits, read_files, read_run
-from sdhubert_ray.output.commits import SEGMENTS_FOLDER, read_parquet
+from sdhubert_ray.output import Commit, join_pieces, read_files, require_contents
+from sdhubert_ray.output.parquet import read_schema
 from sdhubert_ray.output.record import check_tokenized
 from sdhubert_ray.output.tables import FAILED_STATUSES, FRAME_COLUMNS, Array
 
@@ -214,24 +214,21 @@ class _Meeting:
 
 
 def _read(output: str, by: Sequence[str], *, with_features: bool) -> Iterator[pa.Table]:
-    record = read_run(output)
-    if record is not None:
-        check_tokenized(output, record)
+    contents = require_contents(output)
+    check_tokenized(output, contents.record)
     columns = [*_COLUMNS, *by, *(("segment_features",) if with_features else ())]
-    there = _list_columns(output) if by and record is not None else []
+    there = _list_columns(output, contents.commits) if by else []
     for name in by if there else ():
         if name not in there:
             raise UserError(f"--by is {name!r}, but {output} has no such column to group by; {near_miss(name, there)}")
     yield from read_files(output, columns)
 
 
-def _list_columns(output: str) -> list[str]:
+def _list_columns(output: str, commits: Sequence[Commit]) -> list[str]:
     """The columns of a table that figures can be grouped by."""
-    commits = list_commits(output)
     if not commits:
         return []
-    first = storage.join(output, f"{SEGMENTS_FOLDER}/{commits[0].name}")
-    names: list[str] = read_parquet(first, lambda parquet: parquet.schema_arrow.names)
+    names: list[str] = read_schema(storage.join(output, commits[0].name)).names
     lists = {"segments", "segment_features", "units", *FRAME_COLUMNS}
     return [name for name in names if name not in lists]
 

@@ -2,29 +2,39 @@
 
 OUTPUT/run.json                            configuration, fingerprint, versions, counts, times
 OUTPUT/lease.json                          who is writing, and its heartbeat; gone when nobody is
-OUTPUT/manifest/PLAN.json, PLAN-PART.parquet   what is to be done: rows in units, a row group each; only ever added to
-OUTPUT/segments/PLAN-UNIT.parquet          the rows of a unit, once they are done
-OUTPUT/segments/PLAN-FIRST-LAST.parquet    the rows of many, put together when a run has finished
+OUTPUT/manifest/NUMBER.json                a plan, by its number and the run that made it: PLAN is NUMBER-RUN
+OUTPUT/manifest/PLAN-PART.parquet          what is to be done: rows in units, a row group each; plans are only added to
+OUTPUT/commits/PLAN-UNIT.parquet           the rows of a unit, once they are done, until the run has finished
+OUTPUT/segments/PLAN-FIRST-LAST.parquet    the table: the rows of many units, from then on
 
-A later plan holds the recordings that an input has gained, or rows to try again: the latest attempt of a key counts.
+A later plan holds the recordings that an input has gained, or rows to try again: the latest attempt of a key counts,
+and takes the place of the one before when the run finishes.
 """
 
 from sdhubert_ray.output.commits import (
     Commit,
-    committed_keys,
-    drop_superseded,
+    commit_name,
     find_groups,
     list_commits,
-    merge_commits,
+    pending_units,
+    publish_commits,
     read_commit,
     write_commit,
 )
-from sdhubert_ray.output.lease import Lease, LeaseLostError, LeaseTimes, read_lease
+from sdhubert_ray.output.contents import (
+    Contents,
+    clear_output,
+    is_in_output,
+    open_output,
+    read_contents,
+    require_contents,
+    tidy_output,
+)
+from sdhubert_ray.output.lease import Lease, LeaseLostError, LeaseTimes, check_holder, read_lease
 from sdhubert_ray.output.plans import (
     Plan,
     StagedPlan,
     list_plans,
-    pending_units,
     publish_plan,
     read_plan,
     read_unit,
@@ -42,16 +52,16 @@ from sdhubert_ray.output.reading import (
 )
 from sdhubert_ray.output.record import (
     OutputOptions,
-    clear_output,
     fingerprint,
-    open_output,
     read_run,
     refuse_other,
     write_run,
 )
+from sdhubert_ray.output.retries import replace_rows
 
 __all__ = [
     "Commit",
+    "Contents",
     "FileResult",
     "Lease",
     "LeaseLostError",
@@ -59,21 +69,23 @@ __all__ = [
     "OutputOptions",
     "Plan",
     "StagedPlan",
+    "check_holder",
     "clear_output",
-    "committed_keys",
+    "commit_name",
     "count_joined",
-    "drop_superseded",
     "find_groups",
     "fingerprint",
     "frame_offset",
+    "is_in_output",
     "join_pieces",
     "list_commits",
     "list_plans",
-    "merge_commits",
     "open_output",
     "pending_units",
+    "publish_commits",
     "publish_plan",
     "read_commit",
+    "read_contents",
     "read_files",
     "read_lease",
     "read_plan",
@@ -81,7 +93,10 @@ __all__ = [
     "read_segments",
     "read_unit",
     "refuse_other",
+    "replace_rows",
+    "require_contents",
     "stage_plan",
+    "tidy_output",
     "unit_name",
     "worst_status",
     "write_commit",

@@ -1,100 +1,92 @@
 """Commits: rows that are done, a Parquet file each, there at once or not at all.
 
-A unit's file has the unit's name: whoever does a unit again replaces the same file, so no row can be there twice. When
-a run has finished, small files are put together; the new file covers the old ones from the moment it is there.
+A unit is committed under the unit's name: whoever does a unit again replaces the same file, so no row is there twice.
+When a run has finished, its commits are published: put together into files of the table, which are never removed nor
+renamed while the run stands. Whoever reads the folder of the table, knowing nothing of all this, sees each row once.
 """
 
-import contextlib
-import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sdhubert_ray import storage
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.output.parquet import iter_row_groups, read_parquet, to_parquet
+from sdhubert_ray.output.plans import Plan
 
+COMMITS_FOLDER = "commits"
+"""Units that are done and not published yet."""
 SEGMENTS_FOLDER = "segments"
+"""The table, for any reader."""
 MAX_FILE_BYTES = 256 << 20
 """Files are put together up to this size: they pass through memory."""
 
-_NAME = re.compile(r"([0-9]{5})-([0-9]{7})(?:-([0-9]{7}))?\.parquet")
+_NAME = re.compile(r"(?:.*/)?(([0-9]{5})(?:-[0-9a-f]{12})?)-([0-9]{7})(?:-([0-9]{7}))?\.parquet")
 _READS_AT_ONCE = 8
-_ADVICE = "remove it and run again to make its rows anew"
 
 
 class Commit(NamedTuple):
-    """A file of rows that are done: units `first` to `last` (included) of a plan."""
+    """A file of rows that are done: units `first` to `last` (included) of a plan.
+
+    Attributes:
+        plan: its number.
+        first: unit.
+        last: unit.
+        published: whether it is a file of the table.
+        name: relative to the output.
+        size: bytes.
+    """
 
     plan: int
     first: int
     last: int
+    published: bool
     name: str
     size: int
 
 
-def is_commit_name(name: str) -> bool:
-    """Tell whether a file of the segments folder is named as commits are."""
-    return _NAME.fullmatch(name) is not None
+def commit_name(unit: str) -> str:
+    """The file that a unit is committed as, relative to the output."""
+    return f"{COMMITS_FOLDER}/{unit}.parquet"
 
 
-def write_commit(output: str, name: str, table: pa.Table, compression: str) -> int:
+def units_of(name: str) -> tuple[int, int, int]:
+    """The number of the plan, the first and the last unit that a file has by its name."""
+    match = _match(name)
+    return int(match[2]), int(match[3]), int(match[4] or match[3])
+
+
+def write_commit(output: str, unit: str, table: pa.Table, compression: str) -> int:
     """Write the rows of a unit as one Parquet file, at once or not at all; returns its bytes."""
     data = to_parquet([table], compression)
-    storage.put(_uri(output, f"{name}.parquet"), data)
+    storage.put(storage.join(output, commit_name(unit)), data)
     return len(data)
 
 
-def list_commits(output: str) -> list[Commit]:
-    """What is committed, by plan and unit. Files that a larger one covers are left out: a merge was cut short."""
-    return [commit for commit, covered in _listed(output) if not covered]
+def list_commits(output: str, plans: Sequence[Plan]) -> list[Commit]:
+    """What is committed, by plan and unit.
 
-
-class GoneError(UserError):
-    """A file of results that was there a moment ago."""
-
-
-def read_parquet(
-    uri: str,
-    read: Callable[[pq.ParquetFile], pa.Table],
-    size: int | None = None,
-    advice: str = _ADVICE,
-) -> pa.Table:
-    """Open a Parquet file of an output and read some of it.
-
-    Args:
-        uri: its name.
-        read: what to read.
-        size: its bytes, if they are known.
-        advice: what to do about a damaged one.
-
-    Raises:
-        GoneError: it is not there.
-        UserError: it is not a whole Parquet file, or may not be read.
-        TransientError: the store could not be reached.
+    What is of none of these plans does not count: it was committed late, by a worker of a run that was overwritten.
+    Nor does what a published file covers: the publishing was cut short, or a worker was late.
     """
-    with _opened(uri, size, advice) as parquet:
-        return read(parquet)
+    return [commit for commit, covered in _listed(output, plans) if not covered]
 
 
-@contextlib.contextmanager
-def _opened(uri: str, size: int | None, advice: str = _ADVICE) -> Iterator[pq.ParquetFile]:
-    try:
-        with storage.open_binary(uri, size=size, sparse=True) as file:
-            yield pq.ParquetFile(file, page_checksum_verification=True)
-    except FileNotFoundError as error:
-        raise GoneError(f"{uri} is gone: a run puts its files together; try again") from error
-    except storage.TransientError:
-        raise
-    except PermissionError as error:
-        raise UserError(f"{uri} may not be read ({error}); mend the access to it") from error
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{uri} is damaged ({reason}); {advice}") from error
+def pending_units(plans: Sequence[Plan], commits: Sequence[Commit]) -> list[tuple[str, int]]:
+    """The units that no commit covers, in order: by the name of their plan and their place in it."""
+    pending: list[tuple[str, int]] = []
+    for plan in plans:
+        done = np.zeros(len(plan.unit_rows), bool)
+        for commit in commits:
+            if commit.plan == plan.number:
+                done[commit.first : commit.last + 1] = True
+        pending.extend((plan.name, int(unit)) for unit in np.flatnonzero(~done))
+    return pending
 
 
 def read_commit(output: str, name: str, columns: Sequence[str], size: int | None = None) -> pa.Table:
@@ -103,7 +95,7 @@ def read_commit(output: str, name: str, columns: Sequence[str], size: int | None
     def read(parquet: pq.ParquetFile) -> pa.Table:
         return parquet.read(columns=[column for column in columns if column in parquet.schema_arrow.names])
 
-    return read_parquet(_uri(output, name), read, size)
+    return read_parquet(storage.join(output, name), read, size)
 
 
 def read_commits(output: str, commits: Iterable[Commit], columns: Sequence[str]) -> Iterator[tuple[Commit, pa.Table]]:
@@ -119,118 +111,87 @@ def read_commits(output: str, commits: Iterable[Commit], columns: Sequence[str])
             yield done, table.result()
 
 
-def committed_keys(output: str) -> set[str]:
-    """The keys of all rows that are done. For small outputs: they are held at once."""
-    tables = read_commits(output, list_commits(output), ["key"])
-    return {key for _, table in tables for key in table.column("key").to_pylist()}
-
-
-def find_groups(commits: Sequence[Commit], unit_rows: Mapping[int, Sequence[int]], max_rows: int) -> list[list[Commit]]:
-    """Runs of neighbouring files of a plan to be put together, each of `max_rows` and `MAX_FILE_BYTES` at most.
+def find_groups(commits: Sequence[Commit], plan: Plan, max_rows: int) -> list[list[Commit]]:
+    """Runs of neighbouring units to be published as one file, of `max_rows` and `MAX_FILE_BYTES` at most.
 
     Args:
-        commits: of `list_commits`.
-        unit_rows: by plan, the rows of its units.
+        commits: of `list_commits`, those of the plan.
+        plan: that they are of.
         max_rows: in a file.
     """
     groups: list[list[Commit]] = []
     group: list[Commit] = []
     rows = size = 0
     for commit in commits:
-        more = sum(unit_rows[commit.plan][commit.first : commit.last + 1])
-        follows = bool(group) and group[-1].plan == commit.plan and group[-1].last + 1 == commit.first
+        if commit.published:
+            continue
+        more = sum(plan.unit_rows[commit.first : commit.last + 1])
+        follows = bool(group) and group[-1].last + 1 == commit.first
         if not follows or rows + more > max_rows or size + commit.size > MAX_FILE_BYTES:
             groups.append(group)
             group, rows, size = [], 0, 0
         group.append(commit)
         rows, size = rows + more, size + commit.size
-    return [group for group in [*groups, group] if len(group) > 1]
+    return [group for group in [*groups, group] if group]
 
 
-def merge_commits(output: str, group: Sequence[Commit], compression: str) -> str:
-    """Put neighbouring files together, a row group each, and return the name of the new one.
+def publish_commits(output: str, group: Sequence[Commit], compression: str, without: frozenset[str]) -> str:
+    """Put neighbouring units together into a file of the table, a row group each, and return its name.
 
-    Killed at any moment, no row is lost and readers see none twice: first the new file is there, then the old ones go.
+    Killed at any moment, no row is lost and no reader of the table sees one twice: first the new file is there, then
+    the commits go. If it is there already, it has the same rows.
+
+    Args:
+        output: the folder.
+        group: of `find_groups`.
+        compression: the Parquet codec.
+        without: keys of rows that are left out, as they stand in the table already.
     """
-    name = f"{group[0].plan:05d}-{group[0].first:07d}-{group[-1].last:07d}.parquet"
+    name = f"{SEGMENTS_FOLDER}/{_match(group[0].name)[1]}-{group[0].first:07d}-{group[-1].last:07d}.parquet"
+    left_out = pa.array(sorted(without), pa.string())
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
-        files = pool.map(lambda commit: _row_groups(_uri(output, commit.name), commit.size or None), group)
+        files = pool.map(lambda commit: list(iter_row_groups(storage.join(output, commit.name))), group)
         tables = (table for groups in files for table in groups)
-        storage.put(_uri(output, name), to_parquet(tables, compression))
-    storage.remove_files([_uri(output, commit.name) for commit in group])
+        kept = (table.filter(pc.invert(pc.is_in(table.column("key"), left_out))) for table in tables)
+        storage.create(storage.join(output, name), to_parquet(kept, compression))
+    remove_commits(output, group)
     return name
 
 
-def remove_covered(output: str) -> None:
-    """Remove the files that a larger one covers, which a merge that was cut short has left."""
-    storage.remove_files([_uri(output, commit.name) for commit, covered in _listed(output) if covered])
+def remove_covered(output: str, plans: Sequence[Plan]) -> None:
+    """Remove commits that a published file covers: publishing was cut short and has left them, or a worker was late."""
+    remove_commits(output, [commit for commit, covered in _listed(output, plans) if covered])
 
 
-def drop_superseded(output: str, keys: frozenset[str], before_plan: int, compression: str) -> None:
-    """Take rows out of the files of plans before `before_plan`, where that plan has done them again."""
-    wanted = pa.array(sorted(keys), pa.string())
-    earlier = [commit for commit in list_commits(output) if commit.plan < before_plan]
-    for commit, table in read_commits(output, earlier, ["key"]):
-        if not pc.any(pc.is_in(table.column("key"), wanted)).as_py():
-            continue
-        uri = _uri(output, commit.name)
-        kept = (rows.filter(pc.invert(pc.is_in(rows.column("key"), wanted))) for rows in _row_groups(uri))
-        storage.put(uri, to_parquet(kept, compression))
+def remove_all(output: str, plans: Sequence[Plan]) -> None:
+    """Remove all that is committed of these plans, published or not."""
+    remove_commits(output, [commit for commit, _ in _listed(output, plans)])
 
 
-def iter_row_groups(output: str, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Read a committed file a row group at a time: all columns, or those of these that it has. As `read_parquet`."""
-    with _opened(_uri(output, name), None) as parquet:
-        chosen = None if columns is None else [column for column in columns if column in parquet.schema_arrow.names]
-        for index in range(parquet.num_row_groups):
-            yield parquet.read_row_group(index, chosen)
-
-
-def commit_schema(output: str, name: str) -> pa.Schema:
-    """The schema of a committed file, with its metadata. Raises as `read_parquet`."""
-    with _opened(_uri(output, name), None) as parquet:
-        return parquet.schema_arrow
-
-
-def replace_commit(output: str, name: str, tables: Iterable[pa.Table], compression: str) -> None:
-    """Put another file in the place of a committed one, with a row group for each table, at once or not at all."""
-    storage.put(_uri(output, name), to_parquet(tables, compression))
-
-
-def _row_groups(uri: str, size: int | None = None) -> list[pa.Table]:
-    groups: list[pa.Table] = []
-
-    def read(parquet: pq.ParquetFile) -> pa.Table:
-        groups.extend(parquet.read_row_group(index) for index in range(parquet.num_row_groups))
-        return groups[0]
-
-    read_parquet(uri, read, size)
-    return groups
-
-
-def to_parquet(tables: Iterable[pa.Table], compression: str) -> bytes:
-    """The bytes of a Parquet file with a row group for each table."""
-    buffer = io.BytesIO()
-    writer: pq.ParquetWriter | None = None
-    for table in tables:
-        if writer is None:
-            writer = pq.ParquetWriter(buffer, table.schema, compression=compression, write_page_checksum=True)
-        writer.write_table(table, row_group_size=max(1, table.num_rows))
-    if writer is None:
-        raise ValueError("no tables to write")
-    writer.close()
-    return buffer.getvalue()
-
-
-def _listed(output: str) -> list[tuple[Commit, bool]]:
+def list_foreign(output: str, plans: Sequence[Plan]) -> list[str]:
+    """The Parquet files in the folder of the table, relative to the output, that are of none of these plans."""
+    known = {plan.name: plan for plan in plans}
     folder = storage.join(output, SEGMENTS_FOLDER)
+    names = storage.list_files(folder) if storage.exists(folder) else []
+    table = [f"{SEGMENTS_FOLDER}/{name}" for name in names if name.endswith(".parquet")]
+    return [name for name in table if _parse(name, 0, known) is None]
+
+
+def remove_commits(output: str, commits: Iterable[Commit]) -> None:
+    """Remove files."""
+    storage.remove_files([storage.join(output, commit.name) for commit in commits])
+
+
+def _listed(output: str, plans: Sequence[Plan]) -> list[tuple[Commit, bool]]:
+    known = {plan.name: plan for plan in plans}
     found: list[Commit] = []
-    for entry in storage.scan(folder) if storage.exists(folder) else ():
-        match = _NAME.fullmatch(entry.name)
-        if match:
-            plan, first, last = int(match[1]), int(match[2]), int(match[3] or match[2])
-            found.append(Commit(plan, first, last, entry.name, entry.size or 0))
-    found.sort(key=lambda commit: (commit.plan, commit.first, -commit.last))
+    for folder in (COMMITS_FOLDER, SEGMENTS_FOLDER):
+        uri = storage.join(output, folder)
+        for entry in storage.scan(uri) if storage.exists(uri) else ():
+            commit = _parse(f"{folder}/{entry.name}", entry.size or 0, known)
+            if commit is not None:
+                found.append(commit)
+    found.sort(key=lambda commit: (commit.plan, commit.first, -commit.last, not commit.published))
     listed: list[tuple[Commit, bool]] = []
     end = (0, -1)
     for commit in found:
@@ -239,5 +200,19 @@ def _listed(output: str) -> list[tuple[Commit, bool]]:
     return listed
 
 
-def _uri(output: str, name: str) -> str:
-    return storage.join(output, f"{SEGMENTS_FOLDER}/{name}")
+def _parse(name: str, size: int, known: Mapping[str, Plan]) -> Commit | None:
+    match = _NAME.fullmatch(name)
+    plan = None if match is None else known.get(match[1])
+    if match is None or plan is None:
+        return None
+    _, first, last = units_of(name)
+    if not first <= last < len(plan.unit_rows):
+        return None
+    return Commit(plan.number, first, last, match[4] is not None, name, size)
+
+
+def _match(name: str) -> re.Match[str]:
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise ValueError(f"{name} is no name of a commit")
+    return match

@@ -1,7 +1,7 @@
 """Frame features that an output keeps, read for the rows of another one.
 
-A row is known by its key; where it stood when the work was planned is a hint only, as files are put together, and rows
-leave them when they are done again.
+A row is known by its key; where it stood when the work was planned is a hint only, as commits are published, and rows
+that are done again take the places of those before.
 """
 
 from collections.abc import Collection
@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.output import list_commits
-from sdhubert_ray.output.commits import SEGMENTS_FOLDER, read_commits, read_parquet
+from sdhubert_ray.output.commits import read_commits, units_of
+from sdhubert_ray.output.contents import require_contents
+from sdhubert_ray.output.parquet import read_parquet, read_schema
 from sdhubert_ray.output.tables import FRAME_COLUMNS, ragged_vectors, read_vectors
 
 FILE, GROUP = "features_file", "features_group"
@@ -62,20 +63,20 @@ def read_features(source: str, rows: pa.Table, dtype: npt.DTypeLike) -> pa.Table
 
 def read_width(source: str) -> int | None:
     """D of the frame features of an output, or None where it has no rows yet."""
-    for commit in list_commits(source):
-        rows = read_parquet(_uri(source, commit.name), lambda parquet: parquet.schema_arrow.empty_table())
-        return int(rows.schema.field("frame_features").type.value_type.list_size)
+    for commit in require_contents(source).commits:
+        schema = read_schema(storage.join(source, commit.name))
+        return int(schema.field("frame_features").type.value_type.list_size)
     return None
 
 
 def _place_now(source: str, name: str, group: int) -> tuple[str, int] | None:
-    """The file and row group that a unit is in now: files have a row group per unit, and are put together."""
-    if storage.exists(_uri(source, name)):
+    """The file and row group that a unit is in now: files have a row group per unit, and commits are published."""
+    if storage.exists(storage.join(source, name)):
         return name, group
-    plan, unit = int(name[:5]), int(name[6:13]) + group
-    for commit in list_commits(source):
-        if commit.plan == plan and commit.first <= unit <= commit.last:
-            return commit.name, unit - commit.first
+    plan, first, _ = units_of(name)
+    for commit in require_contents(source).commits:
+        if commit.plan == plan and commit.first <= first + group <= commit.last:
+            return commit.name, first + group - commit.first
     return None
 
 
@@ -83,7 +84,7 @@ def _find(source: str, keys: Collection[str]) -> dict[str, list[str]]:
     """The files that have the latest attempts of these keys."""
     wanted = pa.array(sorted(keys), pa.string())
     files: dict[str, str] = {}
-    for commit, table in read_commits(source, list_commits(source), ["key"]):
+    for commit, table in read_commits(source, require_contents(source).commits, ["key"]):
         there = table.filter(pc.is_in(table.column("key"), wanted))
         files.update(dict.fromkeys(there.column("key").to_pylist(), commit.name))
     by_file: dict[str, list[str]] = {}
@@ -102,10 +103,6 @@ def _read_rows(source: str, name: str, group: int | None, keys: pa.Array) -> pa.
         there = group < parquet.num_row_groups
         return parquet.read_row_group(group, columns) if there else parquet.schema_arrow.empty_table().select(columns)
 
-    table = read_parquet(_uri(source, name), read)
+    table = read_parquet(storage.join(source, name), read)
     chosen = pc.is_in(table.column("key"), keys)
     return table if pc.all(chosen).as_py() else table.filter(chosen)
-
-
-def _uri(source: str, name: str) -> str:
-    return storage.join(source, f"{SEGMENTS_FOLDER}/{name}")

@@ -67,6 +67,7 @@ class Lease:
             UserError: the output cannot be written.
         """
         self.times = times
+        self._output = output
         self._uri = storage.join(output, LEASE)
         self._content: dict[str, Any] = {"run_id": run_id, **_here(), "beat": 0, "progress": {}}
         self._stop = threading.Event()
@@ -80,9 +81,14 @@ class Lease:
         self._content["progress"] = dict(progress)
 
     def check(self) -> None:
-        """Raise LeaseLostError if the lease is not ours any more."""
+        """Raise LeaseLostError if the last heartbeat has found that the lease is not ours any more."""
         if self._lost:
             raise LeaseLostError(self._lost)
+
+    def confirm(self) -> None:
+        """Look now: raise LeaseLostError if the lease is not ours any more. For what cannot be taken back."""
+        self.check()
+        check_holder(self._output, self._content["run_id"])
 
     def release(self) -> None:
         """Give the lease back."""
@@ -140,6 +146,14 @@ class Lease:
 def read_lease(output: str) -> dict[str, Any] | None:
     """Who holds an output: run_id, host, pid, time of the last heartbeat, progress; None if nobody does."""
     return _read(storage.join(output, LEASE))
+
+
+def check_holder(output: str, run_id: str) -> None:
+    """Raise LeaseLostError unless this run holds an output: it has ended, or another one has taken the output over."""
+    holder = read_lease(output)
+    if holder is None or holder["run_id"] != run_id:
+        by = "nobody" if holder is None else f"another run (process {holder['pid']} on {holder['host']})"
+        raise LeaseLostError(f"output {output} is held by {by}, not by the run {run_id} any more")
 
 
 def is_held(output: str, times: LeaseTimes = TIMES) -> bool:

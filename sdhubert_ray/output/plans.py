@@ -2,28 +2,34 @@
 
 A plan is written before its work begins and never changed. A unit is decoded, encoded, cut and committed together;
 it is a row group of the plan's Parquet files, so that a worker reads no more than its own rows.
+
+A plan is named by its number and by the run that made it, and so are all files of its rows: what a worker of a run that
+was overwritten commits late is of no plan that is there.
 """
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import BusyError, UserError
-from sdhubert_ray.output.commits import Commit, read_parquet
+from sdhubert_ray.output.parquet import read_parquet
 
 PLANS_FOLDER = "manifest"
-_ADVICE = "restore it, or --overwrite the output"
+_ADVICE = "restore it, or choose another output"
 UNITS_PER_PART = 64
 """Units in one Parquet file of a plan: few files, and a footer that is quickly read."""
+
+_RECORD = re.compile(r"[0-9]{5}\.json")
+_PART = re.compile(r"([0-9]{5}(?:-[0-9a-f]{12})?)-[0-9]{5}\.parquet")
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class Plan:
 
     Attributes:
         number: from 1.
+        run: the id of the run that made it; empty in outputs of version 0.1.
         kind: `input` (new recordings), `retry` (rows of earlier plans again), `resegment` (other results' rows).
         unit_rows: rows of each unit.
         unit_seconds: audio of each unit as far as it is known, seconds.
@@ -39,10 +46,21 @@ class Plan:
     """
 
     number: int
+    run: str
     kind: str
     unit_rows: tuple[int, ...]
     unit_seconds: tuple[float, ...]
     created: str = ""
+
+    @property
+    def name(self) -> str:
+        """What its files and those of its rows begin with; no plan of another run has it."""
+        return f"{self.number:05d}-{self.run}" if self.run else f"{self.number:05d}"
+
+    @property
+    def num_parts(self) -> int:
+        """Its Parquet files."""
+        return -(-len(self.unit_rows) // UNITS_PER_PART)
 
     @property
     def num_rows(self) -> int:
@@ -80,9 +98,9 @@ class StagedPlan:
         return sum(self.unit_seconds)
 
 
-def unit_name(plan: int, unit: int) -> str:
-    """What a unit and its commit are called."""
-    return f"{plan:05d}-{unit:07d}"
+def unit_name(plan: str, unit: int) -> str:
+    """What a unit and its commit are called: by the name of its plan and its place in it."""
+    return f"{plan}-{unit:07d}"
 
 
 def stage_plan(units: Iterator[pa.Table], folder: Path) -> StagedPlan:
@@ -113,17 +131,17 @@ def stage_plan(units: Iterator[pa.Table], folder: Path) -> StagedPlan:
     return StagedPlan(tuple(parts), tuple(rows), tuple(seconds))
 
 
-def publish_plan(output: str, staged: StagedPlan, number: int, kind: str) -> Plan:
+def publish_plan(output: str, staged: StagedPlan, number: int, run: str, kind: str) -> Plan:
     """Make a staged plan part of an output: its Parquet files first, and last the record that makes it count.
 
     Raises:
         BusyError: there is a plan of this number.
     """
-    for part, path in enumerate(staged.parts):
-        storage.put(_part_uri(output, number, part), path.read_bytes())
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    plan = Plan(number, kind, staged.unit_rows, staged.unit_seconds, now)
-    if not storage.create(storage.join(output, f"{PLANS_FOLDER}/{number:05d}.json"), json.dumps(asdict(plan)).encode()):
+    plan = Plan(number, run, kind, staged.unit_rows, staged.unit_seconds, now)
+    for part, path in enumerate(staged.parts):
+        storage.put(_part_uri(output, plan.name, part), path.read_bytes())
+    if not storage.create(storage.join(output, record_name(number)), json.dumps(asdict(plan)).encode()):
         raise BusyError(f"output {output} has been given plan {number} by another run just now")
     return plan
 
@@ -132,56 +150,59 @@ def list_plans(output: str) -> list[Plan]:
     """The plans of an output, the oldest first.
 
     Raises:
-        UserError: a record of one is damaged.
+        UserError: a file of one is missing, or its record is damaged.
     """
     folder = storage.join(output, PLANS_FOLDER)
-    if not storage.exists(folder):
-        return []
-    plans = []
-    for name in storage.list_files(folder):
-        if not name.endswith(".json"):
-            continue
-        uri = storage.join(folder, name)
-        try:
-            values = json.loads(storage.read_bytes(uri))
-            rows, seconds = tuple(values["unit_rows"]), tuple(values["unit_seconds"])
-            plans.append(Plan(int(values["number"]), str(values["kind"]), rows, seconds, str(values["created"])))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{uri} is no plan of a run; choose another output, or --overwrite this one") from error
+    names = set(storage.list_files(folder)) if storage.exists(folder) else set()
+    plans = [_read_record(storage.join(folder, name)) for name in sorted(names) if _RECORD.fullmatch(name)]
+    wanted = [record_name(number) for number in range(1, plans[-1].number if plans else 1)]
+    wanted += [_part_name(plan.name, part) for plan in plans for part in range(plan.num_parts)]
+    for name in wanted:
+        if name.removeprefix(f"{PLANS_FOLDER}/") not in names:
+            raise UserError(f"{storage.join(output, name)} is missing, which a plan of its run is in; {_ADVICE}")
     return plans
 
 
-def pending_units(plans: Sequence[Plan], commits: Sequence[Commit]) -> list[tuple[int, int]]:
-    """The (plan, unit) that no commit covers, in order."""
-    pending: list[tuple[int, int]] = []
-    for plan in plans:
-        done = np.zeros(len(plan.unit_rows), bool)
-        for commit in commits:
-            if commit.plan == plan.number:
-                done[commit.first : commit.last + 1] = True
-        pending.extend((plan.number, int(unit)) for unit in np.flatnonzero(~done))
-    return pending
+def record_name(number: int) -> str:
+    """The file of a plan's record, relative to the output."""
+    return f"{PLANS_FOLDER}/{number:05d}.json"
 
 
-def read_unit(output: str, plan: int, unit: int) -> pa.Table:
-    """The rows of a unit, and `unit_name`, the name of its commit.
+def list_parts(output: str, plans: Collection[str]) -> list[str]:
+    """The Parquet files that there are of plans of these names, relative to the output."""
+    folder = storage.join(output, PLANS_FOLDER)
+    names = storage.list_files(folder) if storage.exists(folder) else []
+    return [f"{PLANS_FOLDER}/{name}" for name in names if (match := _PART.fullmatch(name)) and match[1] in plans]
+
+
+def read_unit(output: str, plan: str, unit: int) -> pa.Table:
+    """The rows of a unit of the plan of this name, and `unit_name`, the name of its commit.
 
     Raises:
         UserError: the plan is damaged.
     """
     part, group = divmod(unit, UNITS_PER_PART)
-    uri = _part_uri(output, plan, part)
-    table = read_parquet(uri, lambda parquet: parquet.read_row_group(group), advice=_ADVICE)
+    table = read_parquet(_part_uri(output, plan, part), lambda parquet: parquet.read_row_group(group), advice=_ADVICE)
     names = pa.array([unit_name(plan, unit)] * table.num_rows, pa.string())
     return table.append_column("unit_name", names)
 
 
 def read_plan(output: str, plan: Plan, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """The rows of a plan, part by part; `columns` none: all of them."""
-    for part in range(-(-len(plan.unit_rows) // UNITS_PER_PART)):
+    for part in range(plan.num_parts):
         chosen = None if columns is None else list(columns)
-        uri = _part_uri(output, plan.number, part)
+        uri = _part_uri(output, plan.name, part)
         yield read_parquet(uri, lambda parquet: parquet.read(columns=chosen), advice=_ADVICE)  # noqa: B023
+
+
+def _read_record(uri: str) -> Plan:
+    try:
+        values = json.loads(storage.read_bytes(uri))
+        rows, seconds = tuple(values["unit_rows"]), tuple(values["unit_seconds"])
+        run, kind = str(values.get("run", "")), str(values["kind"])
+        return Plan(int(values["number"]), run, kind, rows, seconds, str(values["created"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{uri} is no plan of a run; {_ADVICE}") from error
 
 
 @contextlib.contextmanager
@@ -192,5 +213,9 @@ def _writing(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder} cannot be written ({error}); free it, or set TMPDIR to a larger place") from error
 
 
-def _part_uri(output: str, plan: int, part: int) -> str:
-    return storage.join(output, f"{PLANS_FOLDER}/{plan:05d}-{part:05d}.parquet")
+def _part_name(plan: str, part: int) -> str:
+    return f"{PLANS_FOLDER}/{plan}-{part:05d}.parquet"
+
+
+def _part_uri(output: str, plan: str, part: int) -> str:
+    return storage.join(output, _part_name(plan, part))

@@ -8,9 +8,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sdhubert_ray.errors import UserError
-from sdhubert_ray.output.commits import Commit, list_commits, read_commit, read_commits
-from sdhubert_ray.output.plans import Plan, list_plans
+from sdhubert_ray.output.commits import Commit, read_commit, read_commits
+from sdhubert_ray.output.contents import require_contents
+from sdhubert_ray.output.plans import Plan
 from sdhubert_ray.output.record import check_tokenized, read_run
 from sdhubert_ray.output.tables import Array, read_intervals, read_ragged, read_vectors
 from sdhubert_ray.speech import FRAME_RATE
@@ -64,10 +64,8 @@ def read_files(
     Raises:
         UserError: there is no run, or a file of it is damaged.
     """
-    commits = list_commits(output)
-    plans = list_plans(output)
-    if not plans:
-        raise UserError(f"{output} holds no run; name the output folder of `sdhubert segment`")
+    contents = require_contents(output)
+    plans, commits = contents.plans, contents.commits
     chosen = list(dict.fromkeys(("id", "piece", *columns)))
     if read is None:
 

@@ -7,8 +7,6 @@ from typing import Any
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError, require_choice
-from sdhubert_ray.output.commits import SEGMENTS_FOLDER, is_commit_name
-from sdhubert_ray.output.plans import PLANS_FOLDER
 
 RUN_RECORD = "run.json"
 
@@ -84,42 +82,6 @@ def write_run(output: str, record: Mapping[str, object]) -> None:
     storage.put(storage.join(output, RUN_RECORD), json.dumps(record, indent=1).encode() + b"\n")
 
 
-def open_output(output: str, wanted: Mapping[str, str], overwrite: bool) -> dict[str, Any] | None:
-    """Look at an output before a run into it; nothing is changed.
-
-    Returns:
-        the record of the run to resume, or None for a new one (which `clear_output` has to make room for).
-
-    Raises:
-        UserError: it was made with another configuration (the message names the keys), or is no output folder.
-        TransientError: the store could not be reached.
-    """
-    try:
-        if storage.exists(output) and not storage.is_folder(output):
-            raise UserError(f"output {output} is a file; name a folder")
-        segments = storage.join(output, SEGMENTS_FOLDER)
-        names = storage.list_files(segments) if storage.exists(segments) else []
-    except storage.TransientError:
-        raise
-    except OSError as error:
-        raise UserError(f"output {output} cannot be reached ({error}); choose another, or mend the access") from error
-    foreign = [name for name in names if name.endswith(".parquet") and not is_commit_name(name)]
-    if foreign:
-        raise UserError(f"{segments} holds {foreign[0]}, which no run has written; choose another output")
-    if overwrite:
-        return None
-    record = read_run(output)
-    if record is None:
-        if names:
-            raise UserError(
-                f"output {output} has segments but no {RUN_RECORD}; choose another output, or --overwrite it"
-            )
-        return None
-    check_tokenized(output, record)
-    refuse_other(output, record["fingerprint"], wanted)
-    return record
-
-
 def refuse_other(output: str, before: Mapping[str, str], wanted: Mapping[str, str]) -> None:
     """Refuse an output whose fingerprint is another one.
 
@@ -145,10 +107,3 @@ def check_tokenized(output: str, record: Mapping[str, Any]) -> None:
             f"output {output} has units in a part of its rows only: a `sdhubert tokenize` was interrupted; run "
             f"`sdhubert tokenize {output} --quantizer {name}` first"
         )
-
-
-def clear_output(output: str) -> None:
-    """Remove the rows, plans and record of earlier runs. Files in further formats stay until they are written again."""
-    # The record goes last: an output without one and with segments is refused, not taken for a new one.
-    for name in (SEGMENTS_FOLDER, PLANS_FOLDER, RUN_RECORD):
-        storage.remove(storage.join(output, name))

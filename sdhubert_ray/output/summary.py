@@ -120,7 +120,7 @@ def _long_recordings(output: str, plans: Sequence[Plan]) -> set[str]:
 
 
 def latest_attempts(output: str, plans: Sequence[Plan], commits: Sequence[Commit]) -> dict[str, int]:
-    """The plan with the latest attempt of each key that was tried again."""
+    """The plan with the latest attempt of each key that is tried again, as long as the one before stands there too."""
     again = {plan.number for plan in plans if plan.kind == "retry"}
     latest: dict[str, int] = {}
     for commit, table in read_commits(output, [commit for commit in commits if commit.plan in again], ["key"]):

@@ -16,8 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.output import formats, publish_plan, read_plan, read_unit, stage_plan, write_commit
-from sdhubert_ray.output.plans import UNITS_PER_PART
+from sdhubert_ray.output import formats, publish_plan, read_plan, read_unit, stage_plan, write_commit, write_run
+from sdhubert_ray.output.commits import COMMITS_FOLDER
+from sdhubert_ray.output.plans import PLANS_FOLDER, UNITS_PER_PART
+from sdhubert_ray.output.record import RUN_RECORD
 from sdhubert_ray.output.tables import STAGES, STATUSES
 from sdhubert_ray.runs.config import JobConfig
 from sdhubert_ray.runs.execute import local_device
@@ -176,10 +178,10 @@ def try_rows(
         encoded = encode(decoded)
         cpu_seconds = time.process_time() - began
         table = CutSyllables(config.segmentation, config.output, quantizer=quantize)(encoded)
-        report = WriteSegments(output, config.output.compression)(table).to_pylist()[0]
+        report = WriteSegments(output, config.output.compression, None)(table).to_pylist()[0]
         formats.export(output, config.output.formats)
         files = [path for path in Path(output).rglob("*") if path.is_file()]
-        own = {"segments", "manifest"}
+        own = {COMMITS_FOLDER, PLANS_FOLDER, RUN_RECORD}
         file_bytes = sum(path.stat().st_size for path in files if path.relative_to(output).parts[0] not in own)
         stages = {f"{stage}_seconds" for stage in STAGES}
         nothing = table.slice(0, 0).drop_columns([*sorted(stages), "unit_name"])
@@ -244,8 +246,9 @@ def extrapolate(
 
 def _as_unit(rows: pa.Table, output: str, folder: Path) -> pa.Table:
     """The rows as the one unit of an output of their own."""
-    publish_plan(output, stage_plan(iter([rows]), folder), 1, "input")
-    return read_unit(output, 1, 0)
+    write_run(output, {"fingerprint": {}, "runs": 1})
+    plan = publish_plan(output, stage_plan(iter([rows]), folder), 1, "", "input")
+    return read_unit(output, plan.name, 0)
 
 
 def _decode(rows: pa.Table, config: JobConfig) -> pa.Table:
@@ -288,11 +291,11 @@ def _try_on_ray(job: Job, checkpoint: "Checkpoint", rows: pa.Table) -> tuple[Tri
     return trial, WorkerCounts("ray", config.device, encoders, others, resources.encode.gpus)
 
 
-def _left(job: Job) -> Iterator[tuple[int | None, int, int]]:
-    """Plan (None: the staged one), unit and rows of all that is left, in order."""
-    rows = {plan.number: plan.unit_rows for plan in job.plans}
-    for number, unit in job.pending:
-        yield number, unit, rows[number][unit]
+def _left(job: Job) -> Iterator[tuple[str | None, int, int]]:
+    """Plan, by name (None: the staged one), unit and rows of all that is left, in order."""
+    rows = {plan.name: plan.unit_rows for plan in job.plans}
+    for plan, unit in job.pending:
+        yield plan, unit, rows[plan][unit]
     for unit, length in enumerate(job.staged.unit_rows):
         yield None, unit, length
 
@@ -301,7 +304,7 @@ def _units_left(job: Job) -> int:
     return len(job.pending) + len(job.staged.unit_rows)
 
 
-def _read_left(job: Job, plan: int | None, unit: int) -> pa.Table:
+def _read_left(job: Job, plan: str | None, unit: int) -> pa.Table:
     if plan is not None:
         return read_unit(job.output, plan, unit).drop_columns(["unit_name"])
     part, group = divmod(unit, UNITS_PER_PART)
@@ -325,7 +328,7 @@ def _durations_left(job: Job) -> Iterator[pa.ChunkedArray]:
             row = 0
             while row < part.num_rows:
                 unit, length = next(lengths)
-                if (plan.number, unit) in pending:
+                if (plan.name, unit) in pending:
                     yield part.column("duration").slice(row, length)
                 row += length
     for path in job.staged.parts:

@@ -3,7 +3,7 @@
 import platform
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,21 +16,21 @@ from sdhubert_ray.corpus import Listing
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import (
     Commit,
+    Contents,
     Plan,
     StagedPlan,
     fingerprint,
     formats,
-    list_commits,
-    list_plans,
     open_output,
-    pending_units,
+    publish_commits,
     read_lease,
     read_plan,
+    require_contents,
 )
 from sdhubert_ray.output.tables import FAILED_STATUSES
 from sdhubert_ray.runs.config import STALL_SECONDS, JobConfig
 from sdhubert_ray.runs.planning import Found, UnitOptions, stage_input, stage_retry
-from sdhubert_ray.runs.session import IncompleteRunError, Job, OnCommit, Origin, Session, Summary, merge_here
+from sdhubert_ray.runs.session import IncompleteRunError, Job, OnCommit, Origin, Session, Summary, publish_here
 from sdhubert_ray.runs.stages import CutSyllables, ReadFeatures, SegmentUnits, WriteSegments
 from sdhubert_ray.units import Quantizer
 
@@ -81,6 +81,8 @@ def prepare_job(
     from sdhubert_ray.encoder import load_model
 
     _check_choices(engine, address, overwrite, retry)
+    if storage.is_folder(source) and storage.is_inside(output, source):
+        raise UserError(f"output {output} is in the input {source}; choose an output outside of it")
     # A wrong checkpoint or quantizer is refused here, not in a worker.
     width = load_model(checkpoint, config.encoder, "float32", "cpu").hidden_size
     config, quantizer = load_quantizer(config, width, f"checkpoint {checkpoint.name}")
@@ -150,9 +152,10 @@ def plan_job(
     """
     _check_choices(engine, address, overwrite, ())
     wanted = fingerprint(identity)
-    before = _record_before(output, wanted, origin, overwrite)
-    plans = list_plans(output) if before else []
-    commits = list_commits(output) if before else []
+    there = open_output(output, wanted, overwrite)
+    before = None if overwrite else there
+    _check_origin(output, before, origin)
+    plans, commits = (before.plans, before.commits) if before else ((), ())
     folder = tempfile.TemporaryDirectory(prefix="sdhubert-")
     try:
         staged, found, kind = stage(plans, commits, Path(folder.name))
@@ -165,34 +168,28 @@ def plan_job(
             engine=engine,
             address=address,
             plans=plans,
-            pending=pending_units(plans, commits),
+            pending=before.pending if before else (),
             staged=staged,
             kind=kind,
             found=found,
             folder=folder,
-            record=_new_record(run_id, config, origin, wanted, before),
+            record=_new_record(run_id, config, origin, wanted, before.record if before else None),
             anew=before is None,
             overwrite=overwrite,
         )
-        if {"files", "textgrid"} & set(config.output.formats):
-            formats.name_files(_all_ids(job))  # refused now rather than after the work
+        formats.check_free(output, there, _all_ids(job), config.output.formats)  # now rather than after the work
         return replace(job, engine=_choose_engine(job))
     except BaseException:
         folder.cleanup()
         raise
 
 
-def _record_before(output: str, wanted: Mapping[str, str], origin: Origin, overwrite: bool) -> Mapping[str, Any] | None:
-    """The record of the run that this one goes on with; None where it begins anew.
-
-    Raises:
-        UserError: that run had another configuration, or took its rows from something else.
-    """
-    before = open_output(output, wanted, overwrite)
-    if before is not None and before.get("features") != origin.features:
-        made = f"from the features in {before['features']}" if before.get("features") else "from audio"
+def _check_origin(output: str, before: Contents | None, origin: Origin) -> None:
+    """Raise UserError where the run that this one goes on with took its rows from something else."""
+    if before is not None and before.record.get("features") != origin.features:
+        source = before.record.get("features")
+        made = f"from the features in {source}" if source else "from audio"
         raise UserError(f"output {output} was made {made}; choose another output, or --overwrite it")
-    return before
 
 
 def _new_record(
@@ -202,7 +199,8 @@ def _new_record(
     return {
         "run_id": run_id,
         "runs": before["runs"] + 1 if before else 1,
-        "settled": before.get("settled", 0) if before else 0,
+        "plans": before.get("plans", []) if before else [],
+        "formats": formats.all_formats(config.output.formats, before),
         "input": origin.name,
         "features": origin.features,
         "config": asdict(config),
@@ -252,7 +250,7 @@ def _run_here(job: Job, summary: Summary, on_commit: OnCommit) -> None:
         if work is not None:
             for plan, unit in session.units:
                 session.add(work(pa.table({"plan": [plan], "unit": [unit]})))
-        session.settle(merge_here)
+        session.settle(publish_here)
 
 
 def _work_here(job: Job) -> Callable[[pa.Table], pa.Table]:
@@ -260,10 +258,11 @@ def _work_here(job: Job) -> Callable[[pa.Table], pa.Table]:
     config, checkpoint, quantizer = job.config, job.origin.checkpoint, job.origin.quantizer
     quantize = None if quantizer is None else lambda: quantizer
     if checkpoint is not None:
-        return SegmentUnits(lambda: checkpoint, config, local_device(config.device), job.output, quantizer=quantize)
+        device = local_device(config.device)
+        return SegmentUnits(lambda: checkpoint, config, device, job.output, job.run_id, quantizer=quantize)
     read = ReadFeatures(str(job.origin.features), job.output, config.dtype)
     cut = CutSyllables(config.segmentation, config.output, quantizer=quantize)
-    write = WriteSegments(job.output, config.output.compression)
+    write = WriteSegments(job.output, config.output.compression, job.run_id)
     return lambda unit: write(cut(read(unit)))
 
 
@@ -282,8 +281,8 @@ def _run_on_ray(job: Job, summary: Summary, on_commit: OnCommit, stall_seconds: 
                 while units:
                     with StallWatch(stall_seconds) as watch:
                         _do_units(build(units), session, metrics, watch)
-                    units = pending_units(list_plans(job.output), list_commits(job.output)) if watch.stalled else []
-                session.settle(_merge_on_ray)
+                    units = require_contents(job.output).pending if watch.stalled else []
+                session.settle(_publish_on_ray)
             except RayError as error:
                 raise IncompleteRunError(explain(error)) from error
 
@@ -296,7 +295,7 @@ def _do_units(pipeline: "ray.data.Dataset", session: Session, metrics: "RunMetri
         session.add(report)
 
 
-def _pipeline_builder(job: Job) -> Callable[[Sequence[tuple[int, int]]], "ray.data.Dataset"]:
+def _pipeline_builder(job: Job) -> Callable[[Sequence[tuple[str, int]]], "ray.data.Dataset"]:
     """What chains the stages of a job over units, for the cluster as it is when called."""
     from sdhubert_ray.runs.connect import cluster_device
     from sdhubert_ray.runs.pipeline import build_pipeline, build_resegment_pipeline
@@ -304,18 +303,16 @@ def _pipeline_builder(job: Job) -> Callable[[Sequence[tuple[int, int]]], "ray.da
     checkpoint, quantizer = job.origin.checkpoint, job.origin.quantizer
     if checkpoint is None:
         features = str(job.origin.features)
-        return lambda units: build_resegment_pipeline(units, features, job.config, job.output, quantizer)
+        return lambda units: build_resegment_pipeline(units, features, job.config, job.output, job.run_id, quantizer)
     config = replace(job.config, device=cluster_device(job.config.device))
-    return lambda units: build_pipeline(units, checkpoint, config, job.output, quantizer)
+    return lambda units: build_pipeline(units, checkpoint, config, job.output, job.run_id, quantizer)
 
 
-def _merge_on_ray(output: str, groups: Sequence[Sequence[Commit]], compression: str) -> None:
+def _publish_on_ray(output: str, groups: Sequence[Sequence[Commit]], compression: str, without: frozenset[str]) -> None:
     import ray
 
-    from sdhubert_ray.output import merge_commits
-
-    merge = ray.remote(merge_commits)
-    ray.get([merge.remote(output, list(group), compression) for group in groups])
+    publish = ray.remote(publish_commits)
+    ray.get([publish.remote(output, list(group), compression, without) for group in groups])
 
 
 def check_engine(engine: str, address: str | None) -> None:
@@ -344,7 +341,9 @@ def local_device(device: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
-def _all_ids(job: Job) -> list[str]:
-    tables = [pa.parquet.read_table(path, columns=["id"]) for path in job.staged.parts]
-    tables += [table for plan in job.plans for table in read_plan(job.output, plan, ["id"])]
-    return list(dict.fromkeys(name for table in tables for name in table.column("id").to_pylist()))
+def _all_ids(job: Job) -> Iterator[str]:
+    for path in job.staged.parts:
+        yield from pa.parquet.read_table(path, columns=["id"]).column("id").to_pylist()
+    for plan in job.plans:
+        for table in read_plan(job.output, plan, ["id"]):
+            yield from table.column("id").to_pylist()

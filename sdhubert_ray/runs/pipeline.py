@@ -50,10 +50,11 @@ _CALLS_PER_GPU = 2  # the next unit is unpacked while this one is encoded
 
 
 def build_pipeline(
-    units: Sequence[tuple[int, int]],
+    units: Sequence[tuple[str, int]],
     checkpoint: "Checkpoint",
     config: JobConfig,
     output: str,
+    run_id: str,
     quantizer: Quantizer | None = None,
 ) -> ray.data.Dataset:
     """Chain the stages over units of an output's plans, on the connected cluster.
@@ -63,10 +64,11 @@ def build_pipeline(
     actor does all of it: encoding takes nearly all the time there, and tasks would wait for the CPUs of the encoders.
 
     Args:
-        units: (plan, unit) to be done.
+        units: (name of the plan, unit) to be done.
         checkpoint: sent once to the object store, from where every encoder reads it.
         config: of the job, `device` being cpu or cuda.
         output: folder with the plans, and to commit to.
+        run_id: of the run that holds it.
         quantizer: that gives units, sent once as the checkpoint is; None leaves syllables without.
 
     Returns:
@@ -75,14 +77,15 @@ def build_pipeline(
     # A unit's features stay in one block, so that a unit stays one commit.
     ray.data.DataContext.get_current().target_max_block_size = _MAX_BLOCK_BYTES
     chain = chain_stages if config.device == "cuda" else chain_units
-    return chain(units, checkpoint, config, output, quantizer)
+    return chain(units, checkpoint, config, output, run_id, quantizer)
 
 
 def chain_units(
-    units: Sequence[tuple[int, int]],
+    units: Sequence[tuple[str, int]],
     checkpoint: "Checkpoint",
     config: JobConfig,
     output: str,
+    run_id: str,
     quantizer: Quantizer | None = None,
 ) -> ray.data.Dataset:
     """One pool, whose actors do units from end to end. Arguments as `build_pipeline`."""
@@ -95,6 +98,7 @@ def chain_units(
             config,
             config.device,
             output,
+            run_id,
             RemoteAttempts(),
             share_quantizer(quantizer) if quantizer else None,
         ],
@@ -107,10 +111,11 @@ def chain_units(
 
 
 def chain_stages(
-    units: Sequence[tuple[int, int]],
+    units: Sequence[tuple[str, int]],
     checkpoint: "Checkpoint",
     config: JobConfig,
     output: str,
+    run_id: str,
     quantizer: Quantizer | None = None,
 ) -> ray.data.Dataset:
     """CPU tasks, a pool of encoders, CPU tasks. Arguments as `build_pipeline`."""
@@ -140,23 +145,25 @@ def chain_stages(
     )
     cut = CutSyllables(config.segmentation, config.output, attempts, share_quantizer(quantizer) if quantizer else None)
     taken = cut_resources(config, quantizer)
-    return on_cpus(on_cpus(encoded, cut, taken), WriteSegments(output, config.output.compression), taken)
+    return on_cpus(on_cpus(encoded, cut, taken), WriteSegments(output, config.output.compression, run_id), taken)
 
 
 def build_resegment_pipeline(
-    units: Sequence[tuple[int, int]],
+    units: Sequence[tuple[str, int]],
     features: str,
     config: JobConfig,
     output: str,
+    run_id: str,
     quantizer: Quantizer | None = None,
 ) -> ray.data.Dataset:
     """Chain the stages from saved features on: each unit is read, cut and committed by a CPU task.
 
     Args:
-        units: (plan, unit) to be done.
+        units: (name of the plan, unit) to be done.
         features: the output whose features are taken.
         config: of the job.
         output: folder with the plans, and to commit to.
+        run_id: of the run that holds it.
         quantizer: that gives units, or None.
 
     Returns:
@@ -168,11 +175,17 @@ def build_resegment_pipeline(
     cut = CutSyllables(
         config.segmentation, config.output, RemoteAttempts(), share_quantizer(quantizer) if quantizer else None
     )
-    return on_cpus(on_cpus(rows, cut, taken), WriteSegments(output, config.output.compression), taken)
+    return on_cpus(on_cpus(rows, cut, taken), WriteSegments(output, config.output.compression, run_id), taken)
 
 
 def build_tokenize_pipeline(
-    names: Sequence[str], quantizer: Quantizer, device: str, output: str, compression: str, parts: str | None
+    names: Sequence[str],
+    quantizer: Quantizer,
+    device: str,
+    output: str,
+    run_id: str,
+    compression: str,
+    parts: str | None,
 ) -> ray.data.Dataset:
     """Give units to the rows of an output, file by file: in CPU tasks, or in actors that hold a GPU each.
 
@@ -181,6 +194,7 @@ def build_tokenize_pipeline(
         quantizer: sent once to the object store.
         device: `cpu` or `cuda`.
         output: whose files they are.
+        run_id: of the run that holds the folder that is written into.
         compression: the Parquet codec.
         parts: as `AssignUnits` takes it.
 
@@ -188,7 +202,7 @@ def build_tokenize_pipeline(
         the lazy dataset of the stage's reports.
     """
     files = ray.data.from_arrow([pa.table({"name": [name]}) for name in names])
-    arguments = (share_quantizer(quantizer), quantizer.sha256, device, output, compression, parts)
+    arguments = (share_quantizer(quantizer), quantizer.sha256, device, output, run_id, compression, parts)
     if device != "cuda":
         return on_cpus(files, AssignUnits(*arguments), TaskResources(memory_gib=_UNITS_GIB))
     nodes = alive_nodes()
@@ -245,10 +259,10 @@ def cut_resources(config: JobConfig, quantizer: Quantizer | None) -> TaskResourc
     return taken if quantizer is None else replace(taken, memory_gib=taken.memory_gib + _QUANTIZER_GIB)
 
 
-def read_units(units: Sequence[tuple[int, int]]) -> ray.data.Dataset:
-    """A dataset of one block per unit, its plan and number: workers read the rows themselves."""
+def read_units(units: Sequence[tuple[str, int]]) -> ray.data.Dataset:
+    """A dataset of one block per unit, its plan's name and its number: workers read the rows themselves."""
     plans, numbers = zip(*units, strict=True)
-    table = pa.table({"plan": pa.array(plans, pa.int32()), "unit": pa.array(numbers, pa.int32())})
+    table = pa.table({"plan": pa.array(plans, pa.string()), "unit": pa.array(numbers, pa.int32())})
     return ray.data.from_arrow([table.slice(row, 1) for row in range(table.num_rows)])
 
 

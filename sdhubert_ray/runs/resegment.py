@@ -13,14 +13,13 @@ from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import (
     Commit,
+    Contents,
     Plan,
     StagedPlan,
     fingerprint,
-    list_commits,
-    list_plans,
-    pending_units,
+    read_contents,
     read_plan,
-    read_run,
+    require_contents,
     stage_plan,
 )
 from sdhubert_ray.output.commits import read_commits
@@ -73,9 +72,10 @@ def open_features(uri: str) -> SavedFeatures:
         UserError: it is no output, or keeps no frame features.
     """
     output = storage.absolute(uri).rstrip("/")
-    record = read_run(output)
-    if record is None:
+    contents = read_contents(output)
+    if contents is None:
         raise UserError(f"{uri} holds no run; name an output folder of `sdhubert segment --frame-features float32`")
+    record = contents.record
     try:
         config: dict[str, Any] = record["config"]
         precision = str(config["output"]["frame_features"])
@@ -86,10 +86,7 @@ def open_features(uri: str) -> SavedFeatures:
         raise UserError(f"{uri} was made by another version of sdhubert_ray ({error}); make it again") from error
     if precision == "none":
         raise UserError(f"{uri} keeps no frame features; run `sdhubert segment` with --frame-features float32")
-    plans = list_plans(output)
-    rows = {plan.number: plan.unit_rows for plan in plans}
-    left = sum(rows[plan][unit] for plan, unit in pending_units(plans, list_commits(output)))
-    return SavedFeatures(output, config, weights.get("options", {}), weights, sha256, precision, left)
+    return SavedFeatures(output, config, weights.get("options", {}), weights, sha256, precision, contents.rows_left)
 
 
 def load_options(
@@ -209,34 +206,81 @@ class _Had:
 
 def _lacking(source: str, had: _Had, found: Found) -> Iterator[pa.Table]:
     """The rows to be staged, a table for each row group of the source that has any."""
-    plans, commits = list_plans(source), list_commits(source)
-    latest = latest_attempts(source, plans, commits)
-    for plan in plans:
+    contents = require_contents(source)
+    latest = latest_attempts(source, contents.plans, contents.commits)
+    retried = _Retried(source, contents)
+    for plan in contents.plans:
         units = _plan_units(source, plan)
-        here = [commit for commit in commits if commit.plan == plan.number]
+        here = [commit for commit in contents.commits if commit.plan == plan.number]
         for commit, done in read_commits(source, here, ["key", "duration"]):
-            for unit in range(commit.first, commit.last + 1):
-                planned = next(rows for number, rows in units if number == unit)
-                rows = _committed(planned, done, commit, unit - commit.first, latest)
+            counts = [latest.get(key, plan.number) == plan.number for key in done.column("key").to_pylist()]
+            done = done.filter(pa.array(counts, pa.bool_()))
+            planned = dict(_take_units(units, commit))
+            for unit, rows in _by_unit(done, planned).items():
+                rows = _as_planned(rows, planned[unit], plan.number, retried)
+                rows = _with_place(rows, commit.name, unit - commit.first)
                 found.recordings += pc.sum(pc.equal(rows.column("piece"), 0)).as_py() or 0
                 fresh = had.without(rows)
                 if fresh.num_rows:
                     yield fresh
 
 
-def _committed(planned: pa.Table, done: pa.Table, commit: Commit, group: int, latest: Mapping[str, int]) -> pa.Table:
-    """Rows of a unit as planned, less those that are done in a later plan: their durations now, and where they are."""
-    at = pc.index_in(planned.column("key").combine_chunks(), done.column("key").combine_chunks())
-    last = [latest.get(key, commit.plan) == commit.plan for key in planned.column("key").to_pylist()]
-    kept = pc.and_(at.is_valid(), pa.array(last, pa.bool_()))
-    rows = planned.filter(kept)
-    durations = done.column("duration").take(at.filter(kept))
-    rows = rows.set_column(rows.column_names.index("duration"), "duration", durations)
-    for name, value, kind in zip(
-        (FILE, GROUP, _ATTEMPT), (commit.name, group, commit.plan), (pa.string(), pa.int32(), pa.int32()), strict=True
-    ):
-        rows = rows.append_column(name, pa.array([value] * rows.num_rows, kind))
-    return rows
+class _Retried:
+    """The rows of a source that were done again, as the latest plan that did so has them. They are held.
+
+    Attributes:
+        rows: `MANIFEST_FIELDS` of them.
+        attempts: by key, the number of that plan, and the place in `rows`.
+    """
+
+    def __init__(self, source: str, contents: Contents) -> None:
+        pending = set(contents.pending)
+        parts = [pa.schema(MANIFEST_FIELDS).empty_table()]
+        self.attempts: dict[str, tuple[int, int]] = {}
+        held = 0
+        for plan in contents.plans:
+            for unit, rows in _plan_units(source, plan) if plan.kind == "retry" else ():
+                if (plan.name, unit) not in pending:
+                    keys = enumerate(rows.column("key").to_pylist(), start=held)
+                    self.attempts.update({key: (plan.number, place) for place, key in keys})
+                    parts.append(rows)
+                    held += rows.num_rows
+        self.rows = pa.concat_tables(parts).combine_chunks()
+
+
+def _take_units(units: Iterator[tuple[int, pa.Table]], commit: Commit) -> Iterator[tuple[int, pa.Table]]:
+    """Those of the units of a plan that a file has; the ones before them are passed by."""
+    for unit, rows in units:
+        if unit >= commit.first:
+            yield unit, rows
+        if unit == commit.last:
+            return
+
+
+def _by_unit(done: pa.Table, planned: Mapping[int, pa.Table]) -> dict[int, pa.Table]:
+    """The rows of a file by unit. A row that no unit has is a piece that has come after another one."""
+    unit_of = {key: unit for unit, rows in planned.items() for key in rows.column("key").to_pylist()}
+    places: dict[int, list[int]] = {}
+    unit = min(planned)
+    for row, key in enumerate(done.column("key").to_pylist()):
+        unit = unit_of.get(key, unit)
+        places.setdefault(unit, []).append(row)
+    return {unit: done.take(pa.array(rows, pa.int64())) for unit, rows in places.items()}
+
+
+def _as_planned(done: pa.Table, planned: pa.Table, plan: int, retried: _Retried) -> pa.Table:
+    """Rows that are done, as the plan of their latest attempt has them, which is told; with their durations now."""
+    here = {key: (plan, retried.rows.num_rows + row) for row, key in enumerate(planned.column("key").to_pylist())}
+    found = [max(both.get(key, (0, 0)) for both in (here, retried.attempts)) for key in done.column("key").to_pylist()]
+    rows = pa.concat_tables([retried.rows, planned]).take(pa.array([place for _, place in found], pa.int64()))
+    rows = rows.set_column(rows.column_names.index("duration"), "duration", done.column("duration"))
+    return rows.append_column(_ATTEMPT, pa.array([attempt for attempt, _ in found], pa.int32()))
+
+
+def _with_place(rows: pa.Table, name: str, group: int) -> pa.Table:
+    """Rows with the file and row group where they are."""
+    rows = rows.append_column(FILE, pa.array([name] * rows.num_rows, pa.string()))
+    return rows.append_column(GROUP, pa.array([group] * rows.num_rows, pa.int32()))
 
 
 def _plan_units(source: str, plan: Plan) -> Iterator[tuple[int, pa.Table]]:

@@ -19,16 +19,17 @@ from sdhubert_ray.output import (
     Plan,
     StagedPlan,
     clear_output,
-    drop_superseded,
     find_groups,
     formats,
     list_commits,
     list_plans,
-    merge_commits,
     pending_units,
+    publish_commits,
     publish_plan,
-    read_plan,
-    read_run,
+    read_contents,
+    replace_rows,
+    tidy_output,
+    unit_name,
     write_run,
 )
 from sdhubert_ray.output.commits import remove_covered
@@ -43,10 +44,10 @@ if TYPE_CHECKING:  # transformers takes seconds, and much needs no encoder
 
 OnCommit = Callable[[int, float], None]
 """Told of each commit: rows and seconds of audio in it."""
-_MERGED_AT_ONCE = 64
+_PUBLISHED_AT_ONCE = 64
 
-Merge = Callable[[str, Sequence[Sequence[Commit]], str], None]
-"""Puts groups of an output's files together, with a compression."""
+Publish = Callable[[str, Sequence[Sequence[Commit]], str, frozenset[str]], None]
+"""Publishes groups of an output's commits, with a compression, without the rows of these keys."""
 
 
 class IncompleteRunError(Exception):
@@ -111,7 +112,7 @@ class Job:
         engine: `local` or `ray`.
         address: of a cluster, or None.
         plans: what earlier runs were to do.
-        pending: of that, the (plan, unit) that are not done.
+        pending: of that, what is not done: (name of the plan, unit).
         staged: what this run adds; its files are in `folder`.
         kind: of the plan that `staged` becomes.
         found: what the input holds.
@@ -128,7 +129,7 @@ class Job:
     engine: str
     address: str | None
     plans: Sequence[Plan]
-    pending: Sequence[tuple[int, int]]
+    pending: Sequence[tuple[str, int]]
     staged: StagedPlan
     kind: str
     found: Found
@@ -140,13 +141,13 @@ class Job:
     @property
     def rows_left(self) -> int:
         """Rows that this run has to do."""
-        rows = {plan.number: plan.unit_rows for plan in self.plans}
+        rows = {plan.name: plan.unit_rows for plan in self.plans}
         return sum(rows[plan][unit] for plan, unit in self.pending) + self.staged.num_rows
 
     @property
     def seconds_left(self) -> float:
         """Audio that this run has to do as far as it is known, seconds."""
-        seconds = {plan.number: plan.unit_seconds for plan in self.plans}
+        seconds = {plan.name: plan.unit_seconds for plan in self.plans}
         return sum(seconds[plan][unit] for plan, unit in self.pending) + self.staged.seconds
 
     @property
@@ -163,8 +164,8 @@ class Session:
         self._summary = summary
         self._on_commit = on_commit
         self._began = time.monotonic()
-        self.units: list[tuple[int, int]] = []
-        """The (plan, unit) to be done."""
+        self.units: list[tuple[str, int]] = []
+        """What is to be done: (name of the plan, unit)."""
 
     def __enter__(self) -> Self:
         """Take the lease and begin: only now the output changes.
@@ -178,15 +179,19 @@ class Session:
         self._lease = Lease(job.output, job.run_id)
         try:
             if job.overwrite:
+                formats.remove_files(job.output)
                 clear_output(job.output)
             else:
                 self._check_unchanged()
             self._record("running")
             self.units = list(job.pending)
             if job.staged.num_rows:
+                self._lease.confirm()
                 number = max((plan.number for plan in job.plans), default=0) + 1
-                publish_plan(job.output, job.staged, number, job.kind)
-                self.units += [(number, unit) for unit in range(len(job.staged.unit_rows))]
+                plan = publish_plan(job.output, job.staged, number, job.run_id, job.kind)
+                job.record["plans"] = [*(before.name for before in job.plans), plan.name]
+                self._record("running")
+                self.units += [(plan.name, unit) for unit in range(len(job.staged.unit_rows))]
         except UserError as error:
             self._lease.release()
             raise IncompleteRunError(str(error)) from error  # such as a disk that is full
@@ -216,10 +221,10 @@ class Session:
     def _check_unchanged(self) -> None:
         """Planning may have taken hours, without the lease."""
         job = self._job
-        plans = [plan.number for plan in list_plans(job.output)]
-        record = read_run(job.output)
-        other = record is not None and (record["fingerprint"] != job.record["fingerprint"] or "tokenizing" in record)
-        if (record is None) != job.anew or plans != [plan.number for plan in job.plans] or other:
+        now = read_contents(job.output)
+        plans = [plan.name for plan in now.plans] if now else []
+        other = now and (now.record["fingerprint"] != job.record["fingerprint"] or "tokenizing" in now.record)
+        if (now is None) != job.anew or plans != [plan.name for plan in job.plans] or other:
             raise BusyError(f"output {job.output} was changed by another run since this one was planned")
 
     def add(self, report: pa.Table) -> None:
@@ -246,38 +251,49 @@ class Session:
         events.tell(self._job.run_id, "committed", {"unit": row["unit_name"], **done, **failed})
         self._on_commit(row["rows"], row["duration"])
 
-    def settle(self, merge: Merge) -> None:
-        """All units have been done: check that, put small files together, write other formats, count.
+    def settle(self, publish: Publish) -> None:
+        """All units have been done: check that, publish them as the table, write other formats, count.
 
         Raises:
             IncompleteRunError: a unit is not there.
             LeaseLostError: another run has taken the output over.
         """
         job, options = self._job, self._job.config.output
+        self._lease.confirm()
         plans = list_plans(job.output)
-        missing = pending_units(plans, list_commits(job.output))
+        commits = list_commits(job.output, plans)
+        missing = pending_units(plans, commits)
         if missing:
-            raise IncompleteRunError(f"{len(missing)} units of work are not in {job.output}, {missing[0]} for one")
+            raise IncompleteRunError(
+                f"{len(missing)} units of work are not in {job.output}, {unit_name(*missing[0])} for one"
+            )
+        remove_covered(job.output, plans)
+        unpublished = {commit.plan for commit in commits if not commit.published}
         for plan in plans:
-            if plan.kind == "retry" and plan.number > int(str(job.record["settled"])):
-                self._lease.check()
-                keys = (table.column("key").to_pylist() for table in read_plan(job.output, plan, ["key"]))
-                again = frozenset(key for some in keys for key in some)
-                drop_superseded(job.output, again, plan.number, options.compression)
-                job.record["settled"] = plan.number
-        self._lease.check()
-        remove_covered(job.output)
-        rows = {plan.number: plan.unit_rows for plan in plans}
-        for groups in _batches(find_groups(list_commits(job.output), rows, options.rows_per_file)):
-            self._lease.check()
-            merge(job.output, groups, options.compression)
-        self._lease.check()
+            if plan.number in unpublished:
+                self._publish(plan, plans, publish)
         formats.export(job.output, options.formats)
-        self._summary.totals = count_results(job.output, plans, list_commits(job.output))
+        self._summary.totals = count_results(job.output, plans, list_commits(job.output, plans))
         self._summary.wall_seconds = time.monotonic() - self._began
-        self._lease.check()
+        self._lease.confirm()
         self._record("finished")
+        tidy_output(job.output)
         events.tell(job.run_id, "finished", {"rows": self._summary.rows_done, **self._summary.totals.statuses})
+
+    def _publish(self, plan: Plan, plans: Sequence[Plan], publish: Publish) -> None:
+        """Make the commits of a plan files of the table, once those of the plans before it are."""
+        job, options = self._job, self._job.config.output
+        commits = list_commits(job.output, plans)
+        groups = find_groups([commit for commit in commits if commit.plan == plan.number], plan, options.rows_per_file)
+        placed: frozenset[str] = frozenset()
+        if plan.kind == "retry":
+            self._lease.confirm()
+            earlier = [commit for commit in commits if commit.plan < plan.number]
+            again = [commit for group in groups for commit in group]
+            placed = replace_rows(job.output, earlier, again, options.compression)
+        for some in _batches(groups):
+            self._lease.confirm()
+            publish(job.output, some, options.compression, placed)
 
     def _record(self, state: str) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -289,11 +305,11 @@ class Session:
 
 
 def _batches(groups: Sequence[Sequence[Commit]]) -> Iterator[Sequence[Sequence[Commit]]]:
-    for begin in range(0, len(groups), _MERGED_AT_ONCE):
-        yield groups[begin : begin + _MERGED_AT_ONCE]
+    for begin in range(0, len(groups), _PUBLISHED_AT_ONCE):
+        yield groups[begin : begin + _PUBLISHED_AT_ONCE]
 
 
-def merge_here(output: str, groups: Iterable[Sequence[Commit]], compression: str) -> None:
-    """Put files together in this process."""
+def publish_here(output: str, groups: Iterable[Sequence[Commit]], compression: str, without: frozenset[str]) -> None:
+    """Publish commits in this process."""
     for group in groups:
-        merge_commits(output, group, compression)
+        publish_commits(output, group, compression, without)

@@ -4,11 +4,12 @@ What fails in a store in a way that may pass (throttling, 5xx, lost and stalled 
 again inside every call. What is left is a `TransientError`, an OSError; see `retries`. Local files are not tried again.
 """
 
+import contextlib
 import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from glob import has_magic as _has_magic
 from pathlib import Path
@@ -31,6 +32,7 @@ __all__ = [
     "fixed_part",
     "has_magic",
     "is_folder",
+    "is_inside",
     "is_local",
     "is_same_folder",
     "join",
@@ -40,10 +42,11 @@ __all__ = [
     "raise_if_failed",
     "read_bytes",
     "read_json",
-    "remove",
     "remove_files",
+    "remove_own",
     "scan",
     "stat",
+    "tidy",
     "upload",
 ]
 
@@ -151,6 +154,13 @@ def is_same_folder(one: str, other: str) -> bool:
     return is_local(one) and is_local(other) and local.path_of(one).resolve() == local.path_of(other).resolve()
 
 
+def is_inside(inner: str, folder: str) -> bool:
+    """Tell whether a name is of a folder or of something below it, there or not; local names through links and dots."""
+    if is_local(inner) and is_local(folder):
+        return local.path_of(inner).resolve().is_relative_to(local.path_of(folder).resolve())
+    return f"{inner.rstrip('/')}/".startswith(f"{folder.rstrip('/')}/")
+
+
 def put(uri: str, data: bytes | Iterable[bytes]) -> None:
     """Write a whole file at once: it is there completely or not at all, whenever this process dies.
 
@@ -218,17 +228,37 @@ def remove_files(uris: Sequence[str]) -> None:
     """Remove files of one place, those that are there, in few requests. Raises OSError."""
     if uris and is_local(uris[0]):
         for uri in uris:
-            local.path_of(uri).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                local.path_of(uri).unlink()
     else:
         remote.remove_files(uris)
 
 
-def remove(uri: str) -> None:
-    """Remove a file, or a folder and all in it, if it is there. Raises OSError."""
-    if not is_local(uri):
-        remote.remove(uri)
-    elif exists(uri):
-        local.remove(local.path_of(uri))
+def tidy(folder: str) -> None:
+    """Remove what killed writers have left half written in a folder, and the folder itself if nothing else is in it.
+
+    There is nothing to do in a store, which has neither. Raises OSError.
+    """
+    if is_local(folder):
+        local.tidy(local.path_of(folder))
+
+
+def remove_own(folder: str, is_own: Callable[[str], object]) -> None:
+    """Remove of the files below a folder those that are told to be one's own, by their names; others stay, and theirs.
+
+    Args:
+        folder: a folder or URI; one that is not there has none.
+        is_own: told the path of a file relative to the folder, with slashes; tells by a true value.
+
+    Raises:
+        OSError, UserError: they cannot be listed or removed.
+    """
+    if is_folder(folder):
+        own = [name for name in list_files(folder) if is_own(name)]
+        remove_files([join(folder, name) for name in own])
+        places = {folder, *(join(folder, name).rpartition("/")[0] for name in own)}
+        for place in sorted(places, reverse=True):  # the inner ones first
+            tidy(place)
 
 
 def scan(folder: str) -> Iterator[Entry]:

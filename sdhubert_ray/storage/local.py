@@ -3,7 +3,7 @@
 import errno
 import glob
 import os
-import shutil
+import re
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +15,8 @@ from sdhubert_ray.storage.reading import LocalPart, RangeFile
 
 # What file systems without hard links say: FAT, and object stores that are mounted.
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+
+_PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial")
 
 
 def path_of(uri: str) -> Path:
@@ -77,9 +79,18 @@ def create(target: Path, data: bytes) -> bool:
     return True
 
 
-def remove(path: Path) -> None:
-    """Remove a file, a link, or a folder and all in it. Raises OSError."""
-    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+def tidy(folder: Path) -> None:
+    """Remove half-written files of `put` and `create` from a folder, and the folder if it is empty. Raises OSError."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if _PARTIAL.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+    try:
+        folder.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            raise
 
 
 def scan(folder: str) -> Iterator[Entry]:

@@ -151,20 +151,6 @@ def create(uri: str, data: bytes) -> bool:
     return True
 
 
-def remove(uri: str) -> None:
-    """Remove a file or a folder and all in it, if it is there. Raises as `request`."""
-
-    def delete(filesystem: fsspec.AbstractFileSystem, path: str, limit: Limit) -> bool:
-        if is_s3(filesystem):
-            return _remove_some(filesystem, path)
-        with contextlib.suppress(FileNotFoundError):
-            filesystem.rm(path, recursive=True, **limit)
-        return False
-
-    while request(uri, delete, LONG_SECONDS):
-        pass
-
-
 def remove_files(uris: Sequence[str]) -> None:
     """Remove files of one store, those that are there. Raises as `request`."""
 
@@ -194,19 +180,6 @@ def _delete_keys(filesystem: fsspec.AbstractFileSystem, bucket: str, keys: Seque
     for refused in answer.get("Errors", []):
         kind = PermissionError if refused.get("Code") == "AccessDenied" else ConnectionError
         raise kind(f"{refused.get('Code')}: {refused.get('Key')} could not be removed")
-
-
-def _remove_some(filesystem: fsspec.AbstractFileSystem, path: str) -> bool:
-    """Remove up to a thousand objects of S3; tell whether there are more. s3fs would not see which are refused."""
-    bucket, key, _ = filesystem.split_path(path)
-    prefix = f"{key.rstrip('/')}/" if key else ""
-    found = filesystem.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, timeout=REQUEST_SECONDS)
-    keys = [entry["Key"] for entry in found.get("Contents", [])]
-    if key and len(keys) < _DELETED_AT_ONCE:
-        keys.append(key.rstrip("/"))
-    if keys:
-        _delete_keys(filesystem, bucket, keys)
-    return bool(found.get("IsTruncated"))
 
 
 def _info(uri: str) -> Mapping[str, Any]:

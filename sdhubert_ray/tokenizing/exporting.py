@@ -1,49 +1,64 @@
 """Sequences and statistics of the units of a table, and those of earlier runs that they replace."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 
 import pyarrow as pa
 
 from sdhubert_ray import storage
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import BusyError, UserError
 from sdhubert_ray.output import (
     read_commit,
     read_files,
 )
-from sdhubert_ray.output.commits import read_parquet
-from sdhubert_ray.output.formats import UnitSequence, read_sequence, write_sequences
-from sdhubert_ray.output.formats.sequences import SEQUENCE_COLUMNS, SINGLE_FILES
+from sdhubert_ray.output.formats import UnitSequence, read_sequence, sequence_files, write_sequences
+from sdhubert_ray.output.formats.sequences import SEQUENCE_COLUMNS
+from sdhubert_ray.output.parquet import read_parquet
 from sdhubert_ray.output.tables import FAILED_STATUSES
 from sdhubert_ray.output.usage import UnitUsage
 from sdhubert_ray.speech import FRAME_RATE
-from sdhubert_ray.tokenizing.planning import SEQUENCES, STATISTICS, TokenizeJob
+from sdhubert_ray.tokenizing.planning import TokenizeJob, read_statistics
 
 _FILES_KEPT = 4
 
 
-def remove_earlier(job: TokenizeJob) -> None:
-    """Remove the sequences of other units, and what an interrupted run has left that is not needed."""
+def begin(job: TokenizeJob) -> None:
+    """Note what is going to be written, and remove sequences of other units and what an interrupted run has left.
+
+    Raises:
+        BusyError: another run has been there since the job was planned.
+    """
+    if read_statistics(job.statistics) != job.before:
+        raise BusyError(f"output {job.written} was changed by another run just now")
+    _put_statistics(job, {"state": "running"})
     if job.target is not None and not job.to_do:
-        storage.remove(job.parts)
+        remove_parts(job)
     if job.replaces:
-        names = SINGLE_FILES if job.target is not None else (SEQUENCES,)
-        for name in (*names, STATISTICS):
-            storage.remove(storage.join(job.written, name))
-    elif job.sequences.formats and not _are_alike(job):
-        storage.remove_files([storage.join(job.sequences_folder, name) for name in SINGLE_FILES])
+        gone = sequence_files(job.formats_before, job.names.values())
+    else:  # what is written anew replaces what is there
+        gone = [] if _are_alike(job) else sequence_files(job.formats_before)
+    storage.remove_files([storage.join(job.sequences_folder, name) for name in gone])
+    storage.tidy(job.sequences_folder)
+
+
+def remove_parts(job: TokenizeJob) -> None:
+    """Remove the files that units have passed through."""
+    names = {commit.name for commit in job.commits}
+    storage.remove_own(job.parts, names.__contains__)
+    storage.tidy(job.parts)
 
 
 def _are_alike(job: TokenizeJob) -> bool:
     """Whether the sequences that are there, if any, are of the same rows and written in the same way."""
-    before = storage.read_json(job.statistics)
+    before = job.before
     if before is None:
         return True
     wanted = {"dedup": job.sequences.dedup, "durations": job.sequences.durations}
-    there = {key: value for key, value in before.get("sequences", {}).items() if key in wanted}
-    return before.get("run_id") == job.record.get("run_id") and (there == wanted or not before["sequences"]["formats"])
+    there = {key: value for key, value in before["sequences"].items() if key in wanted}
+    same = before.get("run_id") == job.record.get("run_id") and "state" not in before
+    return same and (there == wanted or not before["sequences"]["formats"])
 
 
 def export(job: TokenizeJob, usage: UnitUsage) -> None:
@@ -56,9 +71,9 @@ def export(job: TokenizeJob, usage: UnitUsage) -> None:
 
     tables = read_files(job.segments, SEQUENCE_COLUMNS, read=read)
     write_sequences(_counted(tables, usage), job.sequences_folder, job.sequences, job.names)
-    storage.put(job.statistics, json.dumps(_statistics(job, usage), indent=1).encode() + b"\n")
+    _put_statistics(job, _statistics(usage))
     if parts is not None:
-        storage.remove(parts)
+        remove_parts(job)
 
 
 def _read_units(segments: str, name: str, parts: str | None) -> pa.Table:
@@ -83,16 +98,24 @@ def _counted(tables: Iterator[pa.Table], usage: UnitUsage) -> Iterator[UnitSeque
         yield sequence
 
 
-def _statistics(job: TokenizeJob, usage: UnitUsage) -> dict[str, object]:
-    return {
+def _put_statistics(job: TokenizeJob, found: Mapping[str, object]) -> None:
+    content = {
         "segments": job.segments,
         "run_id": job.record.get("run_id"),
         "quantizer": {"name": job.name, "sha256": job.sha256, "n_units": job.quantizer.num_units},
+        **found,
+        "sequences": asdict(job.sequences),
+        "written": sorted({*job.formats_before, *job.sequences.formats}),
+    }
+    storage.put(job.statistics, json.dumps(content, indent=1).encode() + b"\n")
+
+
+def _statistics(usage: UnitUsage) -> dict[str, object]:
+    return {
         "recordings": usage.recordings,
         "left_out": usage.left_out,
         "audio_seconds": usage.audio_seconds,
         "segment_seconds": usage.segment_seconds,
         "units": asdict(usage.rates()),
         "merged": asdict(usage.rates(merged=True)),
-        "sequences": asdict(job.sequences),
     }

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +10,14 @@ from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import (
     Commit,
-    list_commits,
-    list_plans,
-    pending_units,
+    Contents,
+    Plan,
+    is_in_output,
     read_plan,
-    read_run,
+    require_contents,
 )
-from sdhubert_ray.output.commits import commit_schema
-from sdhubert_ray.output.formats import SequenceOptions, name_files
+from sdhubert_ray.output.formats import SequenceOptions, name_files, sequence_files
+from sdhubert_ray.output.parquet import read_schema
 from sdhubert_ray.output.record import RUN_RECORD
 from sdhubert_ray.runs.config import DEVICES
 from sdhubert_ray.runs.execute import check_engine
@@ -44,9 +44,10 @@ class TokenizeJob:
         record: the run record of `segments`.
         commits: its files.
         to_do: whether units have to be found: they are not in the table.
+        before: the statistics of an earlier run, or None.
         replaces: whether sequences and statistics that are there are of other units.
         sequences: what is exported.
-        names: of the files of recordings, by id, where `sequences` has any.
+        names: of the files of recordings, by id, where there are or will be any.
         engine: `local` or `ray`.
         address: of a Ray cluster, or None.
         device: `auto`, `cpu` or `cuda`.
@@ -61,6 +62,7 @@ class TokenizeJob:
     record: Mapping[str, Any]
     commits: Sequence[Commit]
     to_do: bool
+    before: Mapping[str, Any] | None
     replaces: bool
     sequences: SequenceOptions
     names: Mapping[str, str]
@@ -82,6 +84,11 @@ class TokenizeJob:
     def statistics(self) -> str:
         """The file of the statistics."""
         return storage.join(self.written, STATISTICS)
+
+    @property
+    def formats_before(self) -> Sequence[str]:
+        """What earlier runs have exported, or may have."""
+        return formats_of(self.before)
 
     @property
     def compression(self) -> str:
@@ -126,19 +133,26 @@ def prepare_tokenizing(
     if device not in DEVICES:
         raise UserError(f"device is {device!r}; it has to be one of {', '.join(DEVICES)}")
     segments, name, sha256 = storage.absolute(segments).rstrip("/"), storage.absolute(name), quantizer.sha256
-    record = _read_finished(segments)
-    commits = list_commits(segments)
+    contents = _read_finished(segments)
+    record, commits = contents.record, contents.commits
     there = None if "tokenizing" in record else record["fingerprint"].get(SHA256)
     to_do = there != json.dumps(sha256)
     if to_do:
         _check_features(segments, record, commits, quantizer, name)
-    replaces = to_do
     if target is None:
+        before = read_statistics(storage.join(segments, STATISTICS))
         _check_replaced(segments, record, sha256, name, overwrite)
+        replaces = to_do
     else:
         target = storage.absolute(target).rstrip("/")
-        replaces = _check_target(target, segments, sha256, overwrite)
+        before = _check_target(target, segments, sha256, overwrite)
+        replaces = before is not None and overwrite
     sequences = sequences or SequenceOptions()
+    per_recording = "npy" in {*sequences.formats, *formats_of(before)}
+    names = _name_recordings(segments, contents.plans) if per_recording else {}
+    folder = storage.join(segments, SEQUENCES) if target is None else target
+    _check_folder(folder if target is None else storage.join(target, _PARTS))
+    _check_free(folder, {*sequences.formats} - {*formats_of(before)}, names)
     if engine == "auto":
         large = to_do and sum(commit.size for commit in commits) >= ON_RAY_BYTES
         engine = "ray" if address or large else "local"
@@ -152,41 +166,37 @@ def prepare_tokenizing(
         record=record,
         commits=commits,
         to_do=to_do,
+        before=before,
         replaces=replaces,
         sequences=sequences,
-        names=_name_recordings(segments) if "npy" in sequences.formats else {},
+        names=names,
         engine=engine,
         address=address,
         device=device,
     )
 
 
-def _name_recordings(segments: str) -> Mapping[str, str]:
+def _name_recordings(segments: str, plans: Sequence[Plan]) -> Mapping[str, str]:
     """The names of the files of recordings, by id. Raises UserError where one would lead out of the folder."""
-    tables = (table for plan in list_plans(segments) for table in read_plan(segments, plan, ["id"]))
+    tables = (table for plan in plans for table in read_plan(segments, plan, ["id"]))
     return name_files(dict.fromkeys(file_id for table in tables for file_id in table.column("id").to_pylist()))
 
 
-def _read_finished(segments: str) -> Mapping[str, Any]:
-    """The record of a run that has finished. Raises UserError."""
-    record = read_run(segments)
-    if record is None:
-        raise UserError(f"{segments} holds no run; name an output folder of `sdhubert segment`")
+def _read_finished(segments: str) -> Contents:
+    """What the output of a run that has finished holds. Raises UserError."""
+    contents = require_contents(segments)
+    record, left = contents.record, contents.rows_left
     if not isinstance(record.get("config"), dict) or not isinstance(record["config"].get("output"), dict):
         raise UserError(f"{segments} was made by another version of sdhubert_ray; make it again")
-    plans = list_plans(segments)
-    rows = {plan.number: plan.unit_rows for plan in plans}
-    commits = list_commits(segments)
-    left = sum(rows[plan][unit] for plan, unit in pending_units(plans, commits))
     # Rows that a half-done tokenizing has lost are made anew by `segment` when the others have their units.
     if "tokenizing" not in record and (left or record.get("state") != "finished"):
         raise UserError(
             f"the run in {segments} has not finished ({left} rows are left); finish it first, by the command that "
             "began it"
         )
-    if not commits:
+    if not contents.commits:
         raise UserError(f"{segments} has no rows to give units to; run `sdhubert segment` into it first")
-    return record
+    return contents
 
 
 def _check_features(
@@ -197,7 +207,7 @@ def _check_features(
             f"{segments} keeps no segment features to find units by; make it again with output.segment_features=auto, "
             "or with `sdhubert segment --quantizer`"
         )
-    kind = commit_schema(segments, commits[0].name).field("segment_features").type
+    kind = read_schema(storage.join(segments, commits[0].name)).field("segment_features").type
     quantizer.check_width(kind.value_type.list_size, name, segments)
 
 
@@ -219,26 +229,58 @@ def _check_replaced(segments: str, record: Mapping[str, Any], sha256: str, name:
         )
 
 
-def _check_target(target: str, segments: str, sha256: str, overwrite: bool) -> bool:
-    """Whether a folder has sequences of other units, which are to be replaced. Raises UserError."""
+def _check_target(target: str, segments: str, sha256: str, overwrite: bool) -> Mapping[str, Any] | None:
+    """The statistics of an earlier run into a folder. Raises UserError where it was of other units, or none of ours."""
     if storage.is_same_folder(target, segments):
         raise UserError(f"output {target} is where the segments are; leave it out, or choose another")
     if storage.exists(target) and not storage.is_folder(target):
         raise UserError(f"output {target} is a file; name a folder")
     if storage.exists(storage.join(target, RUN_RECORD)):
         raise UserError(f"output {target} holds a run of `sdhubert segment`; choose another output")
-    uri = storage.join(target, STATISTICS)
-    if overwrite:
-        return storage.exists(uri)
+    if is_in_output(target):
+        raise UserError(f"output {target} is a part of the output of a run; choose another output")
+    before = read_statistics(storage.join(target, STATISTICS))
+    if before is not None and not overwrite:
+        source, of = before["segments"], before["quantizer"]
+        if (source, of["sha256"]) != (segments, sha256):
+            raise UserError(
+                f"output {target} has the units of {source} by quantizer {of['name']}; choose another output, or "
+                "--overwrite it"
+            )
+    return before
+
+
+def read_statistics(uri: str) -> Mapping[str, Any] | None:
+    """The statistics of an earlier run, or None where there are none. Raises UserError."""
     try:
         before = storage.read_json(uri)
-        if before is None:
-            return False
-        source, name, digest = before["segments"], before["quantizer"]["name"], before["quantizer"]["sha256"]
+        if before is not None:
+            _ = before["segments"], before["quantizer"]["name"], before["quantizer"]["sha256"], formats_of(before)
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(f"{uri} is no statistics of `sdhubert tokenize`; choose another output") from error
-    if (source, digest) != (segments, sha256):
-        raise UserError(
-            f"output {target} has the units of {source} by quantizer {name}; choose another output, or --overwrite it"
-        )
-    return False
+    return before
+
+
+def formats_of(before: Mapping[str, Any] | None) -> list[str]:
+    """The formats that are known to have been written, by the statistics of the last run."""
+    if before is None:
+        return []
+    return [str(name) for name in before.get("written", before["sequences"]["formats"])]
+
+
+def _check_folder(uri: str) -> None:
+    """Raise UserError where a folder is to be made and a file is in its place."""
+    if storage.exists(uri) and not storage.is_folder(uri):
+        raise UserError(f"{uri} is a file where a folder is to be made; choose another output")
+
+
+def _check_free(folder: str, formats: Collection[str], names: Mapping[str, str]) -> None:
+    """Raise UserError where a file would be written over one that no run is known to have written."""
+    taken = {*sequence_files(formats, names.values())}
+    if taken and storage.is_folder(folder):
+        for name in storage.list_files(folder):
+            if name in taken:
+                raise UserError(
+                    f"output {folder} holds {name}, which no `sdhubert tokenize` is known to have written; choose "
+                    "another output"
+                )

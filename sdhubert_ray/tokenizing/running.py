@@ -21,7 +21,7 @@ from sdhubert_ray.output.usage import UnitUsage
 from sdhubert_ray.runs.execute import local_device
 from sdhubert_ray.runs.session import IncompleteRunError
 from sdhubert_ray.runs.stages import AssignUnits
-from sdhubert_ray.tokenizing.exporting import export, remove_earlier
+from sdhubert_ray.tokenizing.exporting import begin, export
 from sdhubert_ray.tokenizing.planning import SHA256, TokenizeJob
 
 OnRows = Callable[[int], None]
@@ -85,7 +85,7 @@ def _run(job: TokenizeJob, assign: Assign | None, on_rows: OnRows) -> Tokenized:
         if read_run(job.segments) != job.record:
             raise BusyError(f"output {job.segments} was changed by another run just now")
         _tell(job, "started", {"files": len(job.commits)})
-        remove_earlier(job)
+        begin(job)
         if assign is not None and job.target is None:
             _begin(job)
             assign(None, count)
@@ -124,7 +124,7 @@ def _write_record(job: TokenizeJob, record: Mapping[str, object]) -> None:
 
 
 def _assign_here(job: TokenizeJob, parts: str | None, count: Count) -> None:
-    stage = AssignUnits(lambda: job.quantizer, job.sha256, job.device, job.segments, job.compression, parts)
+    stage = AssignUnits(lambda: job.quantizer, job.sha256, job.device, job.segments, job.run_id, job.compression, parts)
     for commit in job.commits:
         count(stage(pa.table({"name": [commit.name]})))
 
@@ -139,7 +139,9 @@ def _assign_on_ray(job: TokenizeJob, parts: str | None, count: Count) -> None:
     left = dict.fromkeys(commit.name for commit in job.commits)
     try:
         while left:
-            files = build_tokenize_pipeline([*left], job.quantizer, job.device, job.segments, job.compression, parts)
+            files = build_tokenize_pipeline(
+                [*left], job.quantizer, job.device, job.segments, job.run_id, job.compression, parts
+            )
             with StallWatch() as watch:
                 for report in files.iter_batches(batch_size=None, batch_format="pyarrow"):
                     watch.moved()

@@ -84,7 +84,8 @@ def remove_older_checkpoints(output: str, keep: int) -> None:
     whole = [step for step, uri in found if _find_damage(uri) is None]
     for step, uri in found:
         if step < min(whole[:keep], default=0):
-            storage.remove(uri.rpartition("/")[0])
+            storage.remove_files([uri])
+            storage.tidy(uri.rpartition("/")[0])
 
 
 def forget_snapshot(output: str) -> None:

@@ -9,6 +9,7 @@ RUN/best.json, best/            the one of the best validation
 """
 
 import platform
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -34,6 +35,15 @@ from sdhubert_ray.training.options import TrainConfig
 from sdhubert_ray.training.recordings import list_recordings, put_recordings
 
 DATA_FOLDER = "data"
+_BEGINNING = "beginning"
+"""State of a run whose recordings are not all written down."""
+_FILES = {
+    BEST_FOLDER: r"step_[0-9]+\.ckpt",
+    DATA_FOLDER: r"(train|val)\.arrow",
+    TENSORBOARD_FOLDER: r"events\.out\.tfevents\..+",
+}
+"""The folders that a run writes into beside checkpoints, and what its files in them are called."""
+_WRITTEN = (METRICS_FILE, BEST_RECORD, SNAPSHOT, *_FILES)
 _PACKAGES = ("sdhubert_ray", "torch", "lightning", "transformers", "numpy", "ray")
 
 
@@ -91,9 +101,6 @@ def prepare_run(config: TrainConfig, output: str, run_id: str, overwrite: bool =
         try:
             if read_run(output) != seen:
                 raise BusyError(f"output {output} has been changed by another run meanwhile")
-            if before is None:
-                _clear(output)
-                put_recordings(Path(listed), storage.join(output, DATA_FOLDER))
             record = {
                 "kind": "training",
                 "runs": before["runs"] + 1 if before else 1,
@@ -103,6 +110,10 @@ def prepare_run(config: TrainConfig, output: str, run_id: str, overwrite: bool =
                 "found": found,
                 "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
             }
+            if before is None:
+                _clear(output)
+                write_run(output, {**record, "state": _BEGINNING})  # so that what is written next is known to be ours
+                put_recordings(Path(listed), storage.join(output, DATA_FOLDER))
             write_run(output, record)
             return Run(output, replace(config, resume_ckpt=begun_with), found, find_checkpoint(output, "last"), lease)
         except BaseException:
@@ -114,15 +125,17 @@ def _check_before(
     output: str, before: Mapping[str, Any] | None, wanted: Mapping[str, str], overwrite: bool
 ) -> Mapping[str, Any] | None:
     """The record of a run to go on with; None where a new one begins."""
-    if before is not None and before.get("kind") != "training":
-        raise UserError(f"output {output} is no training run; choose another output")
-    if overwrite:
-        return None
     if before is None:
-        if list_checkpoints(output):
+        taken = [name for name in _WRITTEN if storage.exists(storage.join(output, name))]
+        taken += [uri.removeprefix(f"{output}/") for _, uri in list_checkpoints(output)]
+        if taken:
             raise UserError(
-                f"output {output} has checkpoints but no run.json; choose another output, or --overwrite it"
+                f"output {output} holds {taken[0]}, which no run in it is known to have written; choose another output"
             )
+        return None
+    if before.get("kind") != "training":
+        raise UserError(f"output {output} is no training run; choose another output")
+    if overwrite or before.get("state") == _BEGINNING:
         return None
     if before["fingerprint"] != wanted and find_checkpoint(output, "last") is None:
         return None
@@ -131,11 +144,16 @@ def _check_before(
 
 
 def _clear(output: str) -> None:
-    """Remove what a run has written, and nothing else."""
+    """Remove what a run has written, and nothing else; its record last."""
+    if read_run(output) is None:
+        return
+    storage.remove_files([uri for _, uri in list_checkpoints(output)])
     for _, uri in list_checkpoints(output):
-        storage.remove(uri.rpartition("/")[0])
-    for name in (METRICS_FILE, TENSORBOARD_FOLDER, BEST_RECORD, BEST_FOLDER, SNAPSHOT, DATA_FOLDER, RUN_RECORD):
-        storage.remove(storage.join(output, name))
+        storage.tidy(uri.rpartition("/")[0])
+    storage.remove_files([storage.join(output, name) for name in (METRICS_FILE, BEST_RECORD, SNAPSHOT)])
+    for folder, names in _FILES.items():
+        storage.remove_own(storage.join(output, folder), re.compile(names).fullmatch)
+    storage.remove_files([storage.join(output, RUN_RECORD)])
 
 
 def _with_absolute_paths(config: TrainConfig) -> TrainConfig:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError, first_line
+from sdhubert_ray.output import read_run
 from sdhubert_ray.output.tables import Array
 
 if TYPE_CHECKING:
@@ -184,6 +185,36 @@ class Quantizer:
         return quantizer
 
 
+def check_place(folder: str, begun: bool) -> bool:
+    """Look at a folder before a quantizer is written into it.
+
+    Args:
+        folder: its path or URI.
+        begun: whether it is known that a quantizer was about to be written into it.
+
+    Returns:
+        whether there is a quantizer, which would be replaced.
+
+    Raises:
+        UserError: it is a file or an output, or would be written over a file that is none of a quantizer's.
+        TransientError: the store could not be reached.
+    """
+    if storage.exists(folder) and not storage.is_folder(folder):
+        raise UserError(f"output {folder} is a file; name a folder")
+    if read_run(folder) is not None:
+        raise UserError(f"output {folder} is the output of another command; choose another folder for the quantizer")
+    card = storage.join(folder, CARD)
+    if storage.exists(card):
+        _parse_card(card, _read(card, card))
+        return True
+    if not begun and storage.exists(storage.join(folder, TENSORS)):
+        raise UserError(
+            f"output {folder} holds {TENSORS} without {CARD}, which is not known to be a quantizer's; choose another "
+            "folder"
+        )
+    return False
+
+
 def read_original(km_path: str, reducer_path: str, trust_pickle: bool) -> Quantizer:
     """Read the original system's pair: a joblib pickle of a scikit-learn k-means, and a .npy with the reducer.
 
@@ -218,6 +249,11 @@ def read_original(km_path: str, reducer_path: str, trust_pickle: bool) -> Quanti
     return Quantizer(centers, reducer.astype(np.int32), {"source": source})
 
 
+def sklearn_files(n_clusters: int, n_units: int) -> tuple[str, str]:
+    """The names of the pair that the original system reads, k-means and reducer."""
+    return f"km_{n_clusters}.pt", f"km_{n_clusters}to{n_units}.npy"
+
+
 def write_sklearn(quantizer: Quantizer, folder: str) -> tuple[str, str]:
     """Write the pair that the original system reads with joblib and NumPy: km_K.pt and km_KtoU.npy.
 
@@ -240,7 +276,7 @@ def write_sklearn(quantizer: Quantizer, folder: str) -> tuple[str, str]:
     pickled, saved = io.BytesIO(), io.BytesIO()
     joblib.dump(model, pickled)
     np.save(saved, np.arange(count, dtype=np.int32) if quantizer.reducer is None else quantizer.reducer)
-    km, reducer = (storage.join(folder, name) for name in (f"km_{count}.pt", f"km_{count}to{quantizer.num_units}.npy"))
+    km, reducer = (storage.join(folder, name) for name in sklearn_files(count, quantizer.num_units))
     storage.put(km, pickled.getvalue())
     storage.put(reducer, saved.getvalue())
     return km, reducer

@@ -17,9 +17,8 @@ import pytest
 import soundfile
 from commands import complaint, sdhubert
 from forks import COMMAND, FORKS, Script, run_script
+from outputs import commits_in
 from places import ROOT
-
-from sdhubert_ray.output import list_commits
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def folder(golden: Path, tmp_path: Path) -> Path:
 
 
 def table(output: Path) -> dict[str, dict[str, object]]:
-    files = [output / "segments" / commit.name for commit in list_commits(str(output))]
+    files = [output / commit.name for commit in commits_in(output)]
     rows = [row for path in files for row in pq.read_table(path).to_pylist()]
     return {str(row["id"]): row for row in rows}
 
@@ -210,7 +209,8 @@ def test_a_recording_without_a_pause(folder: Path, tmp_path: Path) -> None:
         (["{audio}", "{out}", "--checkpoint", "bundled", "encoder.layer=13"],
          "encoder.layer is 13, but checkpoint bundled has 12"),
         (["{audio}", "{out}", "--checkpoint", "bundled", "--engine", "spark"], "engine is 'spark'"),
-        (["{audio}", "{audio}/synth_0.flac", "--checkpoint", "bundled"], "is a file; name a folder"),
+        (["{audio}/synth_1.flac", "{audio}/synth_0.flac", "--checkpoint", "bundled"], "is a file; name a folder"),
+        (["{audio}", "{audio}/out", "--checkpoint", "bundled"], "choose an output outside of it"),
         (["{audio}", "/proc/sdhubert/out", "--checkpoint", "bundled"], "cannot be written"),
     ],
 )  # fmt: skip
@@ -260,7 +260,7 @@ def test_interrupted_run_says_how_to_go_on(
     command = ["segment", tmp_path / "audio", tmp_path / "out", "--engine", engine, "--checkpoint", "bundled"]
     process = Script(COMMAND, *command, "resources.unit_rows=1", "resources.encode.max_workers=1")
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "out" / "segments").glob("0*.parquet")):
+    while not list((tmp_path / "out" / "commits").glob("0*.parquet")):
         assert process.returncode is None, "the run ended before it could be interrupted"
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -373,7 +373,7 @@ def test_status_of_a_run_under_way_and_of_a_killed_one(golden: Path, tmp_path: P
     process = Script(COMMAND, *command, "resources.unit_rows=1")
     try:
         deadline = time.monotonic() + 120
-        while len(list((tmp_path / "out" / "segments").glob("0*.parquet"))) < 2:
+        while len(list((tmp_path / "out" / "commits").glob("0*.parquet"))) < 2:
             assert process.returncode is None
             assert time.monotonic() < deadline
             time.sleep(0.01)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from clusterings import SMALL, StopError, cluster, prepare, same
 from forks import FORKS, run_script
-from outputs import write_output
+from outputs import commits_in, write_output
 from segments import FINGERPRINT, clustered, make_table, write_segments
 
 from sdhubert_ray.clustering import memory, planning
@@ -16,7 +16,6 @@ from sdhubert_ray.clustering.options import ClusterOptions, Workers
 from sdhubert_ray.clustering.planning import prepare_clustering
 from sdhubert_ray.clustering.running import run_clustering
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.output import list_commits
 from sdhubert_ray.runs.session import IncompleteRunError
 from sdhubert_ray.units import Quantizer
 
@@ -192,7 +191,7 @@ def test_sources_without_vectors_are_refused(segments: str, tmp_path: Path) -> N
 
 
 def test_outputs_that_are_something_else_are_refused(segments: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is an output of `sdhubert segment`"):
+    with pytest.raises(UserError, match="is the output of another command"):
         prepare(segments, Path(segments))
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file; name a folder"):
@@ -207,10 +206,21 @@ def test_a_large_table_goes_to_ray_even_for_a_small_sample(
     segments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = ClusterOptions(n_clusters=24, n_units=8, max_vectors=24)
-    total = sum(commit.size for commit in list_commits(segments))
+    total = sum(commit.size for commit in commits_in(segments))
     for limit, engine in ((total, "ray"), (total + 1, "local")):
         monkeypatch.setattr(planning, "ON_RAY_BYTES", limit)
         assert prepare(segments, tmp_path / "out", few).engine == engine
+
+
+@pytest.mark.parametrize("name", ["quantizer.safetensors", "work/notes.txt", "work", "quantizer.json"])
+def test_what_no_clustering_has_written_stays(name: str, segments: str, tmp_path: Path) -> None:
+    foreign = tmp_path / "out" / name
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text('{"mine": 1}')
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match=f"{name.partition('/')[0]}.*(choose|make) "):
+            prepare(segments, tmp_path / "out", overwrite=overwrite)
+    assert foreign.read_text() == '{"mine": 1}'
 
 
 def test_an_imported_quantizer_is_not_written_over(segments: str, tmp_path: Path) -> None:
@@ -265,5 +275,5 @@ def test_nan_is_told_by_its_file(tmp_path: Path) -> None:
     features = clustered(300, 4, 5)
     features[200, 2] = np.inf
     source = write_segments(str(tmp_path / "segments"), features)
-    with pytest.raises(IncompleteRunError, match=r"00001-\d+\.parquet has segment features that are NaN or infinite"):
+    with pytest.raises(IncompleteRunError, match=r"00001-[0-9a-f-]+\.parquet has segment features that are NaN"):
         cluster(source, tmp_path / "out", ClusterOptions(5, 5))

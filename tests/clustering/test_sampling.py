@@ -8,8 +8,8 @@ import pytest
 from clusterings import every_priority
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from outputs import write_output
-from segments import FINGERPRINT, clustered, make_table, merge_all, write_segments
+from outputs import commits_in, write_output
+from segments import FINGERPRINT, clustered, make_table, publish_all, write_segments
 
 from sdhubert_ray.clustering import shards
 from sdhubert_ray.clustering.sampling import (
@@ -22,7 +22,6 @@ from sdhubert_ray.clustering.sampling import (
 )
 from sdhubert_ray.clustering.shards import ALL, Sample, read_shard, read_smallest
 from sdhubert_ray.clustering.source import open_source
-from sdhubert_ray.output import list_commits
 
 
 @pytest.fixture
@@ -64,8 +63,8 @@ def test_the_sample_does_not_depend_on_the_files(
     segments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = take_sample(segments, tmp_path / "one", 1000)
-    merge_all(segments)
-    assert len(list_commits(segments)) == 1
+    publish_all(segments)
+    assert len(commits_in(segments)) == 1
     monkeypatch.setattr(shards, "SHARD_BYTES", 10_000)
     after = take_sample(segments, tmp_path / "two", 1000)
     assert len(after.shards) > len(before.shards)

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from outputs import commits_in
 
-from sdhubert_ray.output import list_commits, read_commit, unit_name
+from sdhubert_ray.output import read_commit, unit_name
 from sdhubert_ray.output.attempts import MAX_DEATHS, Notebook, run_unit
 
 SDHUBERT = str(Path(sys.executable).parent / "sdhubert")
@@ -44,7 +45,7 @@ class WorkerDeathError(BaseException):
 
 
 def table(keys):
-    return pa.table({"key": keys, "unit_name": [unit_name(1, 0)] * len(keys)})
+    return pa.table({"key": keys, "unit_name": [unit_name("00001", 0)] * len(keys)})
 
 
 @settings(deadline=None)
@@ -114,7 +115,7 @@ def check(tmp_path, result, count, deadly, deaths):
     assert f"{deadly} has killed its worker three times" in result.stderr
     rows = [
         row
-        for commit in list_commits(str(tmp_path / "out"))
+        for commit in commits_in(tmp_path / "out")
         for row in read_commit(str(tmp_path / "out"), commit.name, ["id", "status", "segments"]).to_pylist()
     ]
     assert len(rows) == len({row["id"] for row in rows}) == count

@@ -2,28 +2,31 @@
 
 import itertools
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from outputs import write_output
+from outputs import commits_in, keys_in, write_output
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import (
     OutputOptions,
     clear_output,
-    committed_keys,
+    commit_name,
     fingerprint,
     join_pieces,
-    list_commits,
     open_output,
     read_commit,
+    read_contents,
     read_files,
     read_run,
     read_segments,
+    require_contents,
     unit_name,
     worst_status,
     write_commit,
@@ -80,10 +83,11 @@ def make_run(folder, *commits, fingerprint_values=None):
     return write_output(str(folder), tables, fingerprint_values or {"seed": "1"})
 
 
-def commit(output, plan, rows, compression="zstd"):
+def commit(output, rows, compression="zstd"):
     """Commit rows as unit 0 of a plan; its file's name."""
-    write_commit(str(output), unit_name(plan, 0), make_table(rows), compression)
-    return f"{unit_name(plan, 0)}.parquet"
+    unit = unit_name("00003-0123456789ab", 0)
+    write_commit(str(output), unit, make_table(rows), compression)
+    return commit_name(unit)
 
 
 def refusal(call, *args):
@@ -136,9 +140,9 @@ def test_a_new_output_is_open(tmp_path):
 
 def test_an_output_of_the_same_configuration_is_resumed(tmp_path):
     output = make_run(tmp_path / "out", (1, [make_row("a#0")]), fingerprint_values={"a": "1", "b": "2"})
-    record = open_output(output, {"b": "2", "a": "1"}, False)
-    assert record == {"fingerprint": {"a": "1", "b": "2"}, "runs": 1}
-    assert committed_keys(output) == {"a#0"}
+    contents = open_output(output, {"b": "2", "a": "1"}, False)
+    assert (contents.record["fingerprint"], contents.pending) == ({"a": "1", "b": "2"}, [])
+    assert keys_in(output) == {"a#0"}
 
 
 def test_an_output_of_another_configuration_is_refused_naming_the_keys(tmp_path):
@@ -149,42 +153,109 @@ def test_an_output_of_another_configuration_is_refused_naming_the_keys(tmp_path)
     for part in (output, "speech.normcut_threshold", "0.1", "0.2", "gone", "7", "fresh", "8", "--overwrite"):
         assert part in message
     assert "dtype" not in message
-    assert committed_keys(output) == {"a#0"}
+    assert keys_in(output) == {"a#0"}
 
 
 def test_overwriting_removes_what_the_earlier_run_left_and_nothing_else(tmp_path):
     output = make_run(tmp_path / "out", (1, [make_row("a#0")]), (2, [make_row("b#0")]))
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    assert open_output(output, {"seed": "2"}, True) is None
-    assert committed_keys(output) == {"a#0", "b#0"}  # to look is not to touch
+    assert open_output(output, {"seed": "2"}, True) is not None
+    assert keys_in(output) == {"a#0", "b#0"}  # to look is not to touch
     clear_output(output)
-    assert read_run(output) is None
-    assert list_commits(output) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
     clear_output(output)  # nothing there is nothing to do
 
 
-def test_overwriting_mends_an_output_that_is_damaged(tmp_path):
+@pytest.mark.parametrize("content", [None, "damaged"])
+def test_what_no_record_tells_of_is_not_removed(tmp_path, content):
     output = make_run(tmp_path / "out", (1, [make_row("a#0")]))
-    for content in (None, "damaged"):
-        if content is None:
-            storage.remove(f"{output}/run.json")
-        else:
-            (tmp_path / "out" / "run.json").write_text(content)
-        assert "run.json" in refusal(open_output, output, {}, False)
-        assert open_output(output, {}, True) is None
-    assert committed_keys(output) == {"a#0"}
+    if content is None:
+        (tmp_path / "out" / "run.json").unlink()
+    else:
+        (tmp_path / "out" / "run.json").write_text(content)
+    for overwrite in (False, True):
+        message = refusal(open_output, output, {}, overwrite)
+        assert "choose another output" in message
+        assert "--overwrite" not in message
+    assert keys_in(output) == {"a#0"}
 
 
-def test_foreign_places_are_refused_and_left_alone(tmp_path):
-    (tmp_path / "file").write_text("mine")
-    foreign = tmp_path / "foreign" / "segments" / "part-0.parquet"
+@pytest.mark.parametrize("name", ["segments/part-0.parquet", "segments/notes.txt", "commits/a.wav", "manifest/a"])
+def test_foreign_places_are_refused_and_left_alone(tmp_path, name):
+    foreign = tmp_path / "foreign" / name
     foreign.parent.mkdir(parents=True)
     foreign.write_text("mine")
     for overwrite in (False, True):
+        message = refusal(open_output, str(tmp_path / "foreign"), {}, overwrite)
+        assert name in message
+        assert "--overwrite" not in message
+    assert foreign.read_text() == "mine"
+
+
+def test_a_file_is_no_output(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for overwrite in (False, True):
         assert "file is a file" in refusal(open_output, str(tmp_path / "file"), {}, overwrite)
-        assert str(foreign.parent) in refusal(open_output, str(tmp_path / "foreign"), {}, overwrite)
-    assert (tmp_path / "file").read_text() == foreign.read_text() == "mine"
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["segments/part-0.parquet", "segments/00002-0123456789ab-0000000-0000000.parquet"])
+def test_a_parquet_file_that_no_plan_knows_may_not_lie_in_the_table(tmp_path, name):
+    """Whoever reads the folder would take its rows for ours."""
+    output = make_run(tmp_path / "out", (1, [make_row("a#0")]))
+    (tmp_path / "out" / "segments").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    for overwrite in (False, True):
+        assert name in refusal(open_output, output, {"seed": "1"}, overwrite)
+
+
+def test_a_plan_that_is_gone_is_named(tmp_path):
+    output = make_run(tmp_path / "out", (1, [make_row("a#0")]), (2, [make_row("b#0")]))
+    manifest = tmp_path / "out" / "manifest"
+    for missing in ("00002.json", "00001.json", "00001-0123456789ab-00000.parquet"):
+        (manifest / missing).rename(tmp_path / missing)
+        for call in (read_contents, require_contents, lambda name: list(read_segments(name))):
+            assert f"manifest/{missing} is missing" in refusal(call, output)
+        for overwrite in (False, True):
+            assert f"manifest/{missing} is missing" in refusal(open_output, output, {"seed": "1"}, overwrite)
+        (tmp_path / missing).rename(manifest / missing)
+    assert {result.id for result in read_segments(output)} == {"a", "b"}
+
+
+def test_an_overwrite_that_was_cut_short_is_gone_on_with(tmp_path, monkeypatch):
+    """Killed at any of its steps: a run that is asked to overwrite can, another is told so."""
+
+    class KilledError(BaseException):
+        pass
+
+    foreign = tmp_path / "out" / "segments" / "notes.txt"
+    for steps in range(20):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        output = make_run(tmp_path / "out", (1, [make_row("a#0")]), (2, [make_row("b#0")]))
+        foreign.parent.mkdir()
+        foreign.write_text("mine")
+        left = itertools.count(-steps)
+
+        def removed(uris, left=left):
+            for uri in uris:
+                if next(left) == 0:
+                    raise KilledError
+                Path(uri).unlink(missing_ok=True)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "remove_files", removed)
+            try:
+                clear_output(output)
+            except KilledError:
+                assert "half removed" in refusal(open_output, output, {"seed": "1"}, False)
+            else:
+                break
+        assert open_output(output, {"seed": "1"}, True) is not None
+        clear_output(output)
+        assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [foreign]
+    else:
+        raise AssertionError("it never ended")
 
 
 @pytest.mark.parametrize(
@@ -217,48 +288,55 @@ def test_a_folder_in_place_of_the_run_record_is_refused(tmp_path):
 
 def test_a_unit_that_is_done_again_replaces_its_own_file(tmp_path):
     rows = [make_row("a#0"), make_row("b#0")]
-    name = commit(tmp_path, 3, rows)
-    assert commit(tmp_path, 3, [{**row, "status": "silent"} for row in rows]) == name
-    assert [found.name for found in list_commits(str(tmp_path))] == [name]
+    name = commit(tmp_path, rows)
+    assert commit(tmp_path, [{**row, "status": "silent"} for row in rows]) == name
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.parquet")] == [name]
     assert read_commit(str(tmp_path), name, ["status"]).column("status").to_pylist() == ["silent", "silent"]
 
 
 @pytest.mark.parametrize("compression", ["zstd", "snappy", "lz4", "gzip", "none"])
 def test_a_committed_table_is_read_back(tmp_path, compression):
     table = make_table([make_row("a#0", [[0.0, 0.5]]), make_row("b#0")], np.float16)
-    write_commit(str(tmp_path), unit_name(1, 0), table, OutputOptions(compression=compression).compression)
-    name = f"{unit_name(1, 0)}.parquet"
-    assert read_commit(str(tmp_path), name, [*table.column_names, "no such column"]).equals(table)
-    assert committed_keys(str(tmp_path)) == {"a#0", "b#0"}
+    write_commit(str(tmp_path), "unit", table, OutputOptions(compression=compression).compression)
+    assert read_commit(str(tmp_path), "commits/unit.parquet", [*table.column_names, "no such column"]).equals(table)
 
 
 def test_an_output_in_an_object_store_works_alike(tmp_path):
     output = make_run("memory://bucket/of/an/output", (1, [make_row("a#0", [[0.0, 0.5]])]))
-    assert committed_keys(output) == {"a#0"}
+    assert keys_in(output) == {"a#0"}
     assert [result.id for result in read_segments(output)] == ["a"]
-    assert open_output(output, {"seed": "1"}, False) == read_run(output)
+    assert open_output(output, {"seed": "1"}, False).record == read_run(output)
     clear_output(output)
-    assert committed_keys(output) == set()
-    assert read_run(output) is None
+    assert not storage.exists(output)
 
 
 def test_a_half_written_file_is_no_commit(tmp_path):
     output = make_run(tmp_path, (1, [make_row("a#0")]))
-    (tmp_path / "segments" / ".00001-abc.parquet.xyz").write_bytes(b"half")
-    assert committed_keys(output) == {"a#0"}
+    (tmp_path / "commits" / f".{'0' * 32}.partial").write_bytes(b"half")
+    assert keys_in(output) == {"a#0"}
 
 
 def test_a_folder_without_commits_has_no_keys(tmp_path):
-    assert list_commits(str(tmp_path)) == []
-    assert committed_keys(str(tmp_path / "nowhere")) == set()
+    assert commits_in(tmp_path) == commits_in(tmp_path / "nowhere") == []
+
+
+def test_what_is_of_no_plan_does_not_count(tmp_path):
+    """A worker of a run that was overwritten commits late: its plan has another name, or had more units."""
+    output = make_run(tmp_path / "out", (1, [make_row("a#0")]))
+    rows = make_table([make_row("late#0")])
+    for plan, unit in (("00001-ba9876543210", 0), ("00001-0123456789ab", 1), ("00001", 0), ("00002-0123456789ab", 0)):
+        write_commit(output, unit_name(plan, unit), rows, "zstd")
+    assert keys_in(output) == {"a#0"}
+    assert [result.id for result in read_segments(output)] == ["a"]
+    assert require_contents(output).pending == []
 
 
 def test_a_damaged_commit_is_named(tmp_path):
     """Whatever bit is turned: the file is refused by its name, or read; no other error comes through."""
     table = make_table([make_row(f"{number}#0", [[0.0, number / 7]]) for number in range(40)])
-    write_commit(str(tmp_path), unit_name(1, 0), table, "zstd")
-    name = f"{unit_name(1, 0)}.parquet"
-    path = tmp_path / "segments" / name
+    write_commit(str(tmp_path), "unit", table, "zstd")
+    name = "commits/unit.parquet"
+    path = tmp_path / name
     whole = path.read_bytes()
     refusals = set()
     for position in range(0, len(whole), 7):
@@ -272,17 +350,17 @@ def test_a_damaged_commit_is_named(tmp_path):
 
 
 def test_a_cut_off_commit_is_named(tmp_path):
-    name = commit(tmp_path, 1, [make_row("a#0", [[0.0, 0.5]])], "zstd")
-    path = tmp_path / "segments" / name
+    name = commit(tmp_path, [make_row("a#0", [[0.0, 0.5]])], "zstd")
+    path = tmp_path / name
     whole = path.read_bytes()
     for size in (0, 1, 4, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
-        assert str(path) in refusal(committed_keys, str(tmp_path))
+        assert str(path) in refusal(read_commit, str(tmp_path), name, ["key"])
 
 
 def test_a_commit_that_cannot_be_reached_is_not_called_damaged(tmp_path, monkeypatch):
     """The advice for a damaged file is to remove it: no advice for one that the network has not brought."""
-    name = commit(tmp_path, 1, [make_row("a#0")], "zstd")
+    name = commit(tmp_path, [make_row("a#0")], "zstd")
 
     def refuse(_uri, *, size=None, sparse=False):
         raise storage.TransientError("the store does not answer")
@@ -297,8 +375,8 @@ def test_a_commit_that_cannot_be_reached_is_not_called_damaged(tmp_path, monkeyp
 def test_turned_bits_in_the_data_are_noticed(tmp_path):
     """Parquet has checksums of its pages. Without them, or unless they are looked at, half of these read as results."""
     segments = np.random.default_rng(0).uniform(0, 100, (4000, 2))
-    name = commit(tmp_path, 1, [make_row("a#0", segments)], "none")
-    path = tmp_path / "segments" / name
+    name = commit(tmp_path, [make_row("a#0", segments)], "none")
+    path = tmp_path / name
     whole = path.read_bytes()
     middle = len(whole) // 2
     path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 0x10]) + whole[middle + 1 :])
@@ -321,7 +399,7 @@ def test_there_is_one_row_per_key_and_the_latest_run_wins(tmp_path):
         (1, [make_row("a#0", status="failed", error="no network"), make_row("b#0", [[0.0, 0.1]])]),
         (2, [make_row("c#0"), make_row("a#0", [[0.2, 0.4]])]),
         (3, [make_row("d#0", status="silent")]),
-        (10, [make_row("d#0", [[0.5, 0.6]])]),
+        (4, [make_row("d#0", [[0.5, 0.6]])]),
     )
     results = {result.id: result for result in read_segments(output)}
     assert sorted(results) == ["a", "b", "c", "d"]

@@ -154,8 +154,9 @@ def title(process: psutil.Process) -> str:
 
 
 def unit_files(output: Path) -> list[list[int]]:
-    """First and last unit of each file (one number: a file as it was committed)."""
-    return [[int(part) for part in path.stem.split("-")[1:]] for path in (output / "segments").glob("[!.]*.parquet")]
+    """First and last unit of each file (one number: a unit as it was committed)."""
+    files = [path for folder in ("commits", "segments") for path in (output / folder).glob("[!.]*.parquet")]
+    return [[int(part) for part in path.stem.split("-")[2:]] for path in files]
 
 
 def units_done(output: Path) -> int:
@@ -301,7 +302,9 @@ def test_driver_killed_while_files_are_put_together(golden: Path, tiny_checkpoin
 
 def assert_read_once(output: Path, num_rows: int) -> None:
     """Readers see each row once even now."""
-    assert [result.id for result in read_segments(str(output))] == [f"take{row:04d}" for row in range(num_rows)]
+    names = [f"take{row:04d}" for row in range(num_rows)]
+    assert [result.id for result in read_segments(str(output))] == names
+    assert read_raw(output)["id"].to_pylist() == names[: read_raw(output).num_rows]
 
 
 @pytest.mark.slow

@@ -16,12 +16,12 @@ import soundfile
 from clusters import in_sessions, kill_sessions
 from commands import SDHUBERT
 from forks import FORKS, Script
+from outputs import commits_in
 
 from sdhubert_ray import MincutWrapper, SDHuBERTSegmenter, read_segments
 from sdhubert_ray.corpus import list_input
 from sdhubert_ray.encoder import fetch_checkpoint
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.output import list_commits
 from sdhubert_ray.runs.config import load_config
 from sdhubert_ray.runs.execute import prepare_job, run_job
 from sdhubert_ray.runs.session import Summary
@@ -57,7 +57,7 @@ def run(
 
 
 def read_table(output: Path) -> pa.Table:
-    files = [pq.read_table(output / "segments" / commit.name) for commit in list_commits(str(output))]
+    files = [pq.read_table(output / commit.name) for commit in commits_in(output)]
     return pa.concat_tables(files).sort_by("key").combine_chunks()
 
 
@@ -157,11 +157,11 @@ import contextlib, os, signal, sys
 from pathlib import Path
 from sdhubert_ray import cli
 from sdhubert_ray.runs import execute, pipeline
-driver, segments = os.getpid(), Path(sys.argv[3], "segments")
+driver, commits = os.getpid(), Path(sys.argv[3], "commits")
 class SegmentUnits(pipeline.SegmentUnits):
     def __call__(self, batch):
         report = super().__call__(batch)
-        if len(list(segments.glob("[!.]*.parquet"))) >= 3:
+        if len(list(commits.glob("[!.]*.parquet"))) >= 3:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(driver, signal.SIGKILL)
         return report
@@ -175,7 +175,7 @@ cli.main()
 def test_driver_killed_after_its_third_commit(
     engine: str, corpus: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # One worker, which has not all of the units when it kills the driver; files stay as they were committed.
+    # One worker, which has not all of the units when it kills the driver; each commit becomes a file of the table.
     small = ["resources.unit_rows=1", "output.rows_per_file=1", "resources.encode.max_workers=1"]
     output, undisturbed = tmp_path / "out", tmp_path / "undisturbed"
     command = ["segment", str(corpus), str(output), *small, "--checkpoint", str(tiny_checkpoint), "--engine", engine]
@@ -187,8 +187,8 @@ def test_driver_killed_after_its_third_commit(
     finally:
         process.kill()
         kill_sessions({process.pid})
-    kept = {path.name: path.read_bytes() for path in (output / "segments").glob("[!.]*.parquet")}
-    done = sum(pq.read_metadata(output / "segments" / name).num_rows for name in kept)
+    kept = {path.stem: pq.read_table(path) for path in (output / "commits").glob("[!.]*.parquet")}
+    done = sum(table.num_rows for table in kept.values())
     assert len(kept) >= 3
     assert done < 20, "nothing was left to resume"
 
@@ -204,7 +204,8 @@ def test_driver_killed_after_its_third_commit(
     summary = run(corpus, output, tiny_checkpoint, small)
     assert (summary.rows_done, summary.rows_done_before) == (20 - done, done)
     assert len(encoded) == 20 - done
-    assert {name: (output / "segments" / name).read_bytes() for name in kept} == kept
+    for name, table in kept.items():
+        assert pq.read_table(output / "segments" / f"{name}-{name[-7:]}.parquet").equals(table)
     run(corpus, undisturbed, tiny_checkpoint, small)
     assert_same_rows(read_table(output), read_table(undisturbed))
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from outputs import commits_in
 from places import TESTS
 
 from sdhubert_ray import Quantizer
@@ -17,7 +18,7 @@ from sdhubert_ray.corpus import list_input
 from sdhubert_ray.encoder import fetch_checkpoint
 from sdhubert_ray.evaluation.ssabx import cut_units, embed_clips
 from sdhubert_ray.evaluation.triplets import Clip
-from sdhubert_ray.output import list_commits, list_plans, pending_units, publish_plan
+from sdhubert_ray.output import Lease, list_plans, pending_units, publish_plan
 from sdhubert_ray.output.formats import SequenceOptions
 from sdhubert_ray.runs.config import load_config
 from sdhubert_ray.runs.execute import prepare_job, run_job
@@ -41,7 +42,7 @@ def corpus(golden, tmp_path):
 
 def rows(output):
     """All rows that lie in the output, one that was committed twice twice."""
-    paths = [output / "segments" / commit.name for commit in list_commits(str(output))]
+    paths = [output / commit.name for commit in commits_in(output)]
     return pa.concat_tables([pq.read_table(path) for path in paths]).sort_by("key").combine_chunks()
 
 
@@ -91,16 +92,18 @@ def test_stages_chained_over_workers_write_the_table_of_one_process(prepare, mon
     run_job(job, lambda count, seconds: None)
     output = tmp_path / "ray"
     job, checkpoint, config = prepare(output, "ray")
-    publish_plan(str(output), job.staged, 1, "input")
+    publish_plan(str(output), job.staged, 1, job.run_id, "input")
     job.folder.cleanup()
     units = pending_units(list_plans(str(output)), [])
     assert len(units) == 10
-    chain = pipeline.chain_stages(units, checkpoint, config, str(output), job.origin.quantizer)
+    lease = Lease(str(output), job.run_id)
+    chain = pipeline.chain_stages(units, checkpoint, config, str(output), job.run_id, job.origin.quantizer)
     reports = pa.concat_tables(list(chain.iter_batches(batch_size=None, batch_format="pyarrow")))
+    lease.release()
     assert death.exists()
     assert sum(reports["rows"].to_pylist()) == 30
     assert len(set(reports["unit_name"].to_pylist())) == 10
-    assert pending_units(list_plans(str(output)), list_commits(str(output))) == []
+    assert pending_units(list_plans(str(output)), commits_in(output)) == []
     made = rows(output)
     assert sum(map(len, made["units"].to_pylist())) > 100
     assert made.equals(rows(tmp_path / "local"))
@@ -117,8 +120,8 @@ def test_pipelines_of_gpus_can_be_built(tiny_checkpoint, quantizer, golden, tmp_
     config = load_config(None, ["device=cuda"], {}, checkpoint.options)
     output = str(tmp_path / "out")
     clips = cut_units([Clip(str(golden / "audio/synth_0.flac"), 0.0, 1.0)], config)
-    build_pipeline([(1, 0), (1, 1)], checkpoint, config, output, quantizer)
-    build_tokenize_pipeline(["00001-0000000.parquet"], quantizer, "cuda", output, "zstd", None)
+    build_pipeline([("00001", 0), ("00001", 1)], checkpoint, config, output, "me", quantizer)
+    build_tokenize_pipeline(["segments/00001-0000000.parquet"], quantizer, "cuda", output, "me", "zstd", None)
     build_embed_pipeline(clips, checkpoint, config, [9])
 
 

@@ -14,12 +14,13 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from outputs import RUN, commits_in
 
-from sdhubert_ray import read_segments
+from sdhubert_ray import read_segments, storage
 from sdhubert_ray.corpus import Selection, list_input
 from sdhubert_ray.encoder import fetch_checkpoint
 from sdhubert_ray.errors import BusyError, UserError
-from sdhubert_ray.output import Commit, Plan, list_commits, list_plans, pending_units, read_plan, read_unit, unit_name
+from sdhubert_ray.output import Commit, Plan, list_plans, pending_units, read_plan, read_unit, unit_name
 from sdhubert_ray.output.commits import find_groups, remove_covered
 from sdhubert_ray.runs.config import load_config
 from sdhubert_ray.runs.execute import prepare_job, run_job
@@ -232,37 +233,40 @@ def test_a_unit_is_read_back_from_its_plan(corpus, run, tmp_path):
     assert plan.seconds == pytest.approx(6 * soundfile.info(corpus / "0.flac").duration, abs=0.01)
     whole = pa.concat_tables(list(read_plan(str(tmp_path / "out"), plan)))
     for unit in range(3):
-        rows = read_unit(str(tmp_path / "out"), 1, unit)
-        assert set(rows["unit_name"].to_pylist()) == {unit_name(1, unit)}
+        rows = read_unit(str(tmp_path / "out"), plan.name, unit)
+        assert set(rows["unit_name"].to_pylist()) == {unit_name(plan.name, unit)}
         assert rows.drop_columns("unit_name").equals(whole.slice(2 * unit, 2))
 
 
-def test_small_files_are_put_together_and_hold_the_same_rows(corpus, run, tmp_path):
-    run(corpus, "output.rows_per_file=1")
-    assert len(list_commits(str(tmp_path / "out"))) == 3
-    before = {result.id: result.segments.tolist() for result in read_segments(str(tmp_path / "out"))}
-    run(corpus, "output.rows_per_file=4")
-    assert [(commit.first, commit.last) for commit in list_commits(str(tmp_path / "out"))] == [(0, 1), (2, 2)]
-    assert {result.id: result.segments.tolist() for result in read_segments(str(tmp_path / "out"))} == before
-    run(corpus)
-    assert [path.name for path in (tmp_path / "out" / "segments").iterdir()] == ["00001-0000000-0000002.parquet"]
-    assert {result.id: result.segments.tolist() for result in read_segments(str(tmp_path / "out"))} == before
-    assert pq.ParquetFile(tmp_path / "out" / "segments" / "00001-0000000-0000002.parquet").num_row_groups == 3
-
-
-def test_a_merge_that_was_cut_short_shows_no_row_twice(corpus, run, prepare, tmp_path):
-    """Killed between the new file and the removal of the old ones."""
-    run(corpus, "output.rows_per_file=1")
+def test_files_of_the_table_stay_as_they_are(corpus, run, tmp_path):
+    """Whoever reads the folder while a corpus grows finds what was there, by the same names."""
+    run(corpus, "output.rows_per_file=4", limit=5)
     folder = tmp_path / "out" / "segments"
-    old = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert [(commit.first, commit.last) for commit in commits_in(tmp_path / "out")] == [(0, 1), (2, 2)]
+    assert [pq.ParquetFile(path).num_row_groups for path in sorted(folder.iterdir())] == [2, 1]
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
     run(corpus)
-    for name, data in old.items():
-        (folder / name).write_bytes(data)
+    now = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert len(now) == 3
+    assert {name: now[name] for name in before} == before
+    assert not (tmp_path / "out" / "commits").exists()
+    assert len(list(read_segments(str(tmp_path / "out")))) == 6
+
+
+def test_a_publishing_that_was_cut_short_shows_no_row_twice(corpus, run, prepare, tmp_path, monkeypatch):
+    """Killed between the new file and the removal of the commits; a worker that comes late leaves the same."""
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "remove_files", lambda uris: None)
+        run(corpus)
+    assert len(list((tmp_path / "out" / "commits").iterdir())) == 3
+    assert raw_rows(tmp_path / "out")[1] == 6
     assert prepare(corpus).rows_left == 0
     assert len(list(read_segments(str(tmp_path / "out")))) == 6
+    (tmp_path / "out" / "lease.json").unlink()
     summary = run(corpus)
     assert summary.totals.num_rows == 6
-    assert [path.name for path in folder.iterdir()] == ["00001-0000000-0000002.parquet"]
+    assert raw_rows(tmp_path / "out")[1] == 6
+    assert not (tmp_path / "out" / "commits").exists()
 
 
 @st.composite
@@ -272,8 +276,8 @@ def committed(draw):
     bounds = sorted(draw(st.sets(st.integers(0, len(rows)), max_size=12)) | {0, len(rows)})
     spans = [(first, end - 1) for first, end in itertools.pairwise(bounds)]
     kept = [span for span in spans if draw(st.booleans())]
-    commits = [Commit(1, first, last, f"{first}-{last}", 10) for first, last in kept]
-    return Plan(1, "input", tuple(rows), tuple(float(count) for count in rows)), commits
+    commits = [Commit(1, first, last, draw(st.booleans()), f"{first}-{last}", 10) for first, last in kept]
+    return Plan(1, RUN, "input", tuple(rows), tuple(float(count) for count in rows)), commits
 
 
 @settings(deadline=None)
@@ -281,17 +285,27 @@ def committed(draw):
 def test_pending_units_and_groups(case, max_rows):
     plan, commits = case
     done = {unit for commit in commits for unit in range(commit.first, commit.last + 1)}
-    assert pending_units([plan], commits) == [(1, unit) for unit in range(len(plan.unit_rows)) if unit not in done]
-    groups = find_groups(commits, {1: plan.unit_rows}, max_rows)
+    left = [unit for unit in range(len(plan.unit_rows)) if unit not in done]
+    assert pending_units([plan], commits) == [(plan.name, unit) for unit in left]
+    groups = find_groups(commits, plan, max_rows)
     members = [commit for group in groups for commit in group]
-    assert len(members) == len(set(members))
-    assert set(members) <= set(commits)
+    assert members == [commit for commit in commits if not commit.published]
     for group in groups:
-        assert len(group) > 1
         assert all(left.last + 1 == right.first for left, right in itertools.pairwise(group))
-        assert sum(sum(plan.unit_rows[commit.first : commit.last + 1]) for commit in group) <= max_rows
+        rows = sum(sum(plan.unit_rows[commit.first : commit.last + 1]) for commit in group)
+        assert len(group) == 1 or rows <= max_rows
 
 
 def test_nothing_to_remove_is_nothing_to_do(tmp_path):
-    remove_covered(str(tmp_path))
+    remove_covered(str(tmp_path), [])
     assert list(Path(tmp_path).iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", "/", "/out", "/../corpus/out", "/deep/er"])
+def test_an_output_in_its_input_is_refused(corpus, tiny_checkpoint, name):
+    """Its files would be an input of the next run."""
+    checkpoint = fetch_checkpoint(str(tiny_checkpoint))
+    config = load_config(None, [], {}, checkpoint.options)
+    with pytest.raises(UserError, match=f"is in the input {corpus}; choose an output outside of it"):
+        prepare_job(config, checkpoint, str(corpus), list_input(str(corpus)), f"{corpus}{name}", engine="local")
+    assert not (corpus / "out").exists()

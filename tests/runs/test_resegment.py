@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from commands import sdhubert
 from forks import FORKS, run_script
+from outputs import commits_in
 from recordings import write_corpus, write_long
 from segmented import Segmenting, run
 
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.output import list_commits, list_plans, pending_units, read_commit, read_segments
+from sdhubert_ray.output import list_plans, pending_units, read_commit, read_segments
 from sdhubert_ray.output.summary import count_results
+from sdhubert_ray.runs import execute
 from sdhubert_ray.runs.resegment import load_options, open_features, prepare_resegment
 from sdhubert_ray.runs.session import IncompleteRunError, Job, Session, Summary
 
@@ -54,12 +56,12 @@ def publish_only(job: Job) -> None:
 
 def read_table(output: Path) -> pa.Table:
     """All rows as they stand in the files, by key."""
-    files = [pq.read_table(output / "segments" / commit.name) for commit in list_commits(str(output))]
+    files = [pq.read_table(output / commit.name) for commit in commits_in(output)]
     return pa.concat_tables(files).sort_by("key").combine_chunks()
 
 
 def statuses(output: Path) -> dict[str, int]:
-    return count_results(str(output), list_plans(str(output)), list_commits(str(output))).statuses
+    return count_results(str(output), list_plans(str(output)), commits_in(output)).statuses
 
 
 @pytest.mark.usefixtures("connected")
@@ -170,7 +172,7 @@ def test_features_and_output_on_an_object_store(
     sdhubert("resegment", f"{s3_bucket}/features/", f"{s3_bucket}/out", *NEW)
     assert "nothing was left to do" in sdhubert("resegment", f"{s3_bucket}/features", f"{s3_bucket}/out", *NEW).stdout
     resegment(tmp_path / "features", tmp_path / "out")
-    commits = list_commits(f"{s3_bucket}/out")
+    commits = commits_in(f"{s3_bucket}/out")
     expected = read_table(tmp_path / "out")
     tables = [read_commit(f"{s3_bucket}/out", commit.name, expected.column_names) for commit in commits]
     assert pa.concat_tables(tables).sort_by("key").combine_chunks().equals(expected)
@@ -214,23 +216,23 @@ def test_killed_half_way_and_resumed(golden: Path, segment: Segmenting, tmp_path
 
 
 def test_features_of_a_run_that_goes_on(golden: Path, segment: Segmenting, tmp_path: Path) -> None:
-    """Rows that are there are cut; those that come later, in files with other names, by the same command."""
+    """Rows that are there are cut; those that come later, or are published meanwhile, by the same command."""
     (tmp_path / "audio").mkdir()
     for number in range(12):
         shutil.copy(golden / f"audio/synth_{3 * (number % 2)}.flac", tmp_path / "audio" / f"{number:02d}.flac")
     options = [*FEATURES, "resources.unit_rows=1", "output.rows_per_file=4"]
     features, output = tmp_path / "features", tmp_path / "out"
-    segment(tmp_path / "audio", features, [*options, "output.rows_per_file=1"])
-    names = sorted((features / "segments").iterdir())
+    segment_in_part(segment, tmp_path / "audio", features, options)
+    names = sorted((features / "commits").iterdir())
     assert len(names) == 12
-    for name in names[3:8]:  # as if they were not done yet
+    late = {name: name.read_bytes() for name in names[3:8]}
+    for name in late:  # as if they were not done yet
         name.unlink()
     result = sdhubert("resegment", features, output, *NEW)
     assert f"note: 5 rows of {features} are not done yet" in result.stderr
     assert read_table(output).num_rows == 7
-    # The next run is planned and nothing of it done when the features' run goes on and puts its files together.
-    for name in names[3:4]:
-        segment_one(features, tmp_path, name, segment, options)
+    # The next run is planned and nothing of it done when the features' run goes on and publishes its commits.
+    names[3].write_bytes(late[names[3]])
     job = plan_again(features, output)
     assert job.rows_left == 1
     publish_only(job)
@@ -243,10 +245,17 @@ def test_features_of_a_run_that_goes_on(golden: Path, segment: Segmenting, tmp_p
     assert read_table(output).equals(read_table(tmp_path / "expected"))
 
 
-def segment_one(features: Path, folder: Path, name: Path, segment: Segmenting, options: Sequence[str]) -> None:
-    """Bring back one file of a run's output: the run as it was at that time."""
-    segment(folder / "audio", folder / "whole", [*options, "output.rows_per_file=1"])
-    shutil.copy(folder / "whole/segments" / name.name, features / "segments")
+def segment_in_part(segment: Segmenting, source: Path, output: Path, options: Sequence[str]) -> None:
+    """A run that is ended when all is done and nothing published."""
+
+    def no_more(output: str, groups: object, compression: str, without: object) -> None:
+        raise KeyboardInterrupt
+
+    job = segment.plan(source, output, options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execute, "publish_here", no_more)
+        with pytest.raises(KeyboardInterrupt):
+            run(job)
 
 
 def test_rows_that_were_tried_again_are_taken_from_their_latest_attempt(
@@ -265,7 +274,7 @@ def test_rows_that_were_tried_again_are_taken_from_their_latest_attempt(
     for output in (cut, planned):
         resegment(features, output)
         assert statuses(output) == {"ok": 11, "silent": 1, "too_short": 1}
-        assert pending_units(list_plans(str(output)), list_commits(str(output))) == []
+        assert pending_units(list_plans(str(output)), commits_in(output)) == []
         assert read_table(output).equals(read_table(tmp_path / "expected"))
         assert resegment(features, output).rows_done == 0
 

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import s3
+from outputs import commits_in
 
 from sdhubert_ray import storage
-from sdhubert_ray.output import Lease, list_commits, read_commit, read_segments
+from sdhubert_ray.output import Lease, read_commit, read_segments
 from sdhubert_ray.storage import retries
 
 COLUMNS = ["key", "id", "status", "offset", "duration", "num_frames", "segments", "segment_features"]
@@ -39,7 +40,7 @@ def discreet(done):
 
 def rows(output):
     """All rows of an output's files, by key; each key once."""
-    tables = [read_commit(str(output), commit.name, COLUMNS) for commit in list_commits(str(output))]
+    tables = [read_commit(str(output), commit.name, COLUMNS) for commit in commits_in(output)]
     found = [row for table in tables for row in table.to_pylist()]
     assert len({row["key"] for row in found}) == len(found)
     return {row["key"]: row for row in found}
@@ -109,7 +110,7 @@ def test_a_store_that_refuses_a_recording_for_good_fails_that_row_alone(
 ):
     for name, path in audio.items():
         storage.put(f"{s3_bucket}/audio/{name}", path.read_bytes())
-    storage.remove(f"{s3_bucket}/audio/sub1/07.flac")
+    storage.remove_files([f"{s3_bucket}/audio/sub1/07.flac"])
     listed = "".join(f"{name},{s3_bucket}/audio/{name}\n" for name in audio)
     (tmp_path / "m.csv").write_text("id,uri\n" + listed)
     proxy = s3.Proxy(s3_server.url, tmp_path / "faults.jsonl", kinds=("slowdown", "cut"))
@@ -157,7 +158,7 @@ def test_a_store_that_takes_no_results_is_named_whatever_the_engine(
     engine, folder, s3_bucket, s3_server, tmp_path, tiny_checkpoint
 ):
     proxy = s3.Proxy(s3_server.url, tmp_path / "faults.jsonl", kinds=("slowdown",))
-    proxy.always.append("/segments/00001-")
+    proxy.always.append("/commits/00001-")
     try:
         command = ("segment", folder, f"{s3_bucket}/out", "--checkpoint", tiny_checkpoint)
         run = sdhubert if engine == "local" else sdhubert_process
@@ -167,7 +168,7 @@ def test_a_store_that_takes_no_results_is_named_whatever_the_engine(
     said = [line for line in result.stderr.splitlines() if line.startswith("sdhubert: ")]
     assert len(said) == 1
     assert "SlowDown" in said[0]
-    assert "/segments/00001-" in said[0]
+    assert "/commits/00001-" in said[0]
     assert "the same command resumes" in said[0]
     assert "lease.json" not in storage.list_files(f"{s3_bucket}/out")
 

@@ -16,7 +16,7 @@ from places import GOLDEN
 from sdhubert_ray.corpus import cut_pieces, list_input
 from sdhubert_ray.encoder import fetch_checkpoint
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.output import committed_keys, unit_name
+from sdhubert_ray.output import unit_name
 from sdhubert_ray.output.tables import (
     FAILED_STATUSES,
     RESULT_FIELDS,
@@ -85,7 +85,7 @@ def make_manifest(paths, **columns):
 def in_unit(recordings, piece_seconds=600.0):
     """The rows of recordings as they come from a plan: unit 0 of plan 1."""
     pieces = cut_pieces(recordings, piece_seconds)
-    return pieces.append_column("unit_name", pa.array([unit_name(1, 0)] * pieces.num_rows, pa.string()))
+    return pieces.append_column("unit_name", pa.array([unit_name("00001", 0)] * pieces.num_rows, pa.string()))
 
 
 def read_rows(path):
@@ -407,9 +407,9 @@ def test_a_column_of_any_name_is_carried_or_refused_at_once(segment, make_stages
         return
     table = segment(manifest)
     assert table.column(name).to_pylist() == ["mine"]
-    report = WriteSegments(str(tmp_path / "out"), "zstd")(table)
+    report = WriteSegments(str(tmp_path / "out"), "zstd", None)(table)
     assert report.column("rows").to_pylist() == [1]
-    assert pq.read_table(next((tmp_path / "out" / "segments").iterdir())).column(name).to_pylist() == ["mine"]
+    assert pq.read_table(next((tmp_path / "out" / "commits").iterdir())).column(name).to_pylist() == ["mine"]
 
 
 # -- output options
@@ -534,16 +534,15 @@ def test_packed_rows_are_not_copied():
 def test_what_is_written_is_the_table_and_what_comes_back_is_a_report(segment, files, tmp_path):
     kinds = ("speech", "missing", "silent")
     table = segment(make_manifest([files[kind][0] for kind in kinds], speaker=["a", "b", "c"]))
-    write = WriteSegments(str(tmp_path), "zstd")
+    write = WriteSegments(str(tmp_path), "zstd", None)
     (report,) = write(table).to_pylist()
-    path = tmp_path / "segments" / f"{unit_name(1, 0)}.parquet"
-    assert (report["unit_name"], report["rows"], report["size"]) == (unit_name(1, 0), 3, path.stat().st_size)
+    path = tmp_path / "commits" / "00001-0000000.parquet"
+    assert (report["unit_name"], report["rows"], report["size"]) == (path.stem, 3, path.stat().st_size)
     assert {status: report[status] for status in STATUSES if report[status]} == {"ok": 1, "missing": 1, "silent": 1}
     assert report["segments"] == len(read_golden("synth_3")["segments"])
     assert report["duration"] == pytest.approx(sum(table.column("duration").to_pylist()))
     for name in SECONDS:
         assert report[name] == pytest.approx(sum(table.column(name).to_pylist()))
     assert pq.read_table(path).equals(table.drop_columns([*SECONDS, "unit_name"]))
-    assert committed_keys(str(tmp_path)) == set(table.column("key").to_pylist())
     write(table)  # a task that is run again
-    assert list((tmp_path / "segments").iterdir()) == [path]
+    assert list((tmp_path / "commits").iterdir()) == [path]

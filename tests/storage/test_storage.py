@@ -30,7 +30,7 @@ def bucket():
     """A folder of a filesystem that is not this machine's."""
     name = f"memory://{uuid.uuid4().hex}"
     yield name
-    storage.remove(name)
+    storage.remove_own(name, lambda path: True)
 
 
 def names_in(folder):
@@ -268,7 +268,7 @@ def test_local_and_remote_folders_list_the_same_files_each_once(found):
             assert storage.list_files(remote) == expected
         for root, name in itertools.product((local, remote), expected):
             assert storage.read_bytes(storage.join(root, name)) == name.encode()
-    storage.remove(remote)
+    storage.remove_own(remote, lambda path: True)
 
 
 def link_to_itself(root):
@@ -404,14 +404,30 @@ def test_a_local_name_may_be_as_long_as_the_file_system_allows(tmp_path, letter)
     assert names_in(tmp_path) == [name]
 
 
-def test_removing_a_link_leaves_what_it_leads_to(tmp_path):
-    write_tree(tmp_path, ["big disk/x.bin"])
-    (tmp_path / "folder").symlink_to(tmp_path / "big disk")
-    (tmp_path / "file").symlink_to(tmp_path / "big disk" / "x.bin")
-    for name in ("folder", "file"):
-        storage.remove(str(tmp_path / name))
-    assert names_in(tmp_path) == ["big disk"]
-    assert names_in(tmp_path / "big disk") == ["x.bin"]
+def test_only_what_is_ones_own_is_removed(tmp_path):
+    write_tree(tmp_path, ["out/a/own1", "out/a/own2", "out/b/own3", "out/b/mine", "out/c/mine", "elsewhere/own4"])
+    (tmp_path / "out" / "a" / f".{'0' * 32}.partial").write_bytes(b"half")
+    (tmp_path / "out" / "b" / ".hidden").write_bytes(b"mine")
+    (tmp_path / "out" / "own5").symlink_to(tmp_path / "elsewhere" / "own4")
+    storage.remove_own(str(tmp_path / "out"), lambda name: "own" in name)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"out/b/mine", "out/b/.hidden", "out/c/mine", "elsewhere/own4"}
+    assert names_in(tmp_path / "out") == ["b", "c"]
+    storage.remove_own(str(tmp_path / "nowhere"), lambda name: True)
+
+
+def test_a_folder_is_tidied_only_of_what_was_half_written(tmp_path):
+    write_tree(tmp_path, ["kept/mine", "kept/.mine.partial", "elsewhere/x"])
+    for folder in ("kept", "empty"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / f".{'ab' * 16}.partial").write_bytes(b"half")
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    for name in ("kept", "link", "nowhere"):
+        storage.tidy(str(tmp_path / name))
+    assert names_in(tmp_path) == ["elsewhere", "empty", "kept", "link"]
+    assert names_in(tmp_path / "kept") == [".mine.partial", "mine"]
+    storage.tidy(str(tmp_path / "empty"))
+    assert names_in(tmp_path) == ["elsewhere", "kept", "link"]
 
 
 @pytest.mark.parametrize("form", ["path", "relative", "file://", "remote", "s3"])
@@ -441,7 +457,7 @@ def test_every_form_of_uri_does_everything(tmp_path, request, monkeypatch, form)
     assert storage.create(storage.join(root, "new/y.bin"), b"y")
     assert storage.read_bytes(storage.join(root, "new/y.bin")) == b"y"
     assert storage.list_files(root) == ["new/y.bin", "sub/x.bin"]
-    storage.remove(storage.join(root, "new"))
+    storage.remove_own(storage.join(root, "new"), lambda path: True)
     time.sleep(0.01)
     storage.put(uri, b"9876543210")
     assert storage.stat(uri).version != before.version
@@ -457,8 +473,8 @@ def test_every_form_of_uri_does_everything(tmp_path, request, monkeypatch, form)
     monkeypatch.chdir("/")
     assert storage.read_bytes(elsewhere) == b"0123456789"
     monkeypatch.chdir(tmp_path)
-    storage.remove(storage.join(root, "sub"))
-    storage.remove(storage.join(root, "sub"))  # nothing there is nothing to do
+    storage.remove_own(storage.join(root, "sub"), lambda path: True)
+    storage.remove_own(storage.join(root, "sub"), lambda path: True)  # nothing there is nothing to do
     assert not storage.exists(uri)
 
 

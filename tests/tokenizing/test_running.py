@@ -14,14 +14,15 @@ import pytest
 import torch
 from commands import sdhubert
 from forks import FORKS, run_script
+from outputs import commits_in
 from recordings import write_corpus
 from segmented import SMALL, Segmenting, run
 
 from sdhubert_ray import Quantizer, read_segments
 from sdhubert_ray.errors import BusyError, UserError
-from sdhubert_ray.output import Lease, list_commits, read_commit
-from sdhubert_ray.output.commits import commit_schema
+from sdhubert_ray.output import Lease, read_commit, read_run, write_run
 from sdhubert_ray.output.formats import SequenceOptions
+from sdhubert_ray.output.parquet import read_schema
 from sdhubert_ray.output.tables import FAILED_STATUSES
 from sdhubert_ray.runs.resegment import load_options, open_features, prepare_resegment
 from sdhubert_ray.runs.session import Job, Session, Summary
@@ -85,13 +86,13 @@ def resegment(features: Path, output: Path, overrides: Sequence[str]) -> Summary
 
 def read_table(output: Path) -> pa.Table:
     """All rows as they stand in the files, by key."""
-    files = [pq.read_table(output / "segments" / commit.name) for commit in list_commits(str(output))]
+    files = [pq.read_table(output / commit.name) for commit in commits_in(output)]
     return pa.concat_tables(files).sort_by("key").combine_chunks()
 
 
 def row_groups(output: Path) -> dict[str, list[int]]:
-    """By file, the rows of its row groups."""
-    files = {path.name: pq.ParquetFile(path).metadata for path in sorted((output / "segments").iterdir())}
+    """By file (but for the run that its plan is named by), the rows of its row groups."""
+    files = {path.name[-24:]: pq.ParquetFile(path).metadata for path in sorted((output / "segments").iterdir())}
     return {
         name: [found.row_group(index).num_rows for index in range(found.num_row_groups)]
         for name, found in files.items()
@@ -101,7 +102,9 @@ def row_groups(output: Path) -> dict[str, list[int]]:
 def read_record(output: Path) -> dict[str, object]:
     """The run record less what differs from run to run."""
     record = json.loads((output / "run.json").read_text())
-    return {key: value for key, value in record.items() if key not in ("run_id", "updated", "summary", "engine")}
+    return {
+        key: value for key, value in record.items() if key not in ("run_id", "plans", "updated", "summary", "engine")
+    }
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -284,7 +287,7 @@ def test_an_output_on_an_object_store(
     sdhubert("tokenize", f"{s3_bucket}/out", *given, "--format", "txt", "--format", "npy")
     sdhubert("tokenize", f"{s3_bucket}/out", f"{s3_bucket}/sequences", *given, "--format", "txt")
     expected = read_table(tmp_path / "expected")
-    names = [commit.name for commit in list_commits(f"{s3_bucket}/out")]
+    names = [commit.name for commit in commits_in(f"{s3_bucket}/out")]
     tables = [read_commit(f"{s3_bucket}/out", name, expected.column_names) for name in names]
     assert pa.concat_tables(tables).sort_by("key").combine_chunks().equals(expected)
     texts = [storage.read_bytes(f"{s3_bucket}/{name}/units.txt") for name in ("out/units", "sequences")]
@@ -398,7 +401,7 @@ def test_units_of_another_quantizer_are_replaced_only_if_asked(
 
 def marked(output: Path) -> int:
     """Files whose units are there."""
-    schemas = [commit_schema(str(output), commit.name) for commit in list_commits(str(output))]
+    schemas = [read_schema(str(output / commit.name)) for commit in commits_in(output)]
     return sum(QUANTIZER_MARK in (schema.metadata or {}) for schema in schemas)
 
 
@@ -496,8 +499,8 @@ def test_sequences_go_on_where_they_were_interrupted(
         expected[name] = (tmp_path / name / "units.txt").read_bytes()
     with pytest.raises(KeyboardInterrupt):
         interrupted(output, quantizers["one"], files=3, target=str(made))
-    assert len(list((made / "parts").iterdir())) == 3
-    done = tokenize(output, quantizers["other"], "txt", target=str(made))
+    assert len(list((made / "parts" / "segments").iterdir())) == 3
+    done = tokenize(output, quantizers["other"], "txt", target=str(made), overwrite=True)
     assert (done.files_done_before, done.rows_done) == (0, 5)
     assert (made / "units.txt").read_bytes() == expected["other"]
     shutil.rmtree(made)
@@ -621,7 +624,7 @@ def test_refused(
 
 
 def test_no_run_is_refused(made: Path, quantizers: dict[str, str]) -> None:
-    with pytest.raises(UserError, match=f"{made} holds no run; name an output folder of `sdhubert segment`"):
+    with pytest.raises(UserError, match=f"{made} holds no run; name the output folder of `sdhubert segment`"):
         tokenize(made, quantizers["one"])
 
 
@@ -629,6 +632,8 @@ def test_a_run_without_rows_is_refused(made: Path, quantizers: dict[str, str], t
     shutil.copytree(made / "out", tmp_path / "out")
     for name in ("manifest", "segments"):
         shutil.rmtree(tmp_path / "out" / name)
+    record = read_run(str(tmp_path / "out"))
+    write_run(str(tmp_path / "out"), {**record, "plans": []})
     with pytest.raises(UserError, match=f"{tmp_path}/out has no rows to give units to; run `sdhubert segment`"):
         tokenize(tmp_path / "out", quantizers["one"])
 

@@ -220,6 +220,11 @@ def test_command_line(trained, tmp_path):
     done = sdhubert("export", trained[0], tmp_path / "ours.pt", "--which", "last")
     assert done.stdout.startswith("step 2 ")
     assert fetch_checkpoint(str(tmp_path / "ours.pt")).options["encoder"]["layer"] == 9
-    refused = sdhubert("export", trained[0], tmp_path / "ours.pt", expect=2)
+    refused = sdhubert("export", trained[0], tmp_path / "ours.pt", "--which", "last", expect=2)
+    assert "ours.pt is there already; name another file, or --overwrite it" in complaint(refused)
+    sdhubert("export", trained[0], tmp_path / "ours.pt", "--which", "last", "--overwrite")
+    mistyped = sdhubert("export", trained[0], tmp_path / "ourz/ours.pt", "--which", "last", expect=2)
+    assert f"there is no folder {tmp_path}/ourz" in complaint(mistyped)
+    refused = sdhubert("export", trained[0], tmp_path / "best.pt", expect=2)
     assert "take --which last" in complaint(refused)
     assert len(refused.stderr.splitlines()) == 1

@@ -12,6 +12,7 @@ from trainings import TINY, prepare
 
 from sdhubert_ray.errors import BusyError, UserError
 from sdhubert_ray.output import Lease, write_run
+from sdhubert_ray.training import runs
 from sdhubert_ray.training.checkpoints import CHECKPOINT_FILE, put_best
 from sdhubert_ray.training.options import load_train_config
 from sdhubert_ray.training.runs import prepare_run
@@ -63,8 +64,37 @@ def test_other_folders_are_refused(tmp_path, speech):
     run = prepare(tmp_path / "run", speech)
     keep_checkpoint(run, 5)
     (tmp_path / "run" / "run.json").unlink()
-    with pytest.raises(UserError, match=r"has checkpoints but no run\.json"):
-        prepare(tmp_path / "run", speech)
+    before = everything(tmp_path / "run")
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="run holds data, which no run in it is known to have written; choose"):
+            prepare_run(tiny(speech), run.output, "me", overwrite)
+    assert everything(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("name", ["data/speech.wav", "best/model.pt", "metrics.csv", "tensorboard/x", "best.json"])
+def test_what_no_run_has_written_stays(tmp_path, speech, name):
+    """A folder of one's own that is called as those of a run are."""
+    foreign = tmp_path / "run" / name
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match=f"holds {name.partition('/')[0]}, which no run in it is known to have"):
+            prepare_run(tiny(speech), str(tmp_path / "run"), "me", overwrite)
+    assert foreign.read_text() == "mine"
+
+
+def test_a_beginning_that_was_cut_short_is_begun_again(tmp_path, speech, monkeypatch):
+    """Killed when its recordings are not all written down."""
+
+    def killed(listed, folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "put_recordings", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(tmp_path / "run", speech)
+    assert prepare(tmp_path / "run", speech).begun is None
+    assert {"data/train.arrow", "data/val.arrow"} <= set(everything(tmp_path / "run"))
 
 
 def tiny(speech, *overrides):
@@ -76,12 +106,14 @@ def test_overwriting_removes_what_a_run_has_written_and_nothing_else(tmp_path, s
     keep_checkpoint(run, 5)
     put_best(run.output, Path(run.output) / "checkpoint_000000005" / CHECKPOINT_FILE, 5, 0.5)
     (tmp_path / "run" / "metrics.csv").write_text("step\n")
-    (tmp_path / "run" / "notes.txt").write_text("mine")
+    mine = ("notes.txt", "data/notes.txt", "best/notes.txt", "checkpoint_000000005/notes.txt")
+    for name in mine:
+        (tmp_path / "run" / name).write_text("mine")
     new = prepare_run(tiny(speech, "lr=0.5"), run.output, "me", overwrite=True)
     new.lease.release()
     assert new.begun is None
     left = everything(tmp_path / "run")
-    assert {"notes.txt", "run.json", "data/train.arrow", "data/val.arrow"} <= set(left)
+    assert {*mine, "run.json", "data/train.arrow", "data/val.arrow"} <= set(left)
     assert not [name for name in left if name.endswith((".ckpt", "best.json", "metrics.csv"))]
 
 

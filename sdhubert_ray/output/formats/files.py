@@ -1,8 +1,9 @@
 """The original's text and npy files, and Praat TextGrids: files for each recording."""
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +11,23 @@ import pyarrow as pa
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.output import FileResult, count_joined, frame_offset, join_pieces, read_files
+from sdhubert_ray.output import (
+    Contents,
+    FileResult,
+    count_joined,
+    frame_offset,
+    join_pieces,
+    read_contents,
+    read_files,
+    read_plan,
+)
+from sdhubert_ray.output.commits import read_commits
 from sdhubert_ray.output.tables import FAILED_STATUSES, read_ragged, read_vectors
 
 _COLUMNS = ("id", "uri", "piece", "offset", "duration", "status", "error", "num_frames", "segments", "units")
 _MAX_NAME_BYTES = 230  # of 255: the longest ending is _segmentfeature.npy
 _FEATURE_COLUMNS = ("segment_features", "frame_features", "mask")
+_ENDINGS = {"files": ("_segments.txt", "_segmentfeature.npy", "_feature.npy"), "textgrid": (".TextGrid",)}
 
 
 def export(output: str, formats: Sequence[str]) -> None:
@@ -28,7 +40,7 @@ def export(output: str, formats: Sequence[str]) -> None:
     Raises:
         UserError: the output cannot be read or written.
     """
-    if not {"files", "textgrid"} & set(formats):
+    if not _ENDINGS.keys() & set(formats):
         return
     columns = [*_COLUMNS, *(_FEATURE_COLUMNS if "files" in formats else ())]
     names = name_files(
@@ -43,6 +55,74 @@ def export(output: str, formats: Sequence[str]) -> None:
             _write_files(target, table, result)
         if "textgrid" in formats:
             storage.put(f"{target}.TextGrid", to_textgrid(result).encode())
+
+
+def all_formats(formats: Sequence[str], before: Mapping[str, Any] | None) -> list[str]:
+    """The formats that a run and those before it have been asked for, by their record."""
+    if before is None:
+        return sorted(formats)
+    config = before.get("config", {}).get("output", {})
+    return sorted({*formats, *before.get("formats", config.get("formats", ()))})
+
+
+def check_free(output: str, there: Contents | None, ids: Iterable[str], formats: Sequence[str]) -> None:
+    """Refuse names that files would be written to where there are some that no run has written.
+
+    Args:
+        output: the folder.
+        there: what it holds.
+        ids: of all recordings that there will be.
+        formats: that are asked for.
+
+    Raises:
+        UserError: there is such a file, or as `name_files`.
+    """
+    if not _ENDINGS.keys() & set(formats):
+        return
+    wanted = _with_endings(name_files(ids).values(), formats)
+    free = wanted - _written(output, there) if there else wanted
+    if free and storage.exists(output):
+        for entry in storage.scan(output):
+            if entry.name in free:
+                raise UserError(
+                    f"output {output} holds {entry.name}, which no run in it is known to have written; choose another "
+                    "output"
+                )
+
+
+def remove_files(output: str) -> None:
+    """Remove the files of recordings that the run in an output has written."""
+    contents = read_contents(output)
+    if contents is not None:
+        storage.remove_files([storage.join(output, name) for name in sorted(_written(output, contents))])
+
+
+def _written(output: str, there: Contents) -> set[str]:
+    """The files, relative to an output, that its runs have written or may have: not of recordings that failed."""
+    formats = all_formats((), there.record)
+    if not _ENDINGS.keys() & set(formats):
+        return set()
+    keys: set[str] = set()
+    for _, table in read_commits(output, there.commits, ["key", "status"]):
+        for key, status in zip(table.column("key").to_pylist(), table.column("status").to_pylist(), strict=True):
+            (keys.add if status in FAILED_STATUSES else keys.discard)(key)
+    failed = {key.rpartition("#")[0] for key in keys}
+    written: set[str] = set()
+    ids: dict[str, None] = {}
+    for plan in there.plans:  # a name may change when another recording comes
+        more = dict.fromkeys(
+            name for table in read_plan(output, plan, ["id"]) for name in table.column("id").to_pylist()
+        )
+        if more.keys() - ids.keys():
+            ids |= more
+            names = name_files(ids)
+            written |= _with_endings((name for file_id, name in names.items() if file_id not in failed), formats)
+    return written
+
+
+def _with_endings(names: Iterable[str], formats: Collection[str]) -> set[str]:
+    endings = [ending for name in formats for ending in _ENDINGS.get(name, ())]
+    return {f"{name}{ending}" for name in names for ending in endings}
 
 
 def name_files(ids: Iterable[str]) -> dict[str, str]:

@@ -27,9 +27,10 @@ from sdhubert_ray.speech import FRAME_RATE
 SEQUENCE_COLUMNS = ("id", "piece", "duration", "status", "segments", "units")
 """What `read_sequence` takes."""
 SEQUENCE_FORMATS = ("txt", "jsonl", "npy", "parquet")
-SINGLE_FILES = ("units.txt", "units.jsonl", "units.parquet")
+_SINGLE_FILES = {"txt": "units.txt", "jsonl": "units.jsonl", "parquet": "units.parquet"}
 """The files that all recordings share."""
 
+_NPY_ENDINGS = ("_units.npy", "_durations.npy")
 _ROWS_AT_ONCE = 4096
 _COPIED_AT_ONCE = 1 << 20
 _ESCAPED = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
@@ -157,6 +158,19 @@ def write_sequences(
             storage.put(storage.join(target, sink.path.name), _parts(sink.path))
 
 
+def sequence_files(formats: Iterable[str], names: Iterable[str] = ()) -> list[str]:
+    """The files that `write_sequences` may write, relative to its folder.
+
+    Args:
+        formats: of `SEQUENCE_FORMATS`.
+        names: of recordings; none: the files of single recordings are left out.
+    """
+    files = [_SINGLE_FILES[name] for name in formats if name in _SINGLE_FILES]
+    if "npy" in formats:
+        files += [f"{name}{ending}" for name in names for ending in _NPY_ENDINGS]
+    return files
+
+
 class _Sink(Protocol):
     path: Path
 
@@ -230,18 +244,19 @@ def _open_sinks(folder: Path, options: SequenceOptions) -> Sequence[_Sink]:
     sinks: list[_Sink] = []
     with _writing(str(folder)):
         if "txt" in options.formats:
-            sinks.append(_Text(folder / "units.txt", options.durations))
+            sinks.append(_Text(folder / _SINGLE_FILES["txt"], options.durations))
         if "jsonl" in options.formats:
-            sinks.append(_JsonLines(folder / "units.jsonl", options.durations))
+            sinks.append(_JsonLines(folder / _SINGLE_FILES["jsonl"], options.durations))
         if "parquet" in options.formats:
-            sinks.append(_Parquet(folder / "units.parquet"))
+            sinks.append(_Parquet(folder / _SINGLE_FILES["parquet"]))
     return sinks
 
 
 def _write_npy(target: str, sequence: UnitSequence, durations: bool) -> None:
-    storage.put(f"{target}_units.npy", to_npy(sequence.units))
+    units, lasting = (f"{target}{ending}" for ending in _NPY_ENDINGS)
+    storage.put(units, to_npy(sequence.units))
     if durations:
-        storage.put(f"{target}_durations.npy", to_npy(sequence.durations))
+        storage.put(lasting, to_npy(sequence.durations))
 
 
 def _spaced(numbers: npt.NDArray[np.int32]) -> str:

@@ -105,7 +105,7 @@ def prepare_piece(
 class ReadUnits:
     """Read the rows of a unit from the plan that it belongs to.
 
-    In:  one row: plan, unit (int).
+    In:  one row: plan (its name), unit (int).
     Out: a manifest (`MANIFEST_FIELDS` and columns to carry), and unit_name.
     """
 
@@ -119,7 +119,7 @@ class ReadUnits:
 class ReadFeatures:
     """Read the frame features of a unit's rows from the output that has them.
 
-    In:  one row: plan, unit (int).
+    In:  one row: plan (its name), unit (int).
     Out: what `EncodeSpeech` gives; reading counts as decoding.
     """
 

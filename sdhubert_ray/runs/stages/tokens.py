@@ -7,14 +7,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from sdhubert_ray import storage
-from sdhubert_ray.output.commits import (
-    SEGMENTS_FOLDER,
-    commit_schema,
-    iter_row_groups,
-    read_parquet,
-    replace_commit,
-    to_parquet,
-)
+from sdhubert_ray.output import check_holder
+from sdhubert_ray.output.parquet import iter_row_groups, read_schema, to_parquet
 from sdhubert_ray.runs.stages.cutting import assign_units
 from sdhubert_ray.runs.stages.rows import replaced
 
@@ -35,6 +29,7 @@ class AssignUnits:
 
     The file is replaced, whole, by one with units; or its keys and units go into a file of the same name in another
     folder. A row group is held at a time, and the bytes of the new file. What an interrupted run has done stays.
+    Raises: LeaseLostError, if another run holds the folder by now, or none: this worker has outlived its own.
     """
 
     def __init__(
@@ -43,13 +38,16 @@ class AssignUnits:
         sha256: str,
         device: str,
         output: str,
+        run_id: str,
         compression: str,
         parts: str | None = None,
     ) -> None:
+        """`run_id` is of the run that holds the folder to be written into: or the one that `parts` is in."""
         self._quantizer = quantizer
         self.sha256 = sha256
         self.device = device
         self.output = output
+        self.run_id = run_id
         self.compression = compression
         self.parts = parts
 
@@ -63,7 +61,7 @@ class AssignUnits:
         part = None if self.parts is None else storage.join(self.parts, name)
         marks = {QUANTIZER_MARK: self.sha256.encode()}
         if part is not None:
-            source = storage.stat(storage.join(self.output, f"{SEGMENTS_FOLDER}/{name}"))
+            source = storage.stat(storage.join(self.output, name))
             marks[SOURCE_MARK] = str(source.size).encode()
         there = self._metadata(name, part)
         done = all(there.get(key) == mark for key, mark in marks.items())
@@ -75,16 +73,16 @@ class AssignUnits:
                 rows += table.num_rows
                 yield table.replace_schema_metadata({**(table.schema.metadata or {}), **marks})
 
-        if not done and part is not None:
-            storage.put(part, to_parquet(marked(self.read(name, ("key", "units"))), self.compression))
-        elif not done:
-            replace_commit(self.output, name, marked(self.read(name)), self.compression)
+        if not done:
+            data = to_parquet(marked(self.read(name, None if part is None else ("key", "units"))), self.compression)
+            check_holder(self.output if self.parts is None else self.parts.rpartition("/")[0], self.run_id)
+            storage.put(part or storage.join(self.output, name), data)
         return pa.table({"name": [name], "rows": pa.array([rows], pa.int64()), "done": [done]})
 
     def read(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Read a file with its units, a row group at a time: all columns, or those of these that it has."""
         needed = None if columns is None else [*columns, "segment_features", "units"]
-        for table in iter_row_groups(self.output, name, needed):
+        for table in iter_row_groups(storage.join(self.output, name), needed):
             units = assign_units(table.column("segment_features"), self.quantizer, self.device)
             table = replaced(table, "units", units)
             yield table if columns is None else table.select([name for name in table.column_names if name in columns])
@@ -92,9 +90,9 @@ class AssignUnits:
     def _metadata(self, name: str, part: str | None) -> Mapping[bytes, bytes]:
         """That of the file that gets the units, if it is there."""
         if part is None:
-            schema = commit_schema(self.output, name)
+            schema = read_schema(storage.join(self.output, name))
         elif storage.exists(part):
-            schema = read_parquet(part, lambda parquet: parquet.schema_arrow)
+            schema = read_schema(part)
         else:
             return {}
         return schema.metadata or {}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sdhubert_ray.output import write_commit
+from sdhubert_ray.output import check_holder, write_commit
 from sdhubert_ray.output.attempts import Attempts
 from sdhubert_ray.output.tables import STAGES, STATUSES
 from sdhubert_ray.runs.config import JobConfig
@@ -26,16 +26,21 @@ class WriteSegments:
     In:  the segments table of a unit.
     Out: a report, one row: unit_name, rows, duration (seconds of audio), segments, size (bytes), the count of each
          status, and the stages' seconds.
+    Raises: LeaseLostError, if another run holds the output by now, or none: this worker has outlived its own.
     """
 
-    def __init__(self, output: str, compression: str) -> None:
+    def __init__(self, output: str, compression: str, run_id: str | None) -> None:
+        """`run_id` is of the run that has to hold the output; None: there is none, as in a trial."""
         self.output = output
         self.compression = compression
+        self.run_id = run_id
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         seconds = [f"{stage}_seconds" for stage in STAGES]
         name = batch.column("unit_name")[0].as_py()
         rows = batch.drop_columns([*seconds, "unit_name"])
+        if self.run_id is not None:
+            check_holder(self.output, self.run_id)
         size = write_commit(self.output, name, rows, self.compression)
         statuses = Counter(batch.column("status").to_pylist())
         return pa.table(
@@ -54,7 +59,7 @@ class WriteSegments:
 class SegmentUnits:
     """All stages of a unit, one after the other in one worker: reads, decodes, encodes, cuts and commits it.
 
-    In:  one row: plan, unit (int).
+    In:  one row: plan (its name), unit (int).
     Out: the report of `WriteSegments`.
     """
 
@@ -64,6 +69,7 @@ class SegmentUnits:
         config: JobConfig,
         device: str,
         output: str,
+        run_id: str,
         attempts: Attempts | None = None,
         quantizer: "Callable[[], Quantizer] | None" = None,
     ) -> None:
@@ -80,7 +86,7 @@ class SegmentUnits:
                 attempts,
             ),
             CutSyllables(config.segmentation, config.output, attempts, quantizer),
-            WriteSegments(output, config.output.compression),
+            WriteSegments(output, config.output.compression, run_id),
         ]
 
     def __call__(self, batch: pa.Table) -> pa.Table:

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from outputs import write_output
+from outputs import keys_in, write_output
 from places import GOLDEN
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.output import FileResult, committed_keys, open_output, read_segments
+from sdhubert_ray.output import FileResult, open_output, read_segments
 from sdhubert_ray.output.formats import export, name_files, to_textgrid
 from sdhubert_ray.output.tables import RESULT_FIELDS, SEGMENTS, ragged, ragged_intervals, ragged_vectors
 
@@ -59,7 +59,7 @@ def make_output(folder, *commits, **options):
 
 def exported(output):
     """What was written beside the tables: relative path -> bytes."""
-    ours = ("segments/", "manifest/", "run.json")
+    ours = ("commits/", "manifest/", "run.json")
     names = [name for name in storage.list_files(output) if not name.startswith(ours)]
     return {name: storage.read_bytes(storage.join(output, name)) for name in names}
 
@@ -221,7 +221,7 @@ def test_a_folder_of_the_input_may_be_called_segments(tmp_path):
     for _ in range(2):
         export(output, ["textgrid"])
     assert (tmp_path / "segments" / "a.TextGrid").exists()
-    assert committed_keys(output) == {"segments/a.wav#0"}
+    assert keys_in(output) == {"segments/a.wav#0"}
     assert [result.id for result in read_segments(output)] == ["segments/a.wav"]
     assert open_output(output, {}, False) is not None  # and do not keep the run from being resumed
 

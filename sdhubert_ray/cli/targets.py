@@ -1,0 +1,53 @@
+"""Files that a command writes: refused, before its work, where they would be lost or land in a folder mistyped."""
+
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+import typer
+
+from sdhubert_ray.errors import UserError
+
+Replace = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
+
+
+def check_file(target: str, overwrite: bool, ending: str = "") -> None:
+    """Look at a file before it is written.
+
+    Args:
+        target: its path or URI.
+        overwrite: it may be replaced.
+        ending: its name has to end so, if it matters.
+
+    Raises:
+        UserError: it is a folder or has another ending, there is one already, or its folder is not there.
+        TransientError: the store could not be reached.
+    """
+    from sdhubert_ray import storage
+
+    if storage.is_folder(target):
+        raise UserError(f"{target} is a folder; name a file{ending and ' that ends with '}{ending}")
+    if ending and PurePosixPath(target).suffix.lower() != ending:
+        raise UserError(f"{target} does not end with {ending}; name a file that does")
+    folder = Path(target.removeprefix("file://")).parent
+    if storage.is_local(target) and not folder.is_dir():
+        raise UserError(f"there is no folder {folder} to write {target} into; make it, or correct the name")
+    if not overwrite and storage.exists(target):
+        raise UserError(f"{target} is there already; name another file, or --overwrite it")
+
+
+def check_figures(target: str) -> None:
+    """Look at a file of figures before it is written: it may replace one of figures, and nothing else.
+
+    Raises:
+        UserError: as `check_file`, or there is another file.
+        TransientError: the store could not be reached.
+    """
+    from sdhubert_ray import storage
+
+    check_file(target, True)
+    try:
+        before = storage.read_json(target)
+    except ValueError:
+        before = {}
+    if before is not None and not {"metric", "sdhubert_ray"} <= before.keys():
+        raise UserError(f"{target} is there already and holds no figures of `sdhubert evaluate`; name another file")

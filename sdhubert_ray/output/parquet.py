@@ -1,0 +1,84 @@
+"""Parquet files of an output: read with checksums and clear refusals, made in memory."""
+
+import contextlib
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sdhubert_ray import storage
+from sdhubert_ray.errors import UserError
+
+_ADVICE = "remove it and run again to make its rows anew"
+
+
+class GoneError(UserError):
+    """A file of results that was there a moment ago."""
+
+
+def read_parquet(
+    uri: str,
+    read: Callable[[pq.ParquetFile], pa.Table],
+    size: int | None = None,
+    advice: str = _ADVICE,
+) -> pa.Table:
+    """Open a Parquet file of an output and read some of it.
+
+    Args:
+        uri: its name.
+        read: what to read.
+        size: its bytes, if they are known.
+        advice: what to do about a damaged one.
+
+    Raises:
+        GoneError: it is not there.
+        UserError: it is not a whole Parquet file, or may not be read.
+        TransientError: the store could not be reached.
+    """
+    with _opened(uri, size, advice) as parquet:
+        return read(parquet)
+
+
+def iter_row_groups(uri: str, columns: Sequence[str] | None = None, size: int | None = None) -> Iterator[pa.Table]:
+    """Read a file a row group at a time: all columns, or those of these that it has. Raises as `read_parquet`."""
+    with _opened(uri, size) as parquet:
+        chosen = None if columns is None else [column for column in columns if column in parquet.schema_arrow.names]
+        for index in range(parquet.num_row_groups):
+            yield parquet.read_row_group(index, chosen)
+
+
+def read_schema(uri: str) -> pa.Schema:
+    """The schema of a file, with its metadata. Raises as `read_parquet`."""
+    with _opened(uri, None) as parquet:
+        return parquet.schema_arrow
+
+
+def to_parquet(tables: Iterable[pa.Table], compression: str) -> bytes:
+    """The bytes of a Parquet file with a row group for each table."""
+    buffer = io.BytesIO()
+    writer: pq.ParquetWriter | None = None
+    for table in tables:
+        if writer is None:
+            writer = pq.ParquetWriter(buffer, table.schema, compression=compression, write_page_checksum=True)
+        writer.write_table(table, row_group_size=max(1, table.num_rows))
+    if writer is None:
+        raise ValueError("no tables to write")
+    writer.close()
+    return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _opened(uri: str, size: int | None, advice: str = _ADVICE) -> Iterator[pq.ParquetFile]:
+    try:
+        with storage.open_binary(uri, size=size, sparse=True) as file:
+            yield pq.ParquetFile(file, page_checksum_verification=True)
+    except FileNotFoundError as error:
+        raise GoneError(f"{uri} is gone: a run puts its files together; try again") from error
+    except storage.TransientError:
+        raise
+    except PermissionError as error:
+        raise UserError(f"{uri} may not be read ({error}); mend the access to it") from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{uri} is damaged ({reason}); {advice}") from error
