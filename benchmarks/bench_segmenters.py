@@ -156,9 +156,10 @@ def write_table(segmenter: Segmenter, arguments: tuple, source: Path, output: Pa
 
     write_run(str(output), {"fingerprint": {"segmenter": segmenter.__name__, "arguments": list(arguments)}, "runs": 1})
     with tempfile.TemporaryDirectory() as staging:
-        publish_plan(str(output), stage_plan(iter([pa.table(columns(MANIFEST_FIELDS))]), Path(staging)), 1, "input")
+        staged = stage_plan(iter([pa.table(columns(MANIFEST_FIELDS))]), Path(staging))
+        plan = publish_plan(str(output), staged, 1, "", "input")
     units = pa.nulls(len(names), pa.list_(pa.int32()))
-    write_commit(str(output), unit_name(1, 0), pa.table({**columns(RESULT_FIELDS), "units": units}), "zstd")
+    write_commit(str(output), unit_name(plan.name, 0), pa.table({**columns(RESULT_FIELDS), "units": units}), "zstd")
 
 
 def make_tables(speech: Path, out: Path) -> None:

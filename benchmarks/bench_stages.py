@@ -64,7 +64,7 @@ def measure_stages(folder: Path, seconds: int, device: str, dtype: str, checkpoi
         lambda: weights, config.windows, config.encoder, dtype, device, config.resources.batch_seconds
     )
     decode, cut = DecodeAudio(config.audio, config.windows), CutSyllables(config.segmentation, config.output)
-    write = WriteSegments(str(folder / "out"), "zstd")
+    write = WriteSegments(str(folder / "out"), "zstd", None)
     print("seconds of work per hour of audio")
     hour = 3600 / seconds
     encoded = None

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from sdhubert_ray.encoder.model import DTYPES, SDHuBERT, build_encoder
@@ -101,9 +102,24 @@ def load_model(checkpoint: Checkpoint, options: EncoderOptions, dtype: str, devi
     model.keep_layers(last)
     if hasattr(model.speech_model, "masked_spec_embed"):
         del model.speech_model.masked_spec_embed  # a training device, which files may leave out
-    # The normalised weight is computed once, not in every call.
-    parametrize.remove_parametrizations(model.speech_model.encoder.pos_conv_embed.conv, "weight")
+    _fold_weight_norm(model.speech_model.encoder.pos_conv_embed.conv)
     return model.requires_grad_(False).eval().to(device=device, dtype=DTYPES[dtype])
+
+
+def _fold_weight_norm(conv: Any) -> None:  # noqa: ANN401 - torch does not type what a parametrization holds
+    """Compute a normalised weight once, not in every call: `weight = v * g / norm(v)`.
+
+    The norm is summed in float64 by NumPy, whose sums do not hang on how many threads there are. Those of torch do, in
+    the last bits: results would differ between a process of all cores and a worker of one.
+    """
+    parts = conv.parametrizations.weight
+    magnitude, direction = (part.detach().double().cpu().numpy() for part in (parts.original0, parts.original1))
+    others = tuple(axis for axis, length in enumerate(magnitude.shape) if length == 1)
+    norm = np.sqrt(np.sum(np.square(direction), axis=others, keepdims=True))
+    with np.errstate(divide="ignore", invalid="ignore"):  # weights of zeros are NaN, as torch has it
+        weight = torch.from_numpy(direction * (magnitude / norm)).to(parts.original1.dtype)
+    parametrize.remove_parametrizations(conv, "weight")
+    conv.weight = nn.Parameter(weight)
 
 
 def load_plain(name: str, data: bytes) -> Any:  # noqa: ANN401 - whatever it holds

@@ -209,7 +209,7 @@ def test_a_recording_without_a_pause(folder: Path, tmp_path: Path) -> None:
         (["{audio}", "{out}", "--checkpoint", "bundled", "encoder.layer=13"],
          "encoder.layer is 13, but checkpoint bundled has 12"),
         (["{audio}", "{out}", "--checkpoint", "bundled", "--engine", "spark"], "engine is 'spark'"),
-        (["{audio}/synth_1.flac", "{audio}/synth_0.flac", "--checkpoint", "bundled"], "is a file; name a folder"),
+        (["{audio}/synth_0.flac", "{audio}/synth_0.flac", "--checkpoint", "bundled"], "is a file; name a folder"),
         (["{audio}", "{audio}/out", "--checkpoint", "bundled"], "choose an output outside of it"),
         (["{audio}", "/proc/sdhubert/out", "--checkpoint", "bundled"], "cannot be written"),
     ],

@@ -1,0 +1,80 @@
+"""Results are the same bits whatever the number of threads, at the shape of HuBERT-base."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+from commands import sdhubert
+from transformers import HubertConfig
+
+from sdhubert_ray.encoder import fetch_checkpoint, load_model
+from sdhubert_ray.encoder.model import SDHuBERT
+from sdhubert_ray.speech.presets import EncoderOptions
+
+pytestmark = pytest.mark.seconds
+
+
+@pytest.fixture
+def threads():
+    """Sets how many threads torch has."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def base(pytestconfig, tmp_path_factory):
+    """A checkpoint of HuBERT-base's shape, with random weights."""
+    config = json.loads((pytestconfig.rootpath / "configs" / "hubert-base-ls960.json").read_text())
+    torch.manual_seed(0)
+    state = SDHuBERT(HubertConfig.from_dict(config)).state_dict()
+    path = tmp_path_factory.mktemp("base") / "base.pt"
+    torch.save({"config": {"speech_upstream": "facebook/hubert-base-ls960"}, "state_dict": state}, path)
+    return path
+
+
+def test_the_same_bits_on_one_and_on_several_threads(base, threads):
+    weights, states = [], []
+    samples = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 32_000), np.float32))
+    checkpoint = fetch_checkpoint(str(base))
+    for count in (1, 2, 3):
+        threads(count)
+        model = load_model(checkpoint, EncoderOptions(9, 9), "float32", "cpu")
+        weights.append({name: value.clone() for name, value in model.state_dict().items()})
+        with torch.inference_mode():
+            states.append(model.speech_model(samples).last_hidden_state)
+    for other, state in zip(weights[1:], states[1:], strict=True):
+        assert other.keys() == weights[0].keys()
+        assert all(torch.equal(other[name], weights[0][name]) for name in other)
+        assert torch.equal(state, states[0])
+
+
+def test_the_weight_is_that_of_torch(base):
+    """But for the rounding of its sum in float32, which hangs on the threads."""
+    state = torch.load(base, weights_only=True)["state_dict"]
+    place = "speech_model.encoder.pos_conv_embed.conv"
+    parts = (state[f"{place}.parametrizations.weight.original{part}"] for part in (1, 0))
+    expected = torch._weight_norm(*parts, 2)
+    model = load_model(fetch_checkpoint(str(base)), EncoderOptions(9, 9), "float32", "cpu")
+    torch.testing.assert_close(model.state_dict()[f"{place}.weight"], expected, rtol=2e-5, atol=0)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_same_bits_in_this_process_and_on_ray(base, threads, golden, tmp_path):
+    """Here several threads, there one core a worker."""
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    for number in range(5):
+        samples = soundfile.read(golden / f"audio/synth_{number}.flac", dtype="float32")[0]
+        soundfile.write(audio / f"{number}.flac", samples[:24_000], 16_000)
+    tables = []
+    for engine, count in (("local", 3), ("ray", 1)):
+        threads(count)
+        command = ["segment", audio, tmp_path / engine, "--checkpoint", base, "--engine", engine]
+        sdhubert(*command, "--frame-features", "float32", "resources.encode.max_workers=1")
+        tables.append(pq.read_table(tmp_path / engine / "segments").sort_by("key").combine_chunks())
+    assert tables[0].equals(tables[1])
