@@ -9,6 +9,7 @@ import typer
 
 from sdhubert_ray.cli.console import console, note
 from sdhubert_ray.cli.evaluate_ssabx import ssabx
+from sdhubert_ray.cli.options import Foreign
 from sdhubert_ray.cli.targets import check_figures
 from sdhubert_ray.errors import UserError
 
@@ -113,6 +114,7 @@ def purity(
     quantizer: Annotated[
         str | None, typer.Option(help="Makes units of the segment features (default: units of `sdhubert tokenize`).")
     ] = None,
+    foreign_quantizer: Foreign = False,
     missing: Missing = "error",
     by: By = None,
     tier: TierName = None,
@@ -138,9 +140,12 @@ def purity(
         joined = join(wanted, segments, options)
         num_units, identity = _units_there(segments)
     else:
+        from sdhubert_ray.output import require_contents
         from sdhubert_ray.units import Quantizer
 
         loaded = Quantizer.load(quantizer)
+        made_with = require_contents(segments).record["fingerprint"]
+        loaded.check_origin(made_with, quantizer, segments, foreign_quantizer)
         joined = join(wanted, segments, options, loaded.predict)
         num_units, identity = loaded.num_units, loaded.sha256
     report, rate = evaluate_purity(joined, drawn), measure_rate(joined, num_units)

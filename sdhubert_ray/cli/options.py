@@ -30,6 +30,9 @@ Address = Annotated[
     str | None, typer.Option(envvar="RAY_ADDRESS", help="Of a Ray cluster; without one Ray starts here.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start anew where another run has been.")]
+Foreign = Annotated[
+    bool, typer.Option("--foreign-quantizer", help="Take one made from features of another checkpoint or layer.")
+]
 LogFormat = Annotated[str, typer.Option(help="text (default), or json: a line per event, with the run's id.")]
 
 

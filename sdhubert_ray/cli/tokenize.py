@@ -6,7 +6,7 @@ import typer
 from rich.table import Table
 
 from sdhubert_ray.cli.console import console, log_as, note, progress_bar
-from sdhubert_ray.cli.options import Address, LogFormat, choose_address
+from sdhubert_ray.cli.options import Address, Foreign, LogFormat, choose_address
 from sdhubert_ray.cli.running import ended_early
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def tokenize(
     engine: Annotated[str, typer.Option(help="local (this process), ray, or auto: ray from 1 GiB of table.")] = "auto",
     address: Address = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the units of another quantizer.")] = False,
+    foreign_quantizer: Foreign = False,
     log_format: LogFormat = "text",
 ) -> None:
     """Give each syllable its unit: in the table of SEGMENTS, and as sequences for a unit language model.
@@ -60,6 +61,7 @@ def tokenize(
         engine=engine,
         address=choose_address(context, engine, address),
         overwrite=overwrite,
+        foreign=foreign_quantizer,
     )
     if job.to_do:
         print(f"{len(job.commits)} files of segments, {loaded.num_units} units; engine {job.engine}")

@@ -108,6 +108,7 @@ class JobConfig:
         dtype: precision of the encoder.
         max_failed: more rows unreadable, missing or failed end the run with exit code 3.
         quantizer: a folder or URI of `sdhubert cluster`: syllables get its units; none leaves them without.
+        foreign_quantizer: take one that was made from features of another checkpoint or layer.
     """
 
     preset: str = "readme"
@@ -116,6 +117,7 @@ class JobConfig:
     dtype: str = "float32"
     max_failed: int = 0
     quantizer: str | None = None
+    foreign_quantizer: bool = False
     audio: AudioOptions = field(default_factory=AudioOptions)
     windows: WindowOptions = field(default_factory=WindowOptions)
     encoder: EncoderOptions = field(default_factory=EncoderOptions)

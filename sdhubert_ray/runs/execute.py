@@ -85,7 +85,8 @@ def prepare_job(
         raise UserError(f"output {output} is in the input {source}; choose an output outside of it")
     # A wrong checkpoint or quantizer is refused here, not in a worker.
     width = load_model(checkpoint, config.encoder, "float32", "cpu").hidden_size
-    config, quantizer = load_quantizer(config, width, f"checkpoint {checkpoint.name}")
+    made_with = fingerprint(config.identity(checkpoint.sha256))
+    config, quantizer = load_quantizer(config, width, f"checkpoint {checkpoint.name}", made_with)
     output = storage.absolute(output)
     layout = UnitOptions(config.audio.piece_seconds, config.resources.unit_seconds, config.resources.unit_rows)
 
@@ -102,25 +103,29 @@ def prepare_job(
     return plan_job(config, origin, identity, output, stage, engine=engine, address=address, overwrite=overwrite)
 
 
-def load_quantizer(config: JobConfig, width: int | None, source: str) -> tuple[JobConfig, Quantizer | None]:
+def load_quantizer(
+    config: JobConfig, width: int | None, source: str, made_with: Mapping[str, str]
+) -> tuple[JobConfig, Quantizer | None]:
     """Load the quantizer of a configuration, if it has one.
 
     Args:
         config: of the job.
         width: of the features, if it is known.
         source: what they come from.
+        made_with: the fingerprint of what they are made with.
 
     Returns:
         the configuration with the quantizer's place from any folder, and the quantizer.
 
     Raises:
-        UserError: it cannot be loaded, or is for features of another width.
+        UserError: it cannot be loaded, or is for features of another width, checkpoint or layer.
     """
     if config.quantizer is None:
         return config, None
     quantizer = Quantizer.load(config.quantizer)
     if width is not None:
         quantizer.check_width(width, config.quantizer, source)
+    quantizer.check_origin(made_with, config.quantizer, source, config.foreign_quantizer)
     return replace(config, quantizer=storage.absolute(config.quantizer)), quantizer
 
 

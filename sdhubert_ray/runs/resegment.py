@@ -143,8 +143,9 @@ def prepare_resegment(
     def stage(plans: Sequence[Plan], _: Sequence[Commit], folder: Path) -> tuple[StagedPlan, Found, str]:
         return stage_features(features.output, output, plans, folder)
 
+    made_with = fingerprint(config.identity(features.sha256))
     try:
-        config, quantizer = load_quantizer(config, read_width(features.output), features.output)
+        config, quantizer = load_quantizer(config, read_width(features.output), features.output, made_with)
     except UserError as error:
         if config.quantizer != features.config.get("quantizer"):
             raise

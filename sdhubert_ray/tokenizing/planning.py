@@ -112,6 +112,7 @@ def prepare_tokenizing(
     engine: str = "auto",
     address: str | None = None,
     overwrite: bool = False,
+    foreign: bool = False,
 ) -> TokenizeJob:
     """Check everything that can be checked before work begins.
 
@@ -125,6 +126,7 @@ def prepare_tokenizing(
         engine: `auto`, `local` (this process) or `ray`.
         address: of a Ray cluster; implies `ray`.
         overwrite: replace units of another quantizer, or what was exported of them.
+        foreign: take a quantizer that was made from features of another checkpoint or layer.
 
     Raises:
         UserError: anything that the caller has to mend.
@@ -139,6 +141,7 @@ def prepare_tokenizing(
     to_do = there != json.dumps(sha256)
     if to_do:
         _check_features(segments, record, commits, quantizer, name)
+        quantizer.check_origin(record["fingerprint"], name, segments, foreign)
     if target is None:
         before = read_statistics(storage.join(segments, STATISTICS))
         _check_replaced(segments, record, sha256, name, overwrite)

@@ -126,6 +126,29 @@ class Quantizer:
                 "quantizer that was made from such features"
             )
 
+    def check_origin(self, made_with: Mapping[str, str], name: str, source: str, foreign: bool) -> None:
+        """Raise UserError where this quantizer was made from features of another checkpoint or layer.
+
+        Units of such features mean nothing, though they are as wide. One that was imported tells nothing, and is taken.
+
+        Args:
+            made_with: the fingerprint of what the features are made with.
+            name: of the quantizer, as its user calls it.
+            source: what the features come from.
+            foreign: it may be of others.
+        """
+        settings = self.card.get("settings")
+        own = settings.get("segments_made_with") if isinstance(settings, Mapping) else None
+        if foreign or not isinstance(own, Mapping):
+            return
+        for key, what in (("checkpoint_sha256", "of another checkpoint"), ("encoder.layer", "of another layer")):
+            if key in own and key in made_with and own[key] != made_with[key]:
+                raise UserError(
+                    f"quantizer {name} was made from features {what} than those of {source} ({key} is {own[key]} "
+                    f"there, {made_with[key]} here); choose one that was made from such features, or say that it is "
+                    "meant (--foreign-quantizer, foreign_quantizer=true)"
+                )
+
     def identity(self) -> dict[str, object]:
         """What the run record of a table with its units tells of it."""
         return {"sha256": self.sha256, "n_units": self.num_units}
