@@ -102,11 +102,11 @@ def load_model(checkpoint: Checkpoint, options: EncoderOptions, dtype: str, devi
     model.keep_layers(last)
     if hasattr(model.speech_model, "masked_spec_embed"):
         del model.speech_model.masked_spec_embed  # a training device, which files may leave out
-    _fold_weight_norm(model.speech_model.encoder.pos_conv_embed.conv)
+    fold_weight_norm(model.speech_model.encoder.pos_conv_embed.conv)
     return model.requires_grad_(False).eval().to(device=device, dtype=DTYPES[dtype])
 
 
-def _fold_weight_norm(conv: Any) -> None:  # noqa: ANN401 - torch does not type what a parametrization holds
+def fold_weight_norm(conv: Any) -> None:  # noqa: ANN401 - torch does not type what a parametrization holds
     """Compute a normalised weight once, not in every call: `weight = v * g / norm(v)`.
 
     The norm is summed in float64 by NumPy, whose sums do not hang on how many threads there are. Those of torch do, in

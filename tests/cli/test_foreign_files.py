@@ -98,7 +98,7 @@ def test_what_no_command_wrote_stays_as_it_was(command, made, tiny_checkpoint, t
     ours = tmp_path_factory.mktemp("ours")
     assert call(ours, False)
 
-    @settings(deadline=None, max_examples=25)
+    @settings(deadline=None, max_examples=15)
     @given(st.booleans(), st.dictionaries(st.sampled_from(NAMES), st.sampled_from(CONTENTS), max_size=4), st.booleans())
     def check(there, foreign, overwrite):
         output = tmp_path_factory.mktemp("out")

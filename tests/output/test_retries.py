@@ -109,7 +109,8 @@ def split(draw, rows):
     return units
 
 
-@settings(deadline=None, max_examples=40)
+@pytest.mark.seconds
+@settings(deadline=None, max_examples=15)
 @given(histories())
 def test_a_reader_that_knows_nothing_sees_each_row_once_at_every_moment(history):
     """Killed before any change of the folder, and gone on with: from there on as before."""

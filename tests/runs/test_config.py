@@ -61,6 +61,7 @@ LAYOUT_OPTIONS = {
     "checkpoint": "elsewhere/copy.pt",  # the hash of its content counts
     "device": "cpu",
     "max_failed": 7,
+    "foreign_quantizer": True,
     "quantizer": "elsewhere/quantizer",  # likewise
     "output.formats": ("parquet", "textgrid"),
     "output.compression": "gzip",
