@@ -119,7 +119,9 @@ class SampleLots:
 
         def read(parquet: pq.ParquetFile) -> pa.Table:
             for group in range(parquet.num_row_groups):
-                shards.add(*self._choose(uri, parquet.read_row_group(group, list(_COLUMNS)), superseded))
+                shards.add(
+                    *self._choose(uri, parquet.read_row_group(group, list(_COLUMNS), use_threads=False), superseded)
+                )
             return parquet.schema_arrow.empty_table()
 
         read_parquet(uri, read, size or None)

@@ -1,7 +1,6 @@
 """Manifests as files: Parquet (streamed), JSON lines and CSV (read whole), of ours, of others, of NeMo."""
 
 import contextlib
-import io
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from sdhubert_ray.corpus.columns import cast, check_names, check_rows, conform, 
 from sdhubert_ray.corpus.selection import BATCH_ROWS, Source
 from sdhubert_ray.corpus.shards import beside
 from sdhubert_ray.errors import UserError
+from sdhubert_ray.output.parquet import parquet_file
 from sdhubert_ray.output.tables import MANIFEST_FIELDS
 
 PIECE_SECONDS_KEY = b"sdhubert_piece_seconds"
@@ -93,7 +93,7 @@ def open_parquet(uri: str, where: str, size: int | None = None) -> Iterator[pa.p
     """
     try:
         with storage.open_binary(uri, size=None if storage.is_local(uri) else size, sparse=True) as file:
-            yield pyarrow.parquet.ParquetFile(file, buffer_size=_BUFFER_BYTES)
+            yield parquet_file(file, buffer_size=_BUFFER_BYTES)
     except storage.TransientError:
         raise
     except FileNotFoundError as error:
@@ -196,7 +196,10 @@ def _parse(suffix: str, data: bytes) -> pa.Table:
         options = pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(_TEXT_COLUMNS, pa.string()), strings_can_be_null=True, null_values=[""]
         )
-        return pyarrow.csv.read_csv(io.BytesIO(data.removeprefix(b"\xef\xbb\xbf")), convert_options=options)
+        # In memory of Arrow's own: a thread of it that lets go of Python's needs the interpreter, see `parquet_file`.
+        held = pa.BufferOutputStream()
+        held.write(data.removeprefix(b"\xef\xbb\xbf"))
+        return pyarrow.csv.read_csv(pa.BufferReader(held.getvalue()), convert_options=options)
     rows = []
     # Only \n ends a line of JSON: transcripts may hold the other separators that splitlines knows.
     for number, line in enumerate(data.decode("utf-8-sig").split("\n"), start=1):

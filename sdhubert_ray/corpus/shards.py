@@ -21,6 +21,7 @@ import pyarrow.parquet
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import AudioError, first_line
+from sdhubert_ray.output.parquet import parquet_file
 
 TAR_SUFFIX = ".tar"
 PARQUET_SUFFIX = ".parquet"
@@ -234,7 +235,7 @@ def _index_members(uri: str, size: int | None) -> dict[str, Member]:
 def _open_parquet(uri: str, size: int | None) -> _ParquetShard:
     with storage.open_binary(uri, size=_remote_size(uri, size), sparse=True) as file:
         try:
-            parquet = pyarrow.parquet.ParquetFile(file)
+            parquet = parquet_file(file)
         except pa.ArrowException as error:
             raise AudioError(f"cannot be read as Parquet ({first_line(error)})") from error
         column = find_audio(parquet.schema_arrow)
@@ -250,10 +251,10 @@ def _open_parquet(uri: str, size: int | None) -> _ParquetShard:
 def _read_group(uri: str, size: int | None, group: int) -> pa.ChunkedArray:
     shard = _parquets.get(uri, size)
     with storage.open_binary(uri, size=_remote_size(uri, size)) as file:
-        parquet = pyarrow.parquet.ParquetFile(file, metadata=shard.metadata)
+        parquet = parquet_file(file, metadata=shard.metadata)
         leaves = [leaf for leaf in (shard.column.leaf, shard.column.path_leaf) if leaf]
         try:
-            return parquet.read_row_group(group, columns=leaves).column(0)
+            return parquet.read_row_group(group, columns=leaves, use_threads=False).column(0)
         except pa.ArrowException as error:
             raise AudioError(f"cannot be read as Parquet ({first_line(error)})") from error
 

@@ -93,7 +93,8 @@ def read_commit(output: str, name: str, columns: Sequence[str], size: int | None
     """Read columns of a committed file; those that it does not have are left out. Raises as `read_parquet`."""
 
     def read(parquet: pq.ParquetFile) -> pa.Table:
-        return parquet.read(columns=[column for column in columns if column in parquet.schema_arrow.names])
+        chosen = [column for column in columns if column in parquet.schema_arrow.names]
+        return parquet.read(columns=chosen, use_threads=False)
 
     return read_parquet(storage.join(output, name), read, size)
 

@@ -99,9 +99,11 @@ def _read_rows(source: str, name: str, group: int | None, keys: pa.Array) -> pa.
     def read(parquet: pq.ParquetFile) -> pa.Table:
         columns = [column for column in parquet.schema_arrow.names if column not in _MADE_ANEW]
         if group is None:
-            return parquet.read(columns=columns)
+            return parquet.read(columns=columns, use_threads=False)
         there = group < parquet.num_row_groups
-        return parquet.read_row_group(group, columns) if there else parquet.schema_arrow.empty_table().select(columns)
+        if there:
+            return parquet.read_row_group(group, columns, use_threads=False)
+        return parquet.schema_arrow.empty_table().select(columns)
 
     table = read_parquet(storage.join(source, name), read)
     chosen = pc.is_in(table.column("key"), keys)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -45,7 +46,30 @@ def iter_row_groups(uri: str, columns: Sequence[str] | None = None, size: int | 
     with _opened(uri, size) as parquet:
         chosen = None if columns is None else [column for column in columns if column in parquet.schema_arrow.names]
         for index in range(parquet.num_row_groups):
-            yield parquet.read_row_group(index, chosen)
+            yield parquet.read_row_group(index, chosen, use_threads=False)
+
+
+def parquet_file(
+    file: BinaryIO, *, metadata: pq.FileMetaData | None = None, buffer_size: int = 0, checksums: bool = False
+) -> pq.ParquetFile:
+    """Open a Parquet file that Python reads, so that Arrow reads it in the thread that asks, and in no other.
+
+    A thread of Arrow that lets go of what Python has read for it needs the interpreter. If that is ending, as after a
+    refusal, the process is aborted ("terminate called without an active exception"). So nothing is read ahead here, and
+    whoever reads gives `use_threads=False`.
+
+    Args:
+        file: seekable.
+        metadata: of the file, if it is known.
+        buffer_size: bytes that are read of a column at once; 0: all of them.
+        checksums: whether pages have some, which are compared.
+
+    Raises:
+        pyarrow.ArrowException, OSError: it is no Parquet file, or cannot be read.
+    """
+    return pq.ParquetFile(
+        file, metadata=metadata, buffer_size=buffer_size, pre_buffer=False, page_checksum_verification=checksums
+    )
 
 
 def read_schema(uri: str) -> pa.Schema:
@@ -72,7 +96,7 @@ def to_parquet(tables: Iterable[pa.Table], compression: str) -> bytes:
 def _opened(uri: str, size: int | None, advice: str = _ADVICE) -> Iterator[pq.ParquetFile]:
     try:
         with storage.open_binary(uri, size=size, sparse=True) as file:
-            yield pq.ParquetFile(file, page_checksum_verification=True)
+            yield parquet_file(file, checksums=True)
     except FileNotFoundError as error:
         raise GoneError(f"{uri} is gone: a run puts its files together; try again") from error
     except storage.TransientError:

@@ -182,7 +182,8 @@ def read_unit(output: str, plan: str, unit: int) -> pa.Table:
         UserError: the plan is damaged.
     """
     part, group = divmod(unit, UNITS_PER_PART)
-    table = read_parquet(_part_uri(output, plan, part), lambda parquet: parquet.read_row_group(group), advice=_ADVICE)
+    uri = _part_uri(output, plan, part)
+    table = read_parquet(uri, lambda parquet: parquet.read_row_group(group, use_threads=False), advice=_ADVICE)
     names = pa.array([unit_name(plan, unit)] * table.num_rows, pa.string())
     return table.append_column("unit_name", names)
 
@@ -192,7 +193,7 @@ def read_plan(output: str, plan: Plan, columns: Sequence[str] | None = None) -> 
     for part in range(plan.num_parts):
         chosen = None if columns is None else list(columns)
         uri = _part_uri(output, plan.name, part)
-        yield read_parquet(uri, lambda parquet: parquet.read(columns=chosen), advice=_ADVICE)  # noqa: B023
+        yield read_parquet(uri, lambda parquet: parquet.read(columns=chosen, use_threads=False), advice=_ADVICE)  # noqa: B023
 
 
 def _read_record(uri: str) -> Plan:

@@ -81,7 +81,7 @@ def _read_units(segments: str, name: str, parts: str | None) -> pa.Table:
     if parts is None:
         return read_commit(segments, name, SEQUENCE_COLUMNS)
     table = read_commit(segments, name, ["key", *SEQUENCE_COLUMNS])
-    part: pa.Table = read_parquet(storage.join(parts, name), lambda parquet: parquet.read())
+    part: pa.Table = read_parquet(storage.join(parts, name), lambda parquet: parquet.read(use_threads=False))
     if not part.column("key").equals(table.column("key")):
         raise UserError(f"{segments} was changed while its units were found; run the same command again")
     return table.set_column(table.column_names.index("units"), "units", part.column("units"))
