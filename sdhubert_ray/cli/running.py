@@ -16,7 +16,7 @@ from sdhubert_ray.cli.console import (
     progress_bar,
     raise_if_interrupted,
 )
-from sdhubert_ray.errors import BusyError
+from sdhubert_ray.errors import BusyError, UserError
 
 if TYPE_CHECKING:
     from sdhubert_ray.runs.session import Job, Summary
@@ -25,20 +25,23 @@ _SHOWN_FAILURES = 20
 
 
 @contextlib.contextmanager
-def ended_early(way: str = "; the same command resumes") -> Iterator[None]:
-    """Say why the work within could not be finished, and exit with 1; `way` is what can be done about it."""
+def ended_early(way: str = "the same command resumes") -> Iterator[None]:
+    """Say why the work within could not be finished, and exit with 1; `way` is what can be done, or empty."""
     from sdhubert_ray.runs.session import IncompleteRunError
 
+    then = way and f"; {way}"
     try:
         yield
     except BusyError as error:
         complain(str(error))
         raise typer.Exit(EXIT_UNFINISHED) from error
     except IncompleteRunError as error:
-        complain(f"{error}{way}")
+        if way and isinstance(error.__cause__, UserError):  # such as a full disk
+            then = f"; that mended, {way}"
+        complain(f"{error}{then}")
         raise typer.Exit(EXIT_UNFINISHED) from error
     except KeyboardInterrupt as error:
-        complain(f"interrupted{way}")
+        complain(f"interrupted{then}")
         raise typer.Exit(EXIT_UNFINISHED) from error
 
 

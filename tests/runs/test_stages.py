@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from places import GOLDEN
 
 from sdhubert_ray.corpus import cut_pieces, list_input
-from sdhubert_ray.encoder import fetch_checkpoint
+from sdhubert_ray.encoder import fetch_checkpoint, model
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import unit_name
 from sdhubert_ray.output.tables import (
@@ -546,3 +546,30 @@ def test_what_is_written_is_the_table_and_what_comes_back_is_a_report(segment, f
     assert pq.read_table(path).equals(table.drop_columns([*SECONDS, "unit_name"]))
     write(table)  # a task that is run again
     assert list((tmp_path / "commits").iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["features", "raw_norm"])
+def test_a_recording_that_overflows_fails_alone(segment, name, monkeypatch):
+    """As half precision does on some; NaN in the table would stop whoever clusters it."""
+    original = model.encode_pieces
+
+    def overflowing(*arguments):
+        first, second, *others = original(*arguments)
+        values = getattr(second, name).copy()
+        values[0] = np.inf
+        return [first, second._replace(**{name: values}), *others]
+
+    manifest = make_manifest([SHORTEST] * 3)
+    expected = segment(manifest)
+    monkeypatch.setattr(model, "encode_pieces", overflowing)
+    table = segment(manifest)
+    assert table.column("status").to_pylist() == ["ok", "failed", "ok"]
+    assert table.column("error").to_pylist() == [
+        None,
+        f"{SHORTEST} overflows in the encoder; take --dtype float32",
+        None,
+    ]
+    assert table.column("segments")[1].as_py() == []
+    kept = ["key", "status", "error", "segments", "segment_features"]
+    for row in (0, 2):
+        assert table.select(kept).slice(row, 1).equals(expected.select(kept).slice(row, 1))

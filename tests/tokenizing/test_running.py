@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from commands import sdhubert
+from commands import complaint, sdhubert
 from forks import FORKS, run_script
 from outputs import commits_in
 from recordings import write_corpus
@@ -669,3 +669,20 @@ def test_segment_refuses_a_wrong_quantizer(
     with pytest.raises(UserError, match=sentence):
         plan(golden / "audio/synth_0.flac", tmp_path / "out", [f"quantizer={given}"])
     assert not (tmp_path / "out").exists()
+
+
+def test_features_that_are_no_numbers_are_told_by_their_file(
+    golden: Path, segment: Segmenting, quantizers: dict[str, str], tmp_path: Path
+) -> None:
+    """And that the same command helps only when they have been mended."""
+    segment(golden / "audio", tmp_path / "out")
+    (path, *_) = sorted((tmp_path / "out/segments").iterdir())
+    table = pq.read_table(path)
+    place = table.column_names.index("segment_features")
+    kind = table.schema.field(place).type
+    vectors = table.column(place).to_pylist()
+    vectors[0][0][0] = float("nan")
+    pq.write_table(table.set_column(place, table.schema.field(place), pa.array(vectors, kind)), path)
+    said = complaint(sdhubert("tokenize", tmp_path / "out", "--quantizer", quantizers["one"], expect=1))
+    assert f"{path}: features cannot be quantized: features have NaN or infinite values" in said
+    assert "segment its recordings again; that mended, the same command resumes" in said

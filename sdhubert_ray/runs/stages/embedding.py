@@ -10,7 +10,7 @@ from sdhubert_ray.output.attempts import Attempts, run_unit
 from sdhubert_ray.output.tables import ragged_vectors, read_ragged
 from sdhubert_ray.runs.config import JobConfig
 from sdhubert_ray.runs.stages.decoding import DecodeAudio
-from sdhubert_ray.runs.stages.rows import GIVEN_UP, unpack_rows
+from sdhubert_ray.runs.stages.rows import GIVEN_UP, OVERFLOWS, unpack_rows
 from sdhubert_ray.speech import FRAME_RATE
 from sdhubert_ray.speech.presets import EncoderOptions
 
@@ -61,7 +61,7 @@ class EmbedClips:
             errors, pooled = self._embed_rows(self.decode(batch), batch.column("end").to_pylist())
         for row, piece in enumerate(pooled):
             if piece is not None and not (np.isfinite(piece.means).all() and np.isfinite(piece.cls).all()):
-                errors[row] = f"{uris[row]} overflows in the encoder; take --dtype float32"
+                errors[row] = f"{uris[row]} {OVERFLOWS}"
                 pooled[row] = None
         width = self.model.hidden_size
         return pa.table(

@@ -9,12 +9,13 @@ import pyarrow as pa
 
 from sdhubert_ray.output.attempts import Attempts, run_unit
 from sdhubert_ray.output.tables import ragged, ragged_vectors, read_ragged
-from sdhubert_ray.runs.stages.rows import GIVEN_UP, failed, replaced, timed, unpack_rows
+from sdhubert_ray.runs.stages.rows import GIVEN_UP, OVERFLOWS, failed, replaced, timed, unpack_rows
 from sdhubert_ray.speech.presets import EncoderOptions
 from sdhubert_ray.speech.windows import WindowOptions
 
 if TYPE_CHECKING:
     from sdhubert_ray.encoder import Checkpoint
+    from sdhubert_ray.encoder.model import EncodedPiece
 
 TOO_LARGE = "does not fit into the memory of the GPU, alone and window by window; try a smaller audio.piece_seconds"
 
@@ -23,7 +24,8 @@ class EncodeSpeech:
     """Encode each row's samples with SD-HuBERT, on a GPU or one CPU.
 
     In:  samples (n,) float32 at 16 kHz or null, and window_phase.
-    Out: frame_features (T, D) float32 or float16 at 50 Hz, raw_norm and amplitude (T,) float32, or nulls.
+    Out: frame_features (T, D) float32 or float16 at 50 Hz, raw_norm and amplitude (T,) float32, or nulls. A row whose
+         features are not finite, as an overflow of half precision makes them, is `failed`.
     """
 
     def __init__(
@@ -71,6 +73,10 @@ class EncodeSpeech:
         phases = [batch.column("window_phase")[row].as_py() for row in present]
         encoded = encode_pieces(self.model, pieces, self.windows, self.layers, self.batch_seconds, phases)
         by_row = dict(zip(present, encoded, strict=True))
+        overflown = [row for row, piece in by_row.items() if not _is_finite(piece)]
+        for row in overflown:  # no unit could be told of them, and whoever means over them would have NaN
+            del by_row[row]
+        batch = failed(batch, OVERFLOWS, overflown)
         rows = [by_row.get(row) for row in range(len(samples))]
         batch = batch.drop_columns(["samples", "window_phase"])
         for name, column in (
@@ -90,6 +96,10 @@ class EncodePacked(EncodeSpeech):
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return super().__call__(unpack_rows(batch))
+
+
+def _is_finite(piece: "EncodedPiece") -> bool:
+    return bool(np.isfinite(piece.features).all() and np.isfinite(piece.raw_norm).all())
 
 
 def _without_samples(batch: pa.Table, reason: str) -> pa.Table:

@@ -1,10 +1,12 @@
 """What the stages do to the rows of a table alike."""
 
 import time
+from collections.abc import Collection
 
 import numpy as np
 import pyarrow as pa
 
+OVERFLOWS = "overflows in the encoder; take --dtype float32"
 GIVEN_UP = "has killed its worker three times (out of memory, or a crash in a decoder) and was given up"
 
 
@@ -14,11 +16,20 @@ def timed(table: pa.Table, stage: str, began: float) -> pa.Table:
     return table.append_column(f"{stage}_seconds", pa.array(np.full(table.num_rows, share)))
 
 
-def failed(batch: pa.Table, reason: str) -> pa.Table:
-    """Rows that are `failed`, whatever they were; the reason is a sentence without its subject."""
-    errors = [f"{uri} {reason}" for uri in batch.column("uri").to_pylist()]
-    batch = replaced(batch, "status", pa.array(["failed"] * batch.num_rows, pa.string()))
-    return replaced(batch, "error", pa.array(errors, pa.string()))
+def failed(batch: pa.Table, reason: str, rows: Collection[int] | None = None) -> pa.Table:
+    """Rows that are `failed`, whatever they were: all, or those of these numbers.
+
+    Args:
+        batch: with uri, status and error.
+        reason: a sentence without its subject.
+        rows: their numbers; None is all.
+    """
+    told = batch.select(["uri", "status", "error"]).to_pylist()
+    for row in range(batch.num_rows) if rows is None else rows:
+        told[row].update(status="failed", error=f"{told[row]['uri']} {reason}")
+    for name in ("status", "error"):
+        batch = replaced(batch, name, pa.array([values[name] for values in told], pa.string()))
+    return batch
 
 
 def pack_rows(batch: pa.Table) -> pa.Table:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from sdhubert_ray import storage
+from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import check_holder
 from sdhubert_ray.output.parquet import iter_row_groups, read_schema, to_parquet
 from sdhubert_ray.runs.stages.cutting import assign_units
@@ -83,7 +84,10 @@ class AssignUnits:
         """Read a file with its units, a row group at a time: all columns, or those of these that it has."""
         needed = None if columns is None else [*columns, "segment_features", "units"]
         for table in iter_row_groups(storage.join(self.output, name), needed):
-            units = assign_units(table.column("segment_features"), self.quantizer, self.device)
+            try:
+                units = assign_units(table.column("segment_features"), self.quantizer, self.device)
+            except UserError as error:
+                raise UserError(f"{storage.join(self.output, name)}: {error}; segment its recordings again") from error
             table = replaced(table, "units", units)
             yield table if columns is None else table.select([name for name in table.column_names if name in columns])
 
