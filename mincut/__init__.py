@@ -5,7 +5,10 @@ from numpy.typing import NDArray
 
 from mincut import _mincut
 
-__all__ = ["min_cut"]
+__all__ = ["PROJECT", "min_cut"]
+
+PROJECT = "sdhubert_ray"
+"""Whose module this is: others are called so, too."""
 
 
 def min_cut(similarity: NDArray[np.float32] | NDArray[np.float64], num_segments: int) -> NDArray[np.int64]:

@@ -133,7 +133,8 @@ def _read_yaml(path: str) -> DictConfig:
 def _read_override(text: str) -> DictConfig:
     key, separator, _ = text.partition("=")
     if not separator or not key:
-        raise UserError(f"{text!r} is no override; write key=value, for example syllables.syl_dur=0.2")
+        quoted = "; it is a file: a glob has to be quoted" if storage.exists(text) else ""
+        raise UserError(f"{text!r} is no override; write key=value, for example syllables.syl_dur=0.2{quoted}")
     try:
         return DictConfig(OmegaConf.from_dotlist([text]))
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:

@@ -12,7 +12,10 @@ class UserError(Exception):
 
 
 class BusyError(Exception):
-    """Another run is at work on the output: the same command may do later what it cannot do now (exit code 1)."""
+    """What is needed is in use or out of reach: the same command may do later what it cannot do now (exit code 1).
+
+    Another run is at work on the output, or there is no way to the cluster.
+    """
 
 
 class AudioError(Exception):

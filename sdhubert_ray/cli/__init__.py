@@ -3,8 +3,12 @@
 Heavy imports happen inside the commands, so that `--help` and errors come at once.
 """
 
+import errno
+import os
 import signal
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -23,15 +27,34 @@ from sdhubert_ray.cli import (
     train,
 )
 from sdhubert_ray.cli.console import EXIT_UNFINISHED, EXIT_USAGE, complain, interrupt, log_as
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import BusyError, UserError
 
+_UNWRITABLE = (errno.ENOSPC, errno.EPIPE)
 app = typer.Typer(
-    help="Speech audio to syllables, with SD-HuBERT on Ray.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"sdhubert_ray {version('sdhubert_ray')}")
+        raise typer.Exit
+
+
+@app.callback()
+def sdhubert(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Speech audio to syllables, with SD-HuBERT on Ray."""
+
+
 app.command()(segment.segment)
 app.command()(resegment.resegment)
 app.command()(cluster.cluster)
@@ -58,10 +81,28 @@ def main() -> None:
     except UserError as error:
         complain(str(error))
         sys.exit(EXIT_USAGE)
+    except BusyError as error:
+        complain(str(error))
+        sys.exit(EXIT_UNFINISHED)
     except OSError as error:
         from sdhubert_ray.storage import TransientError
 
+        if error.filename is None and error.errno in _UNWRITABLE:
+            _end_output(error)
         if not isinstance(error, TransientError | PermissionError):
             raise
         complain(str(error))
         sys.exit(EXIT_UNFINISHED if isinstance(error, TransientError) else EXIT_USAGE)
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            _end_output(error)
+
+
+def _end_output(error: OSError) -> None:
+    """Say that nothing can be printed any more, and exit with 1; whoever has closed the pipe knows."""
+    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - else Python tries again when it ends
+    if error.errno != errno.EPIPE:
+        complain(f"what was to be printed cannot be written ({error.strerror}); free the place, or print elsewhere")
+    sys.exit(EXIT_UNFINISHED)

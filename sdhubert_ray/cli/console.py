@@ -1,6 +1,7 @@
 """What the commands print, and how they end."""
 
 import logging
+import os
 import sys
 import threading
 from types import FrameType
@@ -21,7 +22,18 @@ from sdhubert_ray.events import JsonLines
 
 EXIT_UNFINISHED, EXIT_USAGE, EXIT_FAILED_ROWS = 1, 2, 3
 
-console = Console(markup=False, highlight=False)
+_PIPED_WIDTH = 1000
+"""Columns where nobody looks: paths are not cut."""
+
+
+def _choose_width(is_terminal: bool) -> int | None:
+    """Columns of a stream; None is what rich finds. It takes COLUMNS=0, which some jobs set, for a width."""
+    if not is_terminal:
+        return _PIPED_WIDTH
+    return 80 if os.environ.get("COLUMNS") == "0" else None
+
+
+console = Console(markup=False, highlight=False, width=_choose_width(sys.stdout.isatty()))
 _interrupted = threading.Event()
 
 
@@ -63,7 +75,9 @@ def progress_bar(title: str, amounts: str = "", hidden: bool = False) -> Progres
     columns: list[ProgressColumn] = [TextColumn(title), BarColumn(), MofNCompleteColumn()]
     columns += [TextColumn(amounts)] if amounts else []
     columns += [TimeElapsedColumn(), TimeRemainingColumn()]
-    return Progress(*columns, console=Console(stderr=True), disable=hidden or not sys.stderr.isatty())
+    return Progress(
+        *columns, console=Console(stderr=True, width=_choose_width(True)), disable=hidden or not sys.stderr.isatty()
+    )
 
 
 def note(message: str) -> None:

@@ -12,6 +12,8 @@ from sdhubert_ray.errors import UserError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_SHOWN_IDS = 3
+
 
 def show(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="An output folder of `sdhubert segment`.")],
@@ -45,7 +47,7 @@ def show(
     wanted = [*columns, "member", "frame_features", "mask"] if png else columns
     pieces = next(read_files(output, wanted, only=recording), None)
     if pieces is None:
-        raise UserError(f"{output} has no recording {recording!r}; ids are paths relative to the input, with ending")
+        raise UserError(f"{output} has no recording {recording!r}; {_near_ids(output, recording)}")
     result = join_pieces(pieces)
     print(f"{result.id}: {result.status}, {result.duration:.2f} s, {len(result.segments)} syllables")
     table = Table()
@@ -59,6 +61,20 @@ def show(
         console.print(f"... and {len(result.segments) - limit} more (--limit)")
     if png:
         _draw(png, pieces)
+
+
+def _near_ids(output: str, recording: str | None) -> str:
+    """What recordings are called that are there."""
+    from difflib import get_close_matches
+
+    from sdhubert_ray.output import read_files
+
+    ids = [table.column("id")[0].as_py() for table in read_files(output, ["id"])]
+    if not ids:
+        return "it has no recordings yet"
+    near = get_close_matches(recording or "", ids, _SHOWN_IDS, 0.5)
+    told = ", ".join(repr(name) for name in near or ids[:_SHOWN_IDS])
+    return f"did you mean {told}?" if near else f"its {len(ids)} recordings are called like {told}"
 
 
 def _draw(path: str, pieces: "pa.Table") -> None:

@@ -38,7 +38,7 @@ def status(
     seconds_left = sum(seconds[plan][unit] for plan, unit in pending)
     lease = read_lease(output)
     running = lease is not None and is_held(output)
-    unfinished = pending or contents.record["state"] != "finished" or "tokenizing" in contents.record
+    unfinished = pending or contents.record.get("state") != "finished" or "tokenizing" in contents.record
     state = "running" if running else "interrupted" if unfinished else "finished"
     progress = lease["progress"] if running and lease is not None else {}
     rate = progress["rows"] / progress["seconds"] if progress.get("seconds") else 0.0

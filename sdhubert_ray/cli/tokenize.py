@@ -8,6 +8,7 @@ from rich.table import Table
 from sdhubert_ray.cli.console import console, log_as, note, progress_bar
 from sdhubert_ray.cli.options import Address, Foreign, LogFormat, choose_address
 from sdhubert_ray.cli.running import ended_early
+from sdhubert_ray.errors import UserError
 
 if TYPE_CHECKING:
     from sdhubert_ray.output.usage import UnitUsage
@@ -46,6 +47,9 @@ def tokenize(
     from sdhubert_ray.units import Quantizer
 
     wanted = tuple(formats or (() if output is None else ("parquet",)))
+    if not wanted and (dedup or durations):
+        flag = "--dedup" if dedup else "--durations"
+        raise UserError(f"{flag} is of sequences, and none are asked for; give --format, or name a folder for them")
     sequences = SequenceOptions(wanted, dedup, durations)
     loaded = Quantizer.load(quantizer)
 

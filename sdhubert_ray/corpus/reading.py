@@ -155,9 +155,9 @@ def _convert(table: pa.Table, uri: str, where: str) -> pa.Table:
         raise UserError(f"{where} has no column 'uri' or 'audio_filepath'; {near_miss('uri', table.column_names)}")
     check_names(table.column_names, where)
     if "id" not in table.column_names:
-        name = table.column("uri").cast(pa.string())
+        name = cast(table.column("uri"), pa.string(), "uri", where)
         if "member" in table.column_names:
-            member = table.column("member").cast(pa.string())
+            member = cast(table.column("member"), pa.string(), "member", where)
             name = pc.coalesce(pc.binary_join_element_wise(name, member, "/"), name)
         table = table.append_column("id", name)
     table = conform(table, where)
@@ -217,6 +217,17 @@ def _parse(suffix: str, data: bytes) -> pa.Table:
 
 def _column(name: str, values: list[object]) -> pa.Array:
     try:
-        return pa.array(values)
+        column = pa.array(values)
     except pa.ArrowException as error:
         raise ValueError(f"column {name!r} has values of several types: {error}") from error
+    except OverflowError as error:
+        raise ValueError(f"column {name!r} has an integer of more than 64 bits; write it as text") from error
+    if _has_empty_struct(column.type):  # which no writer can keep
+        column = pa.array([None if value is None else json.dumps(value) for value in values], pa.string())
+    return column
+
+
+def _has_empty_struct(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return kind.num_fields == 0 or any(_has_empty_struct(field.type) for field in kind)
+    return pa.types.is_list(kind) and _has_empty_struct(kind.value_type)

@@ -15,6 +15,7 @@ from sdhubert_ray.corpus.reading import PIECE_SECONDS_KEY
 from sdhubert_ray.corpus.selection import Listing
 from sdhubert_ray.corpus.shards import PARQUET_SUFFIX
 from sdhubert_ray.errors import UserError
+from sdhubert_ray.speech.audio import AudioOptions
 
 _ROWS_PER_GROUP = 10_000
 _PART_BYTES = 8 << 20
@@ -54,6 +55,10 @@ def write_manifest(listing: Listing, target: str, piece_seconds: float) -> Manif
         raise UserError(f"manifest {target} has to end in .parquet; the format is Parquet")
     if storage.exists(target) and storage.is_folder(target):
         raise UserError(f"manifest {target} is a folder; name a file")
+    try:
+        AudioOptions(piece_seconds=piece_seconds)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     if listing.piece_seconds is not None and listing.piece_seconds != piece_seconds:
         raise UserError(
             f"the input is a manifest of pieces of {listing.piece_seconds:g} s already, not {piece_seconds:g}; "

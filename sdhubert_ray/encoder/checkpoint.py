@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from sdhubert_ray.encoder.model import DTYPES, SDHuBERT, build_encoder
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import UserError, first_line
 from sdhubert_ray.speech.presets import PRESETS, EncoderOptions, with_values
 
 # State of the training that a checkpoint may hold and that inference has no use for.
@@ -129,10 +130,13 @@ def load_plain(name: str, data: bytes) -> Any:  # noqa: ANN401 - whatever it hol
         UserError: it is damaged, or would have to be executed.
     """
     try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that it is about to refuse
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except _LOAD_ERRORS as error:
-        message = (str(error).strip().splitlines() or [""])[0].rstrip(".")
-        reason = f"{type(error).__name__}: {message}"
+        reason = f"{type(error).__name__}: {first_line(error).rstrip('.')}"
+        if isinstance(error, pickle.UnpicklingError):  # whose own words advise to execute it
+            reason = "it holds other things than tensors and plain values"
         raise UserError(f"checkpoint {name} cannot be read without executing it, or is damaged ({reason})") from error
 
 

@@ -153,7 +153,10 @@ def _list_train(root: str, train: str) -> list[str]:
     if not storage.is_folder(folder):
         if storage.exists(train):
             return _read_list(train)
-        raise UserError(f"train is {train!r}, which is neither a folder below {root} nor a list of relative paths")
+        raise UserError(
+            f"train is {train!r}, but there is neither a folder {folder} nor a file {train}; name a split below ROOT, "
+            "or a list of relative paths"
+        )
     paths = [f"{train.strip('/')}/{name}" for name in storage.list_files(folder) if name.endswith(".flac")]
     if not paths:
         raise UserError(f"{folder} holds no .flac files; name another split, or a list of relative paths")

@@ -14,7 +14,7 @@ import ray
 import ray.data
 from ray.exceptions import RayError
 
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import BusyError, UserError
 from sdhubert_ray.runs.placement import alive_nodes, total
 
 _CONNECT_SECONDS = 5.0
@@ -44,9 +44,13 @@ def connected(address: str | None) -> Iterator[None]:
             cpus = max(2, os.cpu_count() or 2)
             ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
     except (ConnectionError, ValueError, RuntimeError, RayError) as error:
-        where = f"the Ray cluster at {address}" if address else "Ray on this machine"
-        hint = "; if it asks for a token, set RAY_AUTH_MODE=token and give the token as Ray wants it" if address else ""
-        raise UserError(f"{where} cannot be reached ({str(error).strip().splitlines()[0]}){hint}") from error
+        reason = str(error).strip().splitlines()[0]
+        if not address:
+            raise UserError(f"Ray cannot be started on this machine ({reason})") from error
+        raise BusyError(
+            f"{_named(address)} cannot be reached ({reason}); if it asks for a token, set RAY_AUTH_MODE=token and give "
+            "the token as Ray wants it"
+        ) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own, which exits with 15
     try:
@@ -77,7 +81,12 @@ def _check_reachable(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
-        raise UserError(f"the Ray cluster at {address} cannot be reached ({error.strerror or error})") from error
+        raise BusyError(f"{_named(address)} cannot be reached ({error.strerror or error})") from error
+
+
+def _named(address: str) -> str:
+    given = " (of RAY_ADDRESS)" if os.environ.get("RAY_ADDRESS") == address else ""
+    return f"the Ray cluster at {address}{given}"
 
 
 def cluster_device(device: str) -> str:

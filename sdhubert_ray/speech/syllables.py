@@ -8,9 +8,16 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mincut import min_cut
+import mincut
+from sdhubert_ray.errors import UserError
 from sdhubert_ray.speech.audio import FRAME_RATE
 from sdhubert_ray.speech.spans import Spans
+
+if getattr(mincut, "PROJECT", None) != "sdhubert_ray":  # such as the original system's, in the working folder
+    raise UserError(
+        f"{mincut.__file__} is another module `mincut` than that of sdhubert_ray, and hides it; work in another "
+        "folder, or take that one out of PYTHONPATH"
+    )
 
 _SIMILARITY_FLOOR = 1e-7
 
@@ -21,7 +28,8 @@ class SyllableOptions:
 
     Attributes:
         syl_dur: seconds per segment of the initial cut.
-        merge_threshold: neighbours of at least this cosine similarity are merged; none merges nothing.
+        merge_threshold: neighbours of at least this cosine similarity are merged; none merges nothing, nor does more
+            than 1, as the original has it.
         min_cut_minimum: a span of fewer frames is one segment, uncut.
         keep_last_frame: the objective ends at a span's last frame; true moves the last boundary behind it.
         drop_frames: segments of this many frames or fewer are dropped after the cut (unless all are); 0 drops none.
@@ -95,7 +103,7 @@ def initial_cut(features: npt.NDArray[np.float64], options: SyllableOptions, fra
         return np.array([[0, n]], dtype=np.int64)
     count = math.ceil(min(n / frame_rate / options.syl_dur, n))
     similarity = features @ features.T
-    boundaries = min_cut(similarity - similarity.min() + _SIMILARITY_FLOOR, min(max(count, 1), n - 1))
+    boundaries = mincut.min_cut(similarity - similarity.min() + _SIMILARITY_FLOOR, min(max(count, 1), n - 1))
     if options.keep_last_frame:
         boundaries[-1] = n
     segments = np.stack([boundaries[:-1], boundaries[1:]], axis=1)

@@ -103,7 +103,7 @@ def _find(run: str, which: str) -> str:
     if kept is not None:
         return kept.uri
     is_run = storage.exists(storage.join(run, "run.json"))
-    if is_run and which == "best":
+    if is_run and which == "best" and find_checkpoint(storage.absolute(run), "last") is not None:
         raise UserError(f"{run} has no best checkpoint, as no validation has been done; take --which last")
     if is_run:
         raise UserError(f"{run} has no checkpoint yet")
