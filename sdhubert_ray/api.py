@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict, cast, overload
+from typing import TypedDict, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +26,10 @@ from sdhubert_ray.speech.syllables import cut_syllables, to_seconds
 logger = logging.getLogger(__name__)
 
 _MIN_RATE, _MAX_RATE = 100, 10_000_000
+_MOST_CHANNELS = 16
+_FULL_SCALES = {np.dtype(np.int16): 2.0**15, np.dtype(np.int32): 2.0**31}
 
-AudioInput = str | Path | npt.NDArray[np.floating]
+AudioInput = str | Path | npt.NDArray[np.floating | np.signedinteger] | torch.Tensor
 
 
 class SpeechFeatures(TypedDict):
@@ -147,8 +149,9 @@ class SDHuBERTSegmenter:
         """Encode one recording, or a list of them in common batches.
 
         Args:
-            audio: a path or URI, or (n,) or (channels, n) floating samples; or a list of such. Long files are
-                encoded in pieces (`piece_seconds`), arrays in one.
+            audio: a path or URI, or samples (n,), (channels, n) or, with few channels, (n, channels), as a NumPy array
+                or a tensor; or a list of such. Floating samples are taken as they are, int16 and int32 by their full
+                scale. Long files are encoded in pieces (`piece_seconds`), arrays in one.
             sample_rate: of samples, Hz; needed with arrays, refused with paths alone.
 
         Returns:
@@ -165,11 +168,11 @@ class SDHuBERTSegmenter:
             results = self._encode([self._load(item, sample_rate) for item in audio])
             for item, result in zip(audio, results, strict=True):
                 if result["status"] in FAILED_STATUSES:
-                    name = "samples" if isinstance(item, np.ndarray) else item
+                    name = item if isinstance(item, str | Path) else "samples"
                     logger.warning("%s %s", name, result["error"])
             return results
         result = self._encode([self._load(audio, sample_rate)])[0]
-        name = "the array of samples" if isinstance(audio, np.ndarray) else str(audio)
+        name = str(audio) if isinstance(audio, str | Path) else "the array of samples"
         if result["status"] == "missing":
             raise FileNotFoundError(f"{name} {result['error']}")
         if result["status"] in FAILED_STATUSES:
@@ -178,11 +181,12 @@ class SDHuBERTSegmenter:
 
     def _load(self, item: AudioInput, sample_rate: int | None) -> list[Piece]:
         audio, windows = self.options.audio, self.options.windows
-        if isinstance(item, np.ndarray):
-            samples = _to_mono(item, sample_rate, audio.channel)
+        if not isinstance(item, str | Path):
+            rate = _check_rate(sample_rate)
+            signal = _to_mono(item.detach().cpu().numpy() if isinstance(item, torch.Tensor) else item, audio.channel)
+            samples, duration = resample(signal, rate), len(signal) / rate
             if not np.isfinite(samples).all():
                 return [Piece("unreadable", "holds NaN or infinite samples", 0.0, 0.0, 0, None)]
-            duration = item.shape[-1] / cast(int, sample_rate)
             return [prepare_piece(samples, 0.0, duration, None, audio, windows)]
         uri = storage.absolute(str(item))
         rows = cut_pieces(list_files([("", uri)]), audio.piece_seconds).to_pylist()
@@ -320,27 +324,38 @@ def _resolve_device(device: str) -> str:
 
 def _check_inputs(items: Sequence[object], sample_rate: int | None) -> None:
     for item in items:
-        if not isinstance(item, str | Path | np.ndarray) or (isinstance(item, str) and not item):
+        if not isinstance(item, str | Path | np.ndarray | torch.Tensor) or (isinstance(item, str) and not item):
             raise UserError(
-                f"{type(item).__name__} {item!r:.80} is no recording; give a path or a NumPy array of samples"
+                f"{type(item).__name__} {item!r:.80} is no recording; give a path, or an array or tensor of samples"
             )
-    if sample_rate is not None and items and not any(isinstance(item, np.ndarray) for item in items):
+    if sample_rate is not None and items and all(isinstance(item, str | Path) for item in items):
         raise UserError("sample_rate goes with arrays of samples; files tell their own")
 
 
-def _to_mono(array: npt.NDArray[np.floating], sample_rate: int | None, channel: int | None) -> Samples:
-    if sample_rate is None or not _MIN_RATE <= sample_rate <= _MAX_RATE:
+def _check_rate(sample_rate: int | None) -> int:
+    """The rate of samples. Raises UserError where there is none, or none that can be."""
+    if not isinstance(sample_rate, int | np.integer) or not _MIN_RATE <= sample_rate <= _MAX_RATE:
         raise UserError(
-            f"an array of samples needs its sample_rate in Hz, {_MIN_RATE} to {_MAX_RATE}, not {sample_rate}"
+            f"an array of samples needs its sample_rate in Hz, {_MIN_RATE} to {_MAX_RATE}, not {sample_rate!r}"
         )
+    return int(sample_rate)
+
+
+def _to_mono(array: npt.NDArray[np.generic], channel: int | None) -> Samples:
+    """One channel of samples, float32 (n,): the one that is asked for, or the mean of all. Raises UserError."""
     stacked = array.ndim == 2 and 0 < len(array) <= array.shape[1]
-    if not (array.ndim == 1 or stacked) or not np.issubdtype(array.dtype, np.floating):
+    beside = array.ndim == 2 and 0 < array.shape[1] <= min(_MOST_CHANNELS, len(array))  # as soundfile gives them
+    full_scale = _FULL_SCALES.get(array.dtype, 1.0)
+    known = np.issubdtype(array.dtype, np.floating) or array.dtype in _FULL_SCALES
+    if not (array.ndim == 1 or stacked or beside) or not known:
         raise UserError(
-            f"samples are {array.dtype} of shape {array.shape}; give floating ones of shape (n,) or (channels, n)"
+            f"samples are {array.dtype} of shape {array.shape}; give floating, int16 or int32 ones of shape (n,), "
+            f"(channels, n), or (n, channels) with {_MOST_CHANNELS} channels or fewer"
         )
-    signal = array.astype(np.float32, copy=False)
+    signal = array.astype(np.float32, copy=False) / np.float32(full_scale)
     if signal.ndim == 2:
+        signal = signal if stacked else signal.T
         if channel is not None and channel >= len(signal):
             raise UserError(f"samples have {len(signal)} channel(s), but channel {channel} (from 0) was asked for")
         signal = signal.mean(axis=0) if channel is None else signal[channel]
-    return resample(np.ascontiguousarray(signal), sample_rate)
+    return np.ascontiguousarray(signal)

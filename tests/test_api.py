@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import soundfile
+import torch
 from forks import FORKS, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -314,11 +315,14 @@ def test_samples_are_left_alone(segmenter, sounds):
         (np.zeros(16_000), None, "sample_rate"),
         (np.zeros(16_000), 0, "sample_rate"),
         (np.zeros(16_000), -16_000, "sample_rate"),
-        (np.zeros(16_000, np.int16), 16_000, "int16"),
+        (np.zeros(16_000, np.uint8), 16_000, "uint8"),
+        (np.zeros(16_000, bool), 16_000, "bool"),
+        (np.zeros(16_000), "16000", "sample_rate in Hz, 100 to 10000000, not '16000'"),
+        (np.zeros(16_000), 16_000.0, "sample_rate"),
         (np.zeros((1, 2, 16_000)), 16_000, "shape"),
         (np.zeros(()), 16_000, "shape"),
         (np.zeros((0, 16_000)), 16_000, "shape"),
-        (np.zeros((16_000, 2)), 16_000, "shape"),  # as soundfile reads them: frames first
+        (np.zeros((16_000, 17)), 16_000, "16 channels or fewer"),
     ],
 )
 def test_arrays_that_are_no_recordings_are_refused(segmenter, array, rate, sentence):
@@ -557,3 +561,23 @@ def test_it_works_where_ray_cannot_be_imported(sounds):
     assert length == len(samples_of(sounds[0])) // 320
     assert syllables > 0
     assert "RANDOM WEIGHTS" in result.stderr
+
+
+def test_samples_as_people_hold_them(segmenter, golden):
+    """int16 as wave files have them, frames first as soundfile gives them, tensors as torchaudio does."""
+    samples, rate = soundfile.read(golden / "audio" / "synth_3.flac", dtype="int16")
+    expected = segmenter(samples / np.float32(2**15), rate)
+    stereo = np.stack([samples, samples])
+    held = {
+        "int16": samples,
+        "int32": samples.astype(np.int32) << 16,
+        "channels first": stereo,
+        "frames first": stereo.T,
+        "tensor": torch.from_numpy(samples / np.float32(2**15)),
+        "tensor of integers, channels first": torch.from_numpy(stereo),
+        "rate of NumPy": samples,
+    }
+    for name, array in held.items():
+        found = segmenter(array, np.int64(rate) if name == "rate of NumPy" else rate)
+        np.testing.assert_array_equal(found["features"], expected["features"], err_msg=name)
+        np.testing.assert_array_equal(found["segments"], expected["segments"], err_msg=name)
