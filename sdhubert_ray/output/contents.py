@@ -43,6 +43,11 @@ class Contents:
         return pending_units(self.plans, self.commits)
 
     @property
+    def is_half_removed(self) -> bool:
+        """Whether an `--overwrite` of it was interrupted, which begins with further formats."""
+        return self.record.get("state") == _CLEARING
+
+    @property
     def rows_left(self) -> int:
         """Rows that are not done."""
         rows = {plan.name: plan.unit_rows for plan in self.plans}
@@ -111,7 +116,7 @@ def open_output(output: str, wanted: Mapping[str, str], overwrite: bool) -> Cont
             f"output {output} holds {foreign[0]}, which no run in it is known to have written; choose another output"
         )
     if contents is not None and not overwrite:
-        if contents.record.get("state") == _CLEARING:
+        if contents.is_half_removed:
             raise UserError(f"output {output} is half removed: an --overwrite was interrupted; --overwrite it again")
         check_tokenized(output, contents.record)
         refuse_other(output, contents.record["fingerprint"], wanted)

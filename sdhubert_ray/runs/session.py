@@ -272,6 +272,7 @@ class Session:
         for plan in plans:
             if plan.number in unpublished:
                 self._publish(plan, plans, publish)
+        self._lease.confirm()
         formats.export(job.output, options.formats)
         self._summary.totals = count_results(job.output, plans, list_commits(job.output, plans))
         self._summary.wall_seconds = time.monotonic() - self._began

@@ -99,7 +99,7 @@ def remove_files(output: str) -> None:
 
 def _written(output: str, there: Contents) -> set[str]:
     """The files, relative to an output, that its runs have written or may have: not of recordings that failed."""
-    formats = all_formats((), there.record)
+    formats = () if there.is_half_removed else all_formats((), there.record)
     if not _ENDINGS.keys() & set(formats):
         return set()
     keys: set[str] = set()
