@@ -124,7 +124,9 @@ def open_output(output: str, wanted: Mapping[str, str], overwrite: bool) -> Cont
 
 
 def clear_output(output: str) -> None:
-    """Remove the rows, plans and record of earlier runs: the files that these name, and no others.
+    """Remove the rows and plans of earlier runs: the files that these and their record name, and no others.
+
+    The record stays, and says that the output is half removed, until another one takes its place.
 
     Raises:
         UserError: they cannot be told, as `read_contents`.
@@ -136,9 +138,8 @@ def clear_output(output: str) -> None:
     write_run(output, {**record, "state": _CLEARING})  # whoever is killed between, here and below, can go on
     remove_all(output, plans)
     storage.remove_files([storage.join(output, record_name(plan.number)) for plan in reversed(plans)])
-    names = {*record.get("plans", ()), *(plan.name for plan in plans)}
+    names = {*record.get("plans", ()), str(record.get("planning")), *(plan.name for plan in plans)}
     storage.remove_files([storage.join(output, name) for name in list_parts(output, names)])
-    storage.remove_files([storage.join(output, RUN_RECORD)])
     tidy_output(output)
 
 
@@ -146,6 +147,11 @@ def tidy_output(output: str) -> None:
     """Remove what killed writers have left half written, and folders in which nothing is left."""
     for folder in _FOLDERS:
         storage.tidy(storage.join(output, folder))
+
+
+def is_in_own_folder(name: str) -> bool:
+    """Tell whether a path relative to an output leads into a folder that plans, commits or the table are in."""
+    return name.partition("/")[0] in _FOLDERS
 
 
 def is_in_output(folder: str) -> bool:

@@ -55,7 +55,7 @@ class Plan:
     @property
     def name(self) -> str:
         """What its files and those of its rows begin with; no plan of another run has it."""
-        return f"{self.number:05d}-{self.run}" if self.run else f"{self.number:05d}"
+        return plan_name(self.number, self.run)
 
     @property
     def num_parts(self) -> int:
@@ -96,6 +96,11 @@ class StagedPlan:
     def seconds(self) -> float:
         """Audio of all units as far as it is known, seconds."""
         return sum(self.unit_seconds)
+
+
+def plan_name(number: int, run: str) -> str:
+    """What a plan is called, which no other run has made."""
+    return f"{number:05d}-{run}" if run else f"{number:05d}"
 
 
 def unit_name(plan: str, unit: int) -> str:

@@ -22,6 +22,7 @@ from sdhubert_ray.output import (
     fingerprint,
     formats,
     open_output,
+    plan_name,
     publish_commits,
     read_lease,
     read_plan,
@@ -183,7 +184,10 @@ def plan_job(
             overwrite=overwrite,
         )
         formats.check_free(output, there, _all_ids(job), config.output.formats)  # now rather than after the work
-        return replace(job, engine=_choose_engine(job))
+        coming = plan_name(job.next_number, run_id)
+        names = [*(plan.name for plan in plans), coming]
+        noted = formats.note_formats(before.record if before else None, names, config.output.formats)
+        return replace(job, engine=_choose_engine(job), record={**job.record, "planning": coming, "formats": noted})
     except BaseException:
         folder.cleanup()
         raise
@@ -205,7 +209,6 @@ def _new_record(
         "run_id": run_id,
         "runs": before["runs"] + 1 if before else 1,
         "plans": before.get("plans", []) if before else [],
-        "formats": formats.all_formats(config.output.formats, before),
         "input": origin.name,
         "features": origin.features,
         "config": asdict(config),

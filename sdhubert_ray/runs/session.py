@@ -155,6 +155,11 @@ class Job:
         """Rows of all plans."""
         return sum(plan.num_rows for plan in self.plans) + self.staged.num_rows
 
+    @property
+    def next_number(self) -> int:
+        """That of the plan which `staged` becomes."""
+        return max((plan.number for plan in self.plans), default=0) + 1
+
 
 class Session:
     """One run on an output: nobody else writes there while it lasts."""
@@ -187,8 +192,7 @@ class Session:
             self.units = list(job.pending)
             if job.staged.num_rows:
                 self._lease.confirm()
-                number = max((plan.number for plan in job.plans), default=0) + 1
-                plan = publish_plan(job.output, job.staged, number, job.run_id, job.kind)
+                plan = publish_plan(job.output, job.staged, job.next_number, job.run_id, job.kind)
                 job.record["plans"] = [*(before.name for before in job.plans), plan.name]
                 self._record("running")
                 self.units += [(plan.name, unit) for unit in range(len(job.staged.unit_rows))]

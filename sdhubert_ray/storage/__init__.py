@@ -6,10 +6,11 @@ again inside every call. What is left is a `TransientError`, an OSError; see `re
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from glob import has_magic as _has_magic
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, BinaryIO
 
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.storage import listing, local, remote
-from sdhubert_ray.storage.entries import Entry
+from sdhubert_ray.storage.entries import Entry, is_hidden
 from sdhubert_ray.storage.reading import Blocks, RangeFile, raise_if_failed
 from sdhubert_ray.storage.retries import TransientError, shown
 
@@ -29,6 +30,7 @@ __all__ = [
     "download",
     "exists",
     "expand_glob",
+    "find_any",
     "fixed_part",
     "has_magic",
     "is_folder",
@@ -280,6 +282,15 @@ def scan(folder: str) -> Iterator[Entry]:
         raise
     except OSError as error:
         raise UserError(f"{shown(folder)} cannot be listed ({_bare(folder, error)})") from error
+
+
+def find_any(folder: str, names: Collection[str]) -> str | None:
+    """One of these names, relative to a folder, that a file has; None where all are free. Raises as `scan`."""
+    if not names or not is_folder(folder):
+        return None
+    hidden = sorted(name for name in names if is_hidden(name))
+    found = (entry.name for entry in scan(folder) if entry.name in names)
+    return next(itertools.chain((name for name in hidden if exists(join(folder, name))), found), None)
 
 
 def list_files(folder: str) -> list[str]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import lru_cache
+from typing import Any
 
 import pyarrow as pa
 
@@ -14,7 +15,7 @@ from sdhubert_ray.output import (
     read_files,
 )
 from sdhubert_ray.output.formats import UnitSequence, read_sequence, sequence_files, write_sequences
-from sdhubert_ray.output.formats.sequences import SEQUENCE_COLUMNS
+from sdhubert_ray.output.formats.sequences import SEQUENCE_COLUMNS, SEQUENCE_FORMATS
 from sdhubert_ray.output.parquet import read_parquet
 from sdhubert_ray.output.tables import FAILED_STATUSES
 from sdhubert_ray.output.usage import UnitUsage
@@ -31,14 +32,12 @@ def begin(job: TokenizeJob) -> None:
         BusyError: another run has been there since the job was planned.
     """
     if read_statistics(job.statistics) != job.before:
-        raise BusyError(f"output {job.written} was changed by another run just now")
-    _put_statistics(job, {"state": "running"})
+        raise BusyError(f"output {job.home} was changed by another run just now")
+    _put_statistics(job, {"state": "running"}, job.before or {})
     if job.target is not None and not job.to_do:
         remove_parts(job)
-    if job.replaces:
-        gone = sequence_files(job.formats_before, job.names.values())
-    else:  # what is written anew replaces what is there
-        gone = [] if _are_alike(job) else sequence_files(job.formats_before)
+    single = {*sequence_files(SEQUENCE_FORMATS)}  # the others are replaced as they are written anew
+    gone = job.written if job.replaces else [] if _are_alike(job) else [name for name in job.written if name in single]
     storage.remove_files([storage.join(job.sequences_folder, name) for name in gone])
     storage.tidy(job.sequences_folder)
 
@@ -71,7 +70,7 @@ def export(job: TokenizeJob, usage: UnitUsage) -> None:
 
     tables = read_files(job.segments, SEQUENCE_COLUMNS, read=read)
     write_sequences(_counted(tables, usage), job.sequences_folder, job.sequences, job.names)
-    _put_statistics(job, _statistics(usage))
+    _put_statistics(job, _statistics(usage), {} if job.before is None or job.replaces else job.before)
     if parts is not None:
         remove_parts(job)
 
@@ -98,14 +97,16 @@ def _counted(tables: Iterator[pa.Table], usage: UnitUsage) -> Iterator[UnitSeque
         yield sequence
 
 
-def _put_statistics(job: TokenizeJob, found: Mapping[str, object]) -> None:
+def _put_statistics(job: TokenizeJob, found: Mapping[str, object], kept: Mapping[str, Any]) -> None:
+    """Write what was found, and which files there may be: of this run, and those of before that are `kept`."""
     content = {
         "segments": job.segments,
         "run_id": job.record.get("run_id"),
         "quantizer": {"name": job.name, "sha256": job.sha256, "n_units": job.quantizer.num_units},
         **found,
         "sequences": asdict(job.sequences),
-        "written": sorted({*job.formats_before, *job.sequences.formats}),
+        "written": sorted({*kept.get("written", ()), *job.sequences.formats}),
+        "plans": sorted({*kept.get("plans", ()), *job.plans}),
     }
     storage.put(job.statistics, json.dumps(content, indent=1).encode() + b"\n")
 

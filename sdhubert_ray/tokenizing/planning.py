@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from sdhubert_ray.output import (
     Contents,
     Plan,
     is_in_output,
+    read_contents,
     read_plan,
     require_contents,
 )
@@ -45,9 +46,11 @@ class TokenizeJob:
         commits: its files.
         to_do: whether units have to be found: they are not in the table.
         before: the statistics of an earlier run, or None.
+        written: the files of sequences that earlier runs have written, or may have, relative to their folder.
+        plans: the plans of `segments`.
         replaces: whether sequences and statistics that are there are of other units.
         sequences: what is exported.
-        names: of the files of recordings, by id, where there are or will be any.
+        names: of the files of recordings, by id, where `sequences` has any.
         engine: `local` or `ray`.
         address: of a Ray cluster, or None.
         device: `auto`, `cpu` or `cuda`.
@@ -63,6 +66,8 @@ class TokenizeJob:
     commits: Sequence[Commit]
     to_do: bool
     before: Mapping[str, Any] | None
+    written: Sequence[str]
+    plans: Sequence[str]
     replaces: bool
     sequences: SequenceOptions
     names: Mapping[str, str]
@@ -71,7 +76,7 @@ class TokenizeJob:
     device: str
 
     @property
-    def written(self) -> str:
+    def home(self) -> str:
         """The folder that is written into."""
         return self.segments if self.target is None else self.target
 
@@ -83,12 +88,7 @@ class TokenizeJob:
     @property
     def statistics(self) -> str:
         """The file of the statistics."""
-        return storage.join(self.written, STATISTICS)
-
-    @property
-    def formats_before(self) -> Sequence[str]:
-        """What earlier runs have exported, or may have."""
-        return formats_of(self.before)
+        return storage.join(self.home, STATISTICS)
 
     @property
     def compression(self) -> str:
@@ -98,7 +98,7 @@ class TokenizeJob:
     @property
     def parts(self) -> str:
         """The folder that units pass through on their way to the sequences where the table is only read."""
-        return storage.join(self.written, _PARTS)
+        return storage.join(self.home, _PARTS)
 
 
 def prepare_tokenizing(
@@ -151,11 +151,16 @@ def prepare_tokenizing(
         before = _check_target(target, segments, sha256, overwrite)
         replaces = before is not None and overwrite
     sequences = sequences or SequenceOptions()
-    per_recording = "npy" in {*sequences.formats, *formats_of(before)}
-    names = _name_recordings(segments, contents.plans) if per_recording else {}
+    names = _name_recordings(segments, contents.plans) if "npy" in sequences.formats else {}
+    written = _known_files(before)
     folder = storage.join(segments, SEQUENCES) if target is None else target
     _check_folder(folder if target is None else storage.join(target, _PARTS))
-    _check_free(folder, {*sequences.formats} - {*formats_of(before)}, names)
+    taken = storage.find_any(folder, {*sequence_files(sequences.formats, names.values())} - {*written})
+    if taken is not None:
+        raise UserError(
+            f"output {folder} holds {taken}, which no `sdhubert tokenize` is known to have written; choose another "
+            "output"
+        )
     if engine == "auto":
         large = to_do and sum(commit.size for commit in commits) >= ON_RAY_BYTES
         engine = "ray" if address or large else "local"
@@ -170,6 +175,8 @@ def prepare_tokenizing(
         commits=commits,
         to_do=to_do,
         before=before,
+        written=written,
+        plans=tuple(plan.name for plan in contents.plans),
         replaces=replaces,
         sequences=sequences,
         names=names,
@@ -258,32 +265,27 @@ def read_statistics(uri: str) -> Mapping[str, Any] | None:
     try:
         before = storage.read_json(uri)
         if before is not None:
-            _ = before["segments"], before["quantizer"]["name"], before["quantizer"]["sha256"], formats_of(before)
+            _ = before["segments"], before["quantizer"]["name"], before["quantizer"]["sha256"], before["sequences"]
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(f"{uri} is no statistics of `sdhubert tokenize`; choose another output") from error
     return before
 
 
-def formats_of(before: Mapping[str, Any] | None) -> list[str]:
-    """The formats that are known to have been written, by the statistics of the last run."""
+def _known_files(before: Mapping[str, Any] | None) -> list[str]:
+    """The files of sequences that earlier runs have written, or may have, by the statistics of the last."""
     if before is None:
         return []
-    return [str(name) for name in before.get("written", before["sequences"]["formats"])]
+    formats, plans = before.get("written", {}), {*before.get("plans", ())}
+    names: Mapping[str, str] = {}
+    if "npy" in formats:
+        there = read_contents(before["segments"])  # that of other segments, if they are to be replaced
+        names = _name_recordings(
+            before["segments"], [plan for plan in there.plans if plan.name in plans] if there else []
+        )
+    return sequence_files(formats, names.values())
 
 
 def _check_folder(uri: str) -> None:
     """Raise UserError where a folder is to be made and a file is in its place."""
     if storage.exists(uri) and not storage.is_folder(uri):
         raise UserError(f"{uri} is a file where a folder is to be made; choose another output")
-
-
-def _check_free(folder: str, formats: Collection[str], names: Mapping[str, str]) -> None:
-    """Raise UserError where a file would be written over one that no run is known to have written."""
-    taken = {*sequence_files(formats, names.values())}
-    if taken and storage.is_folder(folder):
-        for name in storage.list_files(folder):
-            if name in taken:
-                raise UserError(
-                    f"output {folder} holds {name}, which no `sdhubert tokenize` is known to have written; choose "
-                    "another output"
-                )

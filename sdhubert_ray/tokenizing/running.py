@@ -69,7 +69,7 @@ def run_tokenizing(job: TokenizeJob, on_rows: OnRows) -> Tokenized:
 
 def _run(job: TokenizeJob, assign: Assign | None, on_rows: OnRows) -> Tokenized:
     done = Tokenized(UnitUsage(job.quantizer.num_units))
-    lease = Lease(job.written, job.run_id)
+    lease = Lease(job.home, job.run_id)
 
     def count(report: pa.Table) -> str:
         lease.check()
@@ -153,4 +153,4 @@ def _assign_on_ray(job: TokenizeJob, parts: str | None, count: Count) -> None:
 
 
 def _tell(job: TokenizeJob, event: str, fields: Mapping[str, object]) -> None:
-    events.tell(job.run_id, event, {"output": job.written, "engine": job.engine, **fields})
+    events.tell(job.run_id, event, {"output": job.home, "engine": job.engine, **fields})

@@ -162,7 +162,8 @@ def test_overwriting_removes_what_the_earlier_run_left_and_nothing_else(tmp_path
     assert open_output(output, {"seed": "2"}, True) is not None
     assert keys_in(output) == {"a#0", "b#0"}  # to look is not to touch
     clear_output(output)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"notes.txt", "run.json"}
+    assert require_contents(output).is_half_removed  # until another run has written its own record
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
     clear_output(output)  # nothing there is nothing to do
 
@@ -253,7 +254,8 @@ def test_an_overwrite_that_was_cut_short_is_gone_on_with(tmp_path, monkeypatch):
                 break
         assert open_output(output, {"seed": "1"}, True) is not None
         clear_output(output)
-        assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [foreign]
+        left = {path for path in (tmp_path / "out").rglob("*") if path.is_file()}
+        assert left == {foreign, tmp_path / "out" / "run.json"}
     else:
         raise AssertionError("it never ended")
 
@@ -307,7 +309,7 @@ def test_an_output_in_an_object_store_works_alike(tmp_path):
     assert [result.id for result in read_segments(output)] == ["a"]
     assert open_output(output, {"seed": "1"}, False).record == read_run(output)
     clear_output(output)
-    assert not storage.exists(output)
+    assert storage.list_files(output) == ["run.json"]
 
 
 def test_a_half_written_file_is_no_commit(tmp_path):

@@ -103,7 +103,9 @@ def read_record(output: Path) -> dict[str, object]:
     """The run record less what differs from run to run."""
     record = json.loads((output / "run.json").read_text())
     return {
-        key: value for key, value in record.items() if key not in ("run_id", "plans", "updated", "summary", "engine")
+        key: value
+        for key, value in record.items()
+        if key not in ("run_id", "plans", "planning", "formats", "updated", "summary", "engine")
     }
 
 

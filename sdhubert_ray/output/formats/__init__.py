@@ -1,6 +1,6 @@
 """What other tools read: the original's text and npy files, Praat TextGrids, and unit sequences for language models."""
 
-from sdhubert_ray.output.formats.files import all_formats, check_free, export, name_files, remove_files, to_textgrid
+from sdhubert_ray.output.formats.files import check_free, export, name_files, note_formats, remove_files, to_textgrid
 from sdhubert_ray.output.formats.sequences import (
     SequenceOptions,
     UnitSequence,
@@ -13,11 +13,11 @@ from sdhubert_ray.output.formats.sequences import (
 __all__ = [
     "SequenceOptions",
     "UnitSequence",
-    "all_formats",
     "check_free",
     "export",
     "merge_repeats",
     "name_files",
+    "note_formats",
     "read_sequence",
     "remove_files",
     "sequence_files",

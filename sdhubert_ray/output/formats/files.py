@@ -16,6 +16,7 @@ from sdhubert_ray.output import (
     FileResult,
     count_joined,
     frame_offset,
+    is_in_own_folder,
     join_pieces,
     read_contents,
     read_files,
@@ -57,12 +58,19 @@ def export(output: str, formats: Sequence[str]) -> None:
             storage.put(f"{target}.TextGrid", to_textgrid(result).encode())
 
 
-def all_formats(formats: Sequence[str], before: Mapping[str, Any] | None) -> list[str]:
-    """The formats that a run and those before it have been asked for, by their record."""
-    if before is None:
-        return sorted(formats)
-    config = before.get("config", {}).get("output", {})
-    return sorted({*formats, *before.get("formats", config.get("formats", ()))})
+def note_formats(
+    before: Mapping[str, Any] | None, plans: Iterable[str], formats: Sequence[str]
+) -> dict[str, list[str]]:
+    """What run.json has to know before files are written: by the name of a plan, the formats of its recordings' files.
+
+    Args:
+        before: the record of the run that this one goes on with.
+        plans: all plans that there are.
+        formats: that this run writes.
+    """
+    noted: Mapping[str, Sequence[str]] = (before or {}).get("formats", {})
+    asked = _ENDINGS.keys() & set(formats)
+    return {plan: sorted({*asked, *noted.get(plan, ())}) for plan in plans}
 
 
 def check_free(output: str, there: Contents | None, ids: Iterable[str], formats: Sequence[str]) -> None:
@@ -71,27 +79,31 @@ def check_free(output: str, there: Contents | None, ids: Iterable[str], formats:
     Args:
         output: the folder.
         there: what it holds.
-        ids: of all recordings that there will be.
+        ids: of all recordings that there will be, in any order and number.
         formats: that are asked for.
 
     Raises:
-        UserError: there is such a file, or as `name_files`.
+        UserError: there is such a file, or an id that leads into a folder of the output, or as `name_files`.
     """
     if not _ENDINGS.keys() & set(formats):
         return
-    wanted = _with_endings(name_files(ids).values(), formats)
-    free = wanted - _written(output, there) if there else wanted
-    if free and storage.exists(output):
-        for entry in storage.scan(output):
-            if entry.name in free:
-                raise UserError(
-                    f"output {output} holds {entry.name}, which no run in it is known to have written; choose another "
-                    "output"
-                )
+    names = name_files(dict.fromkeys(ids))
+    for file_id, name in names.items():
+        if is_in_own_folder(name):
+            raise UserError(
+                f"the files of id {file_id!r} would lie among those of the output; --format files and textgrid need "
+                "other ids"
+            )
+    wanted = _with_endings(names.values(), formats)
+    taken = storage.find_any(output, wanted - _written(output, there) if there else wanted)
+    if taken is not None:
+        raise UserError(
+            f"output {output} holds {taken}, which no run in it is known to have written; choose another output"
+        )
 
 
 def remove_files(output: str) -> None:
-    """Remove the files of recordings that the run in an output has written."""
+    """Remove the files of recordings that the runs in an output have written."""
     contents = read_contents(output)
     if contents is not None:
         storage.remove_files([storage.join(output, name) for name in sorted(_written(output, contents))])
@@ -99,25 +111,28 @@ def remove_files(output: str) -> None:
 
 def _written(output: str, there: Contents) -> set[str]:
     """The files, relative to an output, that its runs have written or may have: not of recordings that failed."""
-    formats = () if there.is_half_removed else all_formats((), there.record)
-    if not _ENDINGS.keys() & set(formats):
+    noted: Mapping[str, Sequence[str]] = {} if there.is_half_removed else there.record.get("formats", {})
+    if not any(noted.values()):
         return set()
+    failed = _failed_recordings(output, there)
+    written: set[str] = set()
+    formats: dict[str, Sequence[str]] = {}  # by id
+    for plan in there.plans:  # a name may change when another recording comes
+        ids = {file_id for table in read_plan(output, plan, ["id"]) for file_id in table.column("id").to_pylist()}
+        if ids - formats.keys():
+            formats = {**dict.fromkeys(sorted(ids), noted.get(plan.name, ())), **formats}
+            for file_id, name in name_files(formats).items():
+                if file_id not in failed:
+                    written |= _with_endings([name], formats[file_id])
+    return written
+
+
+def _failed_recordings(output: str, there: Contents) -> set[str]:
     keys: set[str] = set()
     for _, table in read_commits(output, there.commits, ["key", "status"]):
         for key, status in zip(table.column("key").to_pylist(), table.column("status").to_pylist(), strict=True):
             (keys.add if status in FAILED_STATUSES else keys.discard)(key)
-    failed = {key.rpartition("#")[0] for key in keys}
-    written: set[str] = set()
-    ids: dict[str, None] = {}
-    for plan in there.plans:  # a name may change when another recording comes
-        more = dict.fromkeys(
-            name for table in read_plan(output, plan, ["id"]) for name in table.column("id").to_pylist()
-        )
-        if more.keys() - ids.keys():
-            ids |= more
-            names = name_files(ids)
-            written |= _with_endings((name for file_id, name in names.items() if file_id not in failed), formats)
-    return written
+    return {key.rpartition("#")[0] for key in keys}
 
 
 def _with_endings(names: Iterable[str], formats: Collection[str]) -> set[str]:
