@@ -109,12 +109,14 @@ def read_bytes(uri: str) -> bytes:
 def read_json(uri: str) -> dict[str, Any] | None:
     """Read a JSON object, or None where there is no such file.
 
+    In one request: a file that is written anew by others, such as a lease, may have another size a moment later.
+
     Raises:
         ValueError: it is no JSON, or no object.
         OSError, UserError: as `open_binary`.
     """
     try:
-        content = json.loads(read_bytes(uri))
+        content = json.loads(read_bytes(uri) if is_local(uri) else remote.fetch_all(uri))
     except (FileNotFoundError, NotADirectoryError):
         return None
     if not isinstance(content, dict):

@@ -110,7 +110,7 @@ def fetch(uri: str, start: int, end: int) -> bytes:
 
 
 def fetch_all(uri: str) -> bytes:
-    """A file whose size the store does not tell. Raises as `request`."""
+    """A whole file, in one request: a small one, or one whose size the store does not tell. Raises as `request`."""
     return request(uri, lambda filesystem, path, limit: bytes(filesystem.cat_file(path, **limit)), LONG_SECONDS)
 
 

@@ -5,6 +5,7 @@ import filecmp
 import http.server
 import importlib
 import io
+import json
 import os
 import random
 import socket
@@ -562,3 +563,18 @@ def test_the_errors_that_are_told_apart_exist(table):
 )
 def test_what_is_secret_in_a_uri_is_not_shown(text, expected):
     assert retries.shown(text) == expected
+
+
+def test_json_that_is_written_anew_meanwhile_is_read_whole(s3_bucket):
+    """As a lease is, with every heartbeat, by its holder, while workers look who that is: sizes differ."""
+    uri = f"{s3_bucket}/lease.json"
+    contents = [{"beat": number, "progress": "x" * (number * 7 % 90)} for number in range(200)]
+    storage.put(uri, json.dumps(contents[0]).encode())
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(lambda: [storage.put(uri, json.dumps(content).encode()) for content in contents])
+        seen = []
+        while not writing.done():
+            seen.append(storage.read_json(uri))
+        writing.result()
+    assert len(seen) > 20
+    assert all(found in contents for found in seen)
