@@ -38,7 +38,7 @@ class Plan:
 
     Attributes:
         number: from 1.
-        run: the id of the run that made it; empty in outputs of version 0.1.
+        run: the id of the run that made it; empty in outputs of earlier versions.
         kind: `input` (new recordings), `retry` (rows of earlier plans again), `resegment` (other results' rows).
         unit_rows: rows of each unit.
         unit_seconds: audio of each unit as far as it is known, seconds.

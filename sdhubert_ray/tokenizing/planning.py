@@ -265,7 +265,12 @@ def read_statistics(uri: str) -> Mapping[str, Any] | None:
     try:
         before = storage.read_json(uri)
         if before is not None:
-            _ = before["segments"], before["quantizer"]["name"], before["quantizer"]["sha256"], before["sequences"]
+            _ = (
+                before["segments"],
+                before["quantizer"]["name"],
+                before["quantizer"]["sha256"],
+                before["sequences"]["formats"],
+            )
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(f"{uri} is no statistics of `sdhubert tokenize`; choose another output") from error
     return before
@@ -275,7 +280,8 @@ def _known_files(before: Mapping[str, Any] | None) -> list[str]:
     """The files of sequences that earlier runs have written, or may have, by the statistics of the last."""
     if before is None:
         return []
-    formats, plans = before.get("written", {}), {*before.get("plans", ())}
+    # Those of earlier versions tell the formats of the last run only.
+    formats, plans = before.get("written", before["sequences"]["formats"]), {*before.get("plans", ())}
     names: Mapping[str, str] = {}
     if "npy" in formats:
         there = read_contents(before["segments"])  # that of other segments, if they are to be replaced

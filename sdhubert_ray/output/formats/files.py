@@ -68,9 +68,17 @@ def note_formats(
         plans: all plans that there are.
         formats: that this run writes.
     """
-    noted: Mapping[str, Sequence[str]] = (before or {}).get("formats", {})
+    plans = [*plans]
+    noted = {} if before is None else _noted(before, plans)
     asked = _ENDINGS.keys() & set(formats)
     return {plan: sorted({*asked, *noted.get(plan, ())}) for plan in plans}
+
+
+def _noted(record: Mapping[str, Any], plans: Iterable[str]) -> Mapping[str, Sequence[str]]:
+    """What a record tells of the formats of plans; those of earlier versions tell what the last run was asked for."""
+    asked = record.get("config", {}).get("output", {}).get("formats", ())
+    noted: Mapping[str, Sequence[str]] = record.get("formats", dict.fromkeys(plans, asked))
+    return noted
 
 
 def check_free(output: str, there: Contents | None, ids: Iterable[str], formats: Sequence[str]) -> None:
@@ -111,7 +119,7 @@ def remove_files(output: str) -> None:
 
 def _written(output: str, there: Contents) -> set[str]:
     """The files, relative to an output, that its runs have written or may have: not of recordings that failed."""
-    noted: Mapping[str, Sequence[str]] = {} if there.is_half_removed else there.record.get("formats", {})
+    noted = {} if there.is_half_removed else _noted(there.record, [plan.name for plan in there.plans])
     if not any(noted.values()):
         return set()
     failed = _failed_recordings(output, there)
