@@ -10,6 +10,7 @@ from commands import complaint, sdhubert
 from sdhubert_ray.output import read_run
 from sdhubert_ray.units import Quantizer
 
+pytestmark = pytest.mark.seconds
 NAMED = "features of another {} than those of"
 
 

@@ -13,6 +13,7 @@ from sdhubert_ray import storage
 from sdhubert_ray.output import contents
 from sdhubert_ray.units import Quantizer
 
+pytestmark = pytest.mark.seconds
 GRIDS = ("--format", "textgrid")
 
 
