@@ -183,7 +183,7 @@ class SDHuBERTSegmenter:
         audio, windows = self.options.audio, self.options.windows
         if not isinstance(item, str | Path):
             rate = _check_rate(sample_rate)
-            signal = _to_mono(item.detach().cpu().numpy() if isinstance(item, torch.Tensor) else item, audio.channel)
+            signal = _to_mono(_as_array(item), audio.channel)
             samples, duration = resample(signal, rate), len(signal) / rate
             if not np.isfinite(samples).all():
                 return [Piece("unreadable", "holds NaN or infinite samples", 0.0, 0.0, 0, None)]
@@ -334,25 +334,35 @@ def _check_inputs(items: Sequence[object], sample_rate: int | None) -> None:
 
 def _check_rate(sample_rate: int | None) -> int:
     """The rate of samples. Raises UserError where there is none, or none that can be."""
-    if not isinstance(sample_rate, int | np.integer) or not _MIN_RATE <= sample_rate <= _MAX_RATE:
+    known = isinstance(sample_rate, int | float | np.integer | np.floating) and float(sample_rate).is_integer()
+    if sample_rate is None or not known or not _MIN_RATE <= sample_rate <= _MAX_RATE:
         raise UserError(
             f"an array of samples needs its sample_rate in Hz, {_MIN_RATE} to {_MAX_RATE}, not {sample_rate!r}"
         )
     return int(sample_rate)
 
 
+def _as_array(samples: npt.NDArray[np.generic] | torch.Tensor) -> npt.NDArray[np.generic]:
+    if isinstance(samples, torch.Tensor):
+        samples = samples.detach().cpu()
+        # NumPy has no bfloat16.
+        samples = (samples.float() if samples.dtype == torch.bfloat16 else samples).numpy()
+    return samples
+
+
 def _to_mono(array: npt.NDArray[np.generic], channel: int | None) -> Samples:
     """One channel of samples, float32 (n,): the one that is asked for, or the mean of all. Raises UserError."""
     stacked = array.ndim == 2 and 0 < len(array) <= array.shape[1]
     beside = array.ndim == 2 and 0 < array.shape[1] <= min(_MOST_CHANNELS, len(array))  # as soundfile gives them
-    full_scale = _FULL_SCALES.get(array.dtype, 1.0)
     known = np.issubdtype(array.dtype, np.floating) or array.dtype in _FULL_SCALES
     if not (array.ndim == 1 or stacked or beside) or not known:
         raise UserError(
             f"samples are {array.dtype} of shape {array.shape}; give floating, int16 or int32 ones of shape (n,), "
             f"(channels, n), or (n, channels) with {_MOST_CHANNELS} channels or fewer"
         )
-    signal = array.astype(np.float32, copy=False) / np.float32(full_scale)
+    signal = array.astype(np.float32, copy=False)
+    if array.dtype in _FULL_SCALES:
+        signal = signal / np.float32(_FULL_SCALES[array.dtype])
     if signal.ndim == 2:
         signal = signal if stacked else signal.T
         if channel is not None and channel >= len(signal):

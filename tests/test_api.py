@@ -318,7 +318,8 @@ def test_samples_are_left_alone(segmenter, sounds):
         (np.zeros(16_000, np.uint8), 16_000, "uint8"),
         (np.zeros(16_000, bool), 16_000, "bool"),
         (np.zeros(16_000), "16000", "sample_rate in Hz, 100 to 10000000, not '16000'"),
-        (np.zeros(16_000), 16_000.0, "sample_rate"),
+        (np.zeros(16_000), 16_000.5, "sample_rate"),
+        (np.zeros(16_000), float("nan"), "sample_rate"),
         (np.zeros((1, 2, 16_000)), 16_000, "shape"),
         (np.zeros(()), 16_000, "shape"),
         (np.zeros((0, 16_000)), 16_000, "shape"),
@@ -576,8 +577,18 @@ def test_samples_as_people_hold_them(segmenter, golden):
         "tensor": torch.from_numpy(samples / np.float32(2**15)),
         "tensor of integers, channels first": torch.from_numpy(stereo),
         "rate of NumPy": samples,
+        "rate that is no int": samples,
     }
+    rates = {"rate of NumPy": np.int64(rate), "rate that is no int": float(rate)}
     for name, array in held.items():
-        found = segmenter(array, np.int64(rate) if name == "rate of NumPy" else rate)
+        found = segmenter(array, rates.get(name, rate))
         np.testing.assert_array_equal(found["features"], expected["features"], err_msg=name)
         np.testing.assert_array_equal(found["segments"], expected["segments"], err_msg=name)
+
+
+def test_half_precision_tensors_are_samples(segmenter, golden):
+    samples, rate = soundfile.read(golden / "audio" / "synth_3.flac", dtype="float32")
+    for kind in (torch.bfloat16, torch.float16):
+        tensor = torch.from_numpy(samples).to(kind)
+        expected = segmenter(tensor.float().numpy(), rate)
+        np.testing.assert_array_equal(segmenter(tensor, rate)["features"], expected["features"])

@@ -140,12 +140,12 @@ def purity(
         joined = join(wanted, segments, options)
         num_units, identity = _units_there(segments)
     else:
-        from sdhubert_ray.output import require_contents
+        from sdhubert_ray.output import read_run
         from sdhubert_ray.units import Quantizer
 
         loaded = Quantizer.load(quantizer)
-        made_with = require_contents(segments).record["fingerprint"]
-        loaded.check_origin(made_with, quantizer, segments, foreign_quantizer)
+        record = read_run(segments) or {"fingerprint": {}}  # that there is none is told where it is joined
+        loaded.check_origin(record["fingerprint"], quantizer, segments, foreign_quantizer)
         joined = join(wanted, segments, options, loaded.predict)
         num_units, identity = loaded.num_units, loaded.sha256
     report, rate = evaluate_purity(joined, drawn), measure_rate(joined, num_units)
