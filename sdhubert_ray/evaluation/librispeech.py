@@ -140,9 +140,11 @@ def check_options(options: BenchmarkOptions) -> None:
 
 
 def _refuse_others(output: str, paths: Mapping[str, Sequence[str]]) -> None:
-    """Raises UserError where an earlier benchmark in the output was of other recordings."""
+    """Raises UserError where an earlier benchmark in the output was of other recordings, or a list is none of ours."""
     for part in PARTS:
-        uri = storage.join(output, f"lists/{part}.txt")
+        uri, manifest = (storage.join(output, f"lists/{part}.{ending}") for ending in ("txt", "jsonl"))
+        if not storage.exists(uri) and storage.exists(manifest):
+            raise UserError(f"{manifest} is of no benchmark that is known; choose another --output")
         if storage.exists(uri) and storage.read_bytes(uri).decode().splitlines() != list(paths[part]):
             raise UserError(f"{uri} lists other recordings than this benchmark's; choose another --output")
 

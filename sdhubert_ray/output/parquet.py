@@ -98,7 +98,7 @@ def _opened(uri: str, size: int | None, advice: str = _ADVICE) -> Iterator[pq.Pa
         with storage.open_binary(uri, size=size, sparse=True) as file:
             yield parquet_file(file, checksums=True)
     except FileNotFoundError as error:
-        raise GoneError(f"{uri} is gone: a run puts its files together; try again") from error
+        raise GoneError(f"{uri} is gone: a run publishes its commits; try again") from error
     except storage.TransientError:
         raise
     except PermissionError as error:

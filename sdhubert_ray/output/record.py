@@ -20,7 +20,7 @@ class OutputOptions:
         frame_features: `float32` or `float16` keeps the features of all frames, `none` does not.
         segment_features: `auto` keeps them as they were computed; or `float32`, `float16`, `none`.
         compression: the Parquet codec.
-        rows_per_file: when a run has finished, its small files are put together up to this many rows (and 256 MiB).
+        rows_per_file: commits are put together into files of the table of up to this many rows (and 256 MiB).
     """
 
     formats: tuple[str, ...] = ("parquet",)

@@ -147,8 +147,9 @@ def _clear(output: str) -> None:
     """Remove what a run has written, and nothing else; its record last."""
     if read_run(output) is None:
         return
-    storage.remove_files([uri for _, uri in list_checkpoints(output)])
-    for _, uri in list_checkpoints(output):
+    checkpoints = [uri for _, uri in list_checkpoints(output)]
+    storage.remove_files(checkpoints)
+    for uri in checkpoints:
         storage.tidy(uri.rpartition("/")[0])
     storage.remove_files([storage.join(output, name) for name in (METRICS_FILE, BEST_RECORD, SNAPSHOT)])
     for folder, names in _FILES.items():

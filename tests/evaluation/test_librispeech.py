@@ -73,6 +73,16 @@ def test_a_list_of_ones_own_is_taken_as_it_is(corpus, tmp_path):
     assert (corpus / "segments/tiny/lists/train.txt").read_text().splitlines() == [TRAIN[2], TRAIN[0]]
 
 
+def test_a_list_of_somebody_else_is_not_written_over(corpus):
+    options = make_options(corpus)
+    foreign = corpus / "segments/tiny/lists/train.jsonl"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("mine")
+    with pytest.raises(UserError, match=r"train\.jsonl is of no benchmark that is known; choose another --output"):
+        list_parts(options)
+    assert foreign.read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

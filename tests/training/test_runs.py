@@ -106,6 +106,7 @@ def test_overwriting_removes_what_a_run_has_written_and_nothing_else(tmp_path, s
     keep_checkpoint(run, 5)
     put_best(run.output, Path(run.output) / "checkpoint_000000005" / CHECKPOINT_FILE, 5, 0.5)
     (tmp_path / "run" / "metrics.csv").write_text("step\n")
+    keep_checkpoint(run, 10)
     mine = ("notes.txt", "data/notes.txt", "best/notes.txt", "checkpoint_000000005/notes.txt")
     for name in mine:
         (tmp_path / "run" / name).write_text("mine")
@@ -113,6 +114,7 @@ def test_overwriting_removes_what_a_run_has_written_and_nothing_else(tmp_path, s
     new.lease.release()
     assert new.begun is None
     left = everything(tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoint_000000010").exists()
     assert {*mine, "run.json", "data/train.arrow", "data/val.arrow"} <= set(left)
     assert not [name for name in left if name.endswith((".ckpt", "best.json", "metrics.csv"))]
 
