@@ -3,8 +3,11 @@
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pytest
 
+from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import (
     list_commits,
     list_plans,
@@ -15,7 +18,13 @@ from sdhubert_ray.output import (
     write_commit,
     write_run,
 )
-from sdhubert_ray.output.tables import MANIFEST_FIELDS
+from sdhubert_ray.output.tables import (
+    MANIFEST_FIELDS,
+    RESULT_FIELDS,
+    SEGMENTS,
+    ragged_intervals,
+    ragged_vectors,
+)
 
 RUN = "0123456789ab"
 """The id of the run that has made them."""
@@ -61,3 +70,53 @@ def write_output(output, commits, fingerprint):
         names.append(plan.name)
     write_run(output, {"fingerprint": fingerprint, "runs": 1, "plans": names})
     return output
+
+
+WIDTH = 3
+NO_SEGMENTS = np.zeros((0, 2))
+
+
+def make_row(key, segments=NO_SEGMENTS, **values):
+    """A row of a segments table: `key` is id#piece, the rest as a good piece of one second has it."""
+    file_id, _, piece = key.rpartition("#")
+    defaults = {"offset": float(piece), "duration": 1.0, "status": "ok", "error": None, "num_frames": 50}
+    return {
+        "key": key,
+        "id": file_id,
+        "uri": f"/audio/{file_id}",
+        "member": None,
+        "piece": int(piece),
+        **defaults,
+        "segments": np.asarray(segments, np.float64).reshape(-1, 2),
+        **values,
+    }
+
+
+def make_table(rows, dtype=np.float32, with_features=True):
+    """The segments table of rows; the feature of a segment is its start, its end, and their sum."""
+    segments = [row["segments"] for row in rows]
+    columns = {
+        field.name: pa.array([row[field.name] for row in rows], field.type)
+        for field in RESULT_FIELDS
+        if field.name != "segments"
+    }
+    columns["segments"] = ragged_intervals(segments, SEGMENTS)
+    if with_features:
+        features = [np.c_[array, array.sum(axis=1)].astype(dtype) for array in segments]
+        columns["segment_features"] = ragged_vectors(features, dtype, WIDTH)
+    columns["units"] = pa.nulls(len(rows), pa.list_(pa.int32()))
+    return pa.table(columns)
+
+
+def make_run(folder, *commits, fingerprint_values=None):
+    """An output folder of (plan number, rows) commits; a plan after the first does rows again."""
+    tables = [(plan, make_table(rows)) for plan, rows in commits]
+    return write_output(str(folder), tables, fingerprint_values or {"seed": "1"})
+
+
+def refusal(call, *args):
+    with pytest.raises(UserError) as caught:
+        call(*args)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message

@@ -3,20 +3,17 @@
 import json
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow.parquet as pq
 import pytest
 import soundfile
 from commands import complaint, sdhubert
-from forks import COMMAND, FORKS, Script, run_script
+from forks import FORKS, run_script
 from outputs import commits_in
 from places import ROOT
 
@@ -247,50 +244,6 @@ def test_gpu_that_is_not_there(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@FORKS
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
-def test_interrupted_run_says_how_to_go_on(
-    sent: signal.Signals, engine: str, golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    (tmp_path / "audio").mkdir()
-    for number in range(200):
-        shutil.copy(golden / "audio/synth_4.flac", tmp_path / "audio" / f"{number:03d}.flac")
-    command = ["segment", tmp_path / "audio", tmp_path / "out", "--engine", engine, "--checkpoint", "bundled"]
-    process = Script(COMMAND, *command, "resources.unit_rows=1", "resources.encode.max_workers=1")
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "out" / "commits").glob("0*.parquet")):
-        assert process.returncode is None, "the run ended before it could be interrupted"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    children = process.children()
-    process.send_signal(sent)
-    done = process.wait(120)
-    assert done.returncode == 1, done.stderr
-    assert "sdhubert: interrupted; the same command resumes" in done.stderr
-    # One that falls into a callback of the decoder is printed there, and raised again when the unit is done.
-    assert "Traceback" not in done.stderr.partition("Exception ignored from cffi callback")[0]
-    assert 0 < len(table(tmp_path / "out")) < 200
-    assert not (tmp_path / "out" / "lease.json").exists()
-    assert bool(children) == (engine == "ray")
-    _, alive = psutil.wait_procs(children, timeout=30)
-    assert not alive
-
-
-def test_interrupt_that_a_callback_has_swallowed_comes_again() -> None:
-    code = (
-        "import os, signal\n"
-        "from sdhubert_ray.cli.console import interrupt, raise_if_interrupted\n"
-        "raise_if_interrupted()\n"
-        "signal.signal(signal.SIGTERM, interrupt)\n"
-        "try:\n    os.kill(os.getpid(), signal.SIGTERM)\nexcept KeyboardInterrupt:\n    print('first')\n"
-        "try:\n    raise_if_interrupted()\nexcept KeyboardInterrupt:\n    print('again')\n"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert result.stdout.split() == ["first", "again"]
-
-
 def test_dead_cluster(folder: Path, tmp_path: Path) -> None:
     with socket.socket() as unused:  # bound and not listening: nothing answers there
         unused.bind(("127.0.0.1", 0))
@@ -361,34 +314,6 @@ def test_manifest_then_segment_then_status(folder: Path, golden: Path, tmp_path:
     found = json.loads(sdhubert("status", tmp_path / "out", "--json").stdout)
     assert (found["state"], found["rows_left"], found["statuses"]) == ("finished", 0, {"ok": 4})
     assert found["num_syllables"] == sum(len(row["segments"]) for row in table(tmp_path / "out").values())
-
-
-@FORKS
-def test_status_of_a_run_under_way_and_of_a_killed_one(golden: Path, tmp_path: Path) -> None:
-    (tmp_path / "audio").mkdir()
-    for number in range(150):
-        shutil.copy(golden / "audio/synth_4.flac", tmp_path / "audio" / f"{number:03d}.flac")
-    (tmp_path / "audio" / "000.flac").write_bytes(b"no audio")
-    command = ["segment", tmp_path / "audio", tmp_path / "out", "--engine", "local", "--checkpoint", "bundled"]
-    process = Script(COMMAND, *command, "resources.unit_rows=1")
-    try:
-        deadline = time.monotonic() + 120
-        while len(list((tmp_path / "out" / "commits").glob("0*.parquet"))) < 2:
-            assert process.returncode is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(signal.SIGSTOP)
-        running = json.loads(sdhubert("status", tmp_path / "out", "--json").stdout)
-    finally:
-        process.kill()
-    killed = json.loads(sdhubert("status", tmp_path / "out", "--json").stdout)
-    assert (running["state"], killed["state"]) == ("running", "interrupted")
-    assert running["holder"]["pid"] == process.pid
-    for found in (running, killed):
-        assert found["num_rows"] >= 2
-        assert found["num_rows"] + found["rows_left"] == 150
-        assert found["reasons"][0]["status"] == "unreadable"
-        assert found["reasons"][0]["rows"] == 1
 
 
 def test_log_of_json_lines(folder: Path, tmp_path: Path) -> None:

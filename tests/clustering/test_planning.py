@@ -19,13 +19,6 @@ from sdhubert_ray.errors import UserError
 from sdhubert_ray.runs.session import IncompleteRunError
 from sdhubert_ray.units import Quantizer
 
-
-@pytest.fixture
-def segments(tmp_path: Path) -> str:
-    """4000 syllables of width 16 in 40 rows, 6 files."""
-    return write_segments(str(tmp_path / "segments"), clustered(4000, 16, 60))
-
-
 # --- memory ------------------------------------------------------------------------------------------------------
 
 NUM_LARGE = 250_000

@@ -1,21 +1,18 @@
-"""Clustering a table: the same bits whoever works, kills, the command line."""
+"""Clustering a table: the same bits whoever works, the command line. See test_interruptions.py."""
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import joblib
 import numpy as np
 import pytest
-from clusterings import SMALL, StopError, cluster, every_priority, prepare, same
+from clusterings import SMALL, cluster, every_priority, prepare, same
 from commands import complaint, sdhubert
-from forks import FORKS, run_script
 from outputs import commits_in
 from segments import clustered, publish_all, write_segments
 from sklearn.cluster import KMeans, MiniBatchKMeans
@@ -28,8 +25,8 @@ from sdhubert_ray.clustering.planning import prepare_clustering
 from sdhubert_ray.clustering.running import run_clustering
 from sdhubert_ray.clustering.shards import ALL, Sample
 from sdhubert_ray.clustering.source import open_source
-from sdhubert_ray.errors import BusyError, UserError
-from sdhubert_ray.output import Lease, read_run, write_run
+from sdhubert_ray.errors import UserError
+from sdhubert_ray.output import read_run, write_run
 from sdhubert_ray.runs.placement import GIB, Node
 from sdhubert_ray.runs.session import IncompleteRunError
 from sdhubert_ray.tokenizing import prepare_tokenizing, run_tokenizing
@@ -38,12 +35,6 @@ from sdhubert_ray.units.kmeans import LloydSums, Moments, NearestCenters, add_up
 
 if TYPE_CHECKING:
     from sdhubert_ray.clustering.remote import RayTeam
-
-
-@pytest.fixture
-def segments(tmp_path: Path) -> str:
-    """4000 syllables of width 16 in 40 rows, 6 files."""
-    return write_segments(str(tmp_path / "segments"), clustered(4000, 16, 60))
 
 
 # --- the result --------------------------------------------------------------------------------------------------
@@ -248,7 +239,6 @@ def test_an_object_store_takes_and_gives_all_of_it(s3_bucket: str, tmp_path: Pat
     local = write_segments(str(tmp_path / "segments"), clustered(600, 8, 9), rows=9)
     cluster(local, tmp_path / "q", options)
     assert Quantizer.load(f"{s3_bucket}/q").sha256 == Quantizer.load(str(tmp_path / "q")).sha256
-    from sdhubert_ray import storage
 
     assert sorted(storage.list_files(f"{s3_bucket}/q")) == ["quantizer.json", "quantizer.safetensors"]
 
@@ -258,128 +248,6 @@ def test_vectors_that_are_all_alike_are_told(tmp_path: Path) -> None:
     done = cluster(source, tmp_path / "out", ClusterOptions(4, 2))
     assert done.notes == ["3 of 4 clusters have no vector: too few vectors differ"]
     assert Quantizer.load(str(tmp_path / "out")).card["inertia"] == 0
-
-
-# --- interruptions -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("moment", [("sample", 0), ("k-means", 0), ("k-means", 3), ("ward", 0), ("ward", 1)])
-def test_it_goes_on_from_wherever_it_was(moment: tuple[str, int], segments: str, tmp_path: Path) -> None:
-    cluster(segments, tmp_path / "whole")
-
-    def stop(phase: str, done: int, *_: object) -> None:
-        if (phase, done) == moment:
-            raise StopError
-
-    job = prepare_clustering(segments, str(tmp_path / "out"), SMALL, Workers(device="cpu"), engine="local")
-    with pytest.raises(StopError):
-        run_clustering(job, stop)
-    publish_all(segments)  # which changes nothing
-    job = prepare_clustering(segments, str(tmp_path / "out"), SMALL, Workers(device="cpu"), engine="local")
-    assert job.resumes
-    seen: list[tuple[str, int]] = []
-    run_clustering(job, lambda phase, done, *_: seen.append((phase, done)))
-    assert same(tmp_path / "whole", tmp_path / "out")
-    steps = [done for phase, done in seen if phase == "k-means"]
-    assert (steps[0] if steps else 99) == {"sample": 0, "ward": 99}.get(moment[0], moment[1] + 1)
-    assert not (tmp_path / "out/work").exists()
-
-
-@pytest.mark.parametrize("removals", range(5))
-def test_an_overwriting_that_is_interrupted_leaves_nothing_to_be_mistaken(
-    removals: int, segments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stop(phase: str, done: int, *_: object) -> None:
-        if (phase, done) == ("k-means", 2):
-            raise StopError
-
-    with pytest.raises(StopError):
-        run_clustering(prepare(segments, tmp_path / "out"), stop)
-    left, remove = [removals], storage.remove_files
-
-    def remove_some(uris: Sequence[str]) -> None:
-        if uris[0].endswith("lease.json"):
-            return remove(uris)
-        if not left[0]:
-            raise StopError
-        left[0] -= 1
-        return remove(uris)
-
-    other = ClusterOptions(n_clusters=24, n_units=8, max_vectors=1500, seed=1)
-    with monkeypatch.context() as patched:
-        patched.setattr(storage, "remove_files", remove_some)
-        with pytest.raises(StopError):
-            cluster(segments, tmp_path / "out", other, overwrite=True)
-    begun = (tmp_path / "out/work/settings.json").exists()
-    if begun:
-        with pytest.raises(UserError, match="seed is 0 there, 1 now"):
-            prepare(segments, tmp_path / "out", other)
-    cluster(segments, tmp_path / "out", other, overwrite=begun)
-    cluster(segments, tmp_path / "new", other)
-    assert same(tmp_path / "out", tmp_path / "new")
-
-
-@pytest.mark.parametrize("finished", [False, True])
-def test_what_another_run_has_begun_since_the_planning_is_refused(
-    finished: bool, segments: str, tmp_path: Path
-) -> None:
-    def stop(*_: object) -> None:
-        if not finished:
-            raise StopError
-
-    other = prepare(segments, tmp_path / "out", ClusterOptions(n_clusters=24, n_units=8, max_vectors=1500, seed=1))
-    try:
-        run_clustering(prepare(segments, tmp_path / "out"), stop)
-    except StopError:
-        assert not finished
-    with pytest.raises(UserError, match="seed is 0 there, 1 now"):
-        run_clustering(other, lambda *_: None)
-
-
-INTERRUPTED = """
-import os, sys
-from sdhubert_ray import cli
-from sdhubert_ray.clustering import running
-
-step, number = int(sys.argv.pop(1)), int(sys.argv.pop(1))
-write_state = running.write_state
-
-def write_or_end(work, state):
-    if state.iteration == step:
-        os.kill(os.getpid(), number)
-    write_state(work, state)
-
-running.write_state = write_or_end
-cli.main()
-"""
-
-
-@FORKS
-def test_killed_between_steps_it_comes_to_the_same_bits(segments: str, tmp_path: Path) -> None:
-    sizes = ("--n-clusters", "100", "--n-units", "20", "--tolerance", "0", "--max-iterations", "8", "--device", "cpu")
-    command = ["cluster", segments, str(tmp_path / "out"), *sizes, "--engine", "local"]
-    said = ""
-    for ending, code, step in ((signal.SIGKILL, -signal.SIGKILL, 3), (signal.SIGTERM, 1, 6)):
-        done = run_script(INTERRUPTED, str(step), str(int(ending)), *command)
-        assert done.returncode == code, done.stderr
-        assert ("interrupted; the same command resumes" in done.stderr) == (code == 1)
-        assert not (tmp_path / "out/quantizer.json").exists()
-        said += done.stderr
-    done = sdhubert(*command)
-    assert "was begun by an earlier run" in done.stdout
-    assert re.findall(r"^step (\d+):", said + done.stderr, re.MULTILINE) == [str(step) for step in range(1, 9)]
-    options = ClusterOptions(n_clusters=100, n_units=20, tolerance=0, max_iterations=8)
-    cluster(segments, tmp_path / "whole", options)
-    assert same(tmp_path / "out", tmp_path / "whole")
-
-
-def test_two_runs_do_not_meet(segments: str, tmp_path: Path) -> None:
-    lease = Lease(str(tmp_path / "out"), "theirs")
-    try:
-        with pytest.raises(BusyError, match="is being written by another run"):
-            cluster(segments, tmp_path / "out")
-    finally:
-        lease.release()
 
 
 # --- the command line --------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from clusterings import every_priority
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from outputs import commits_in, write_output
-from segments import FINGERPRINT, clustered, make_table, publish_all, write_segments
+from segments import FINGERPRINT, clustered, make_table, publish_all
 
 from sdhubert_ray.clustering import shards
 from sdhubert_ray.clustering.sampling import (
@@ -22,12 +22,6 @@ from sdhubert_ray.clustering.sampling import (
 )
 from sdhubert_ray.clustering.shards import ALL, Sample, read_shard, read_smallest
 from sdhubert_ray.clustering.source import open_source
-
-
-@pytest.fixture
-def segments(tmp_path: Path) -> str:
-    """4000 syllables of width 16 in 40 rows, 6 files."""
-    return write_segments(str(tmp_path / "segments"), clustered(4000, 16, 60))
 
 
 def take_sample(source: str, work: Path, wanted: int, seed: int = 0) -> Sample:

@@ -1,4 +1,4 @@
-"""The encoder: golden features, the plain HubertModel as oracle, and windows that do not see their batch."""
+"""The encoder: golden features, the plain HubertModel as oracle, and what a piece gives."""
 
 import json
 
@@ -7,66 +7,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import LAYERS, MINIMAL, TOLERANCE, alone, check_padding, minimal_model, scale_of, small_model, speech_like
 from transformers import HubertConfig, HubertModel
 
 from sdhubert_ray.encoder import Checkpoint, fetch_checkpoint, load_model
-from sdhubert_ray.encoder.model import OutOfMemoryError, SDHuBERT, encode_pieces, encode_windows, run_to_cls
+from sdhubert_ray.encoder.model import SDHuBERT, encode_pieces, encode_windows, run_to_cls
 from sdhubert_ray.speech.audio import Span, normalise, read_audio
 from sdhubert_ray.speech.presets import PRESETS, EncoderOptions
 from sdhubert_ray.speech.spans import SpeechOptions, find_speech
 from sdhubert_ray.speech.syllables import SyllableOptions, cut_syllables, to_seconds
 from sdhubert_ray.speech.windows import WindowOptions, count_frames, lay_windows
-
-LAYERS = EncoderOptions()
-TOLERANCE = 1e-4
-# A HuBERT as small as one can be: what is counted or refused does not depend on its size.
-MINIMAL = {
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "conv_dim": [8] * 7,
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 2,
-}
-
-
-def minimal_model(**values):
-    torch.manual_seed(0)
-    return SDHuBERT(HubertConfig(**{**MINIMAL, **values})).eval().requires_grad_(False)
-
-
-def small_model(**values):
-    """Wide and deep enough for differences to show, with random weights."""
-    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64}
-    return minimal_model(**{**sizes, "conv_dim": [16] * 7, **values})
-
-
-@pytest.fixture(scope="module")
-def layer_norm_model():
-    """An extractor with a LayerNorm after each convolution, as in larger HuBERTs."""
-    return small_model(feat_extract_norm="layer", conv_bias=True)
-
-
-def speech_like(num_samples, seed):
-    """Z-scored samples that are loud and soft by turns, so that statistics over time matter."""
-    rng = np.random.default_rng(seed)
-    loudness = np.repeat(rng.uniform(0.02, 2, num_samples // 1600 + 1), 1600)[:num_samples]
-    samples = rng.standard_normal(num_samples) * loudness
-    return ((samples - samples.mean()) / samples.std()).astype(np.float32)
-
-
-def scale_of(features):
-    return float(np.abs(features).max())
-
-
-def alone(model, window, options=LAYERS):
-    return encode_windows(model, [window], options, batch_seconds=5)[0]
-
-
-window_sizes = st.lists(st.integers(400, 80_320), min_size=2, max_size=6)
-seeds = st.integers(0, 2**32 - 1)
-
 
 # -- golden values
 
@@ -176,190 +126,6 @@ def test_transformers_forward_agrees_but_for_the_cls_vector():
         theirs = model.speech_model(torch.from_numpy(window)[None], output_hidden_states=True).hidden_states[0]
         (ours,) = model(torch.from_numpy(window)[None], torch.tensor([len(window)]), [0])
     np.testing.assert_allclose(ours[0, 1:], theirs[0], atol=1e-5)
-
-
-# -- batches
-
-
-@settings(deadline=None, max_examples=20)
-@given(window_sizes, seeds, st.sampled_from([5.0, 12.0, 80.0]))
-def test_a_window_does_not_see_its_batch(tiny_model, sizes, seed, batch_seconds):
-    windows = [speech_like(size, seed + index) for index, size in enumerate(sizes)]
-    batched = encode_windows(tiny_model, windows, LAYERS, batch_seconds)
-    assert len(batched) == len(windows)
-    for window, states in zip(windows, batched, strict=True):
-        for found, expected in zip(states, alone(tiny_model, window), strict=True):
-            assert found.shape == expected.shape == ((len(window) - 400) // 320 + 1, 48)
-            assert np.abs(found - expected).max() < TOLERANCE * scale_of(expected)
-
-
-@settings(deadline=None, max_examples=20)
-@given(window_sizes, seeds, st.integers(0, 30_000))
-def test_states_do_not_depend_on_padding(tiny_model, sizes, seed, padding):
-    """Whatever lies beyond the valid samples, and however much of it: the CLS state too."""
-    check_padding(tiny_model, sizes, seed, padding, garbage=1e3, layers=[0, 9, 11])
-
-
-@settings(deadline=None, max_examples=20)
-@given(window_sizes, seeds, st.integers(0, 30_000))
-def test_states_of_layer_norm_extractors_do_not_depend_on_padding(layer_norm_model, sizes, seed, padding):
-    check_padding(layer_norm_model, sizes, seed, padding, garbage=1e3, layers=[0, 2, 4])
-
-
-@pytest.mark.parametrize("garbage", [1e30, float("inf"), float("nan")])
-@pytest.mark.parametrize("norm", ["group", "layer"])
-def test_any_value_beyond_the_valid_samples_is_ignored(norm, garbage):
-    model = small_model(feat_extract_norm=norm)
-    check_padding(model, [800, 20_000, 16_000], 5, 1234, garbage=garbage, layers=[0, 4])
-
-
-def check_padding(model, sizes, seed, padding, garbage, layers):
-    windows = [speech_like(size, seed + index) for index, size in enumerate(sizes)]
-    length = max(sizes) + padding
-    rng = np.random.default_rng(seed)
-    batch = (rng.standard_normal((len(windows), length)) * garbage).astype(np.float32)
-    for row, window in enumerate(windows):
-        batch[row, : len(window)] = window
-    with torch.inference_mode():
-        found = model(torch.from_numpy(batch), torch.tensor(sizes), layers)
-        for row, window in enumerate(windows):
-            alone = model(torch.from_numpy(window)[None], torch.tensor([len(window)]), layers)
-            for states, expected in zip(found, alone, strict=True):
-                valid = expected.shape[1]
-                difference = (states[row, :valid] - expected[0]).abs().max()
-                assert difference < TOLERANCE * expected.abs().max()
-
-
-@settings(deadline=None, max_examples=15)
-@given(st.lists(st.integers(1600, 180_000), min_size=2, max_size=5), seeds, st.sampled_from(["readme", "paper"]))
-def test_segments_do_not_depend_on_the_batch(tiny_model, sizes, seed, preset):
-    options = PRESETS[preset]
-    speech_options = options.speech if preset == "readme" else SpeechOptions("absolute", 5.0, None, 0)
-    pieces = [speech_like(size, seed + index) for index, size in enumerate(sizes)]
-    together = encode_pieces(tiny_model, pieces, options.windows, LAYERS, batch_seconds=80)
-    for piece, found in zip(pieces, together, strict=True):
-        (expected,) = encode_pieces(tiny_model, [piece], options.windows, LAYERS, batch_seconds=5)
-        assert np.abs(found.features - expected.features).max() < TOLERANCE * scale_of(expected.features)
-        segments = []
-        for encoded in (found, expected):
-            speech = find_speech(encoded.raw_norm, encoded.amplitude, speech_options)
-            features = encoded.features * speech.mask[:, None]
-            segments.append(cut_syllables(features, speech.spans, options.syllables).frames)
-        np.testing.assert_array_equal(*segments)
-
-
-class Calls:
-    """The shapes that a model was called with."""
-
-    def __init__(self, model):
-        self.model, self.shapes = model, []
-
-    def __enter__(self):
-        self.hook = self.model.register_forward_pre_hook(lambda _, args: self.shapes.append(tuple(args[0].shape)))
-        return self.shapes
-
-    def __exit__(self, *_):
-        self.hook.remove()
-
-
-DEFAULT_BATCH_SECONDS = 80.0
-
-
-@settings(deadline=None, max_examples=5)
-@given(st.lists(st.integers(1600, 80_000), min_size=64, max_size=64), seeds)
-def test_64_windows_take_at_most_8_calls(sizes, seed):
-    model = minimal_model()
-    pieces = [np.random.default_rng(seed).standard_normal(size).astype(np.float32) for size in sizes]
-    with Calls(model) as shapes:
-        encoded = encode_pieces(model, pieces, WindowOptions(), EncoderOptions(1, 2), DEFAULT_BATCH_SECONDS)
-    assert [len(piece.features) for piece in encoded] == [size // 320 for size in sizes]
-    assert len(shapes) <= 8
-    assert sum(rows for rows, _ in shapes) == 64
-    assert all(rows * length <= DEFAULT_BATCH_SECONDS * 16_000 for rows, length in shapes)
-
-
-@pytest.mark.parametrize("counts", [(46, 15, 1, 1, 1), (61, 1, 1, 1, 0), (31, 20, 11, 1, 1), (16, 39, 7, 1, 1)])
-def test_64_windows_of_unlucky_lengths_take_at_most_8_calls(counts):
-    """Just over a full batch of each length."""
-    model = minimal_model()
-    sizes = [
-        seconds * 16_000 - 10 for seconds, count in zip((5, 4, 3, 2, 1), counts, strict=True) for _ in range(count)
-    ]
-    assert len(sizes) == 64
-    pieces = [np.ones(size, np.float32) for size in np.random.default_rng(0).permutation(sizes)]
-    with Calls(model) as shapes:
-        encode_pieces(model, pieces, WindowOptions(), EncoderOptions(1, 2), DEFAULT_BATCH_SECONDS)
-    assert len(shapes) <= 8
-
-
-class SmallMemory:
-    """A model on a device that holds `limit` windows, or `limit_samples` samples, of a call."""
-
-    def __init__(self, model, limit, limit_samples=10**9):
-        def refuse(_, args):
-            rows, length = args[0].shape
-            if rows > limit or length > limit_samples:
-                raise torch.OutOfMemoryError("CUDA out of memory.")
-
-        self.hook = model.register_forward_pre_hook(refuse)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.hook.remove()
-
-
-@pytest.mark.parametrize("limit", [1, 2, 3, 6])
-def test_a_batch_that_a_gpu_cannot_hold_is_halved(limit, caplog):
-    model = minimal_model()
-    windows = [np.random.default_rng(number).standard_normal(16_000).astype(np.float32) for number in range(20)]
-    expected = encode_windows(model, windows, EncoderOptions(1, 2), 8)
-    with SmallMemory(model, limit), Calls(model) as shapes:
-        found = encode_windows(model, windows, EncoderOptions(1, 2), 8)
-    assert max(rows for rows, _ in shapes) <= limit
-    for (features, normed), (other, other_normed) in zip(found, expected, strict=True):
-        np.testing.assert_allclose(features, other, atol=1e-5)
-        np.testing.assert_allclose(normed, other_normed, atol=1e-5)
-    assert "the GPU's memory is too small; going on with" in caplog.text
-
-
-def test_a_window_that_a_gpu_cannot_hold_alone_is_given_up():
-    model = minimal_model()
-    with SmallMemory(model, 0), pytest.raises(OutOfMemoryError):
-        encode_windows(model, [np.zeros(16_000, np.float32)], EncoderOptions(1, 2), 8)
-
-
-def test_default_batch_seconds_is_the_one_counted_with(tiny_checkpoint):
-    from sdhubert_ray import SDHuBERTSegmenter
-
-    assert SDHuBERTSegmenter(tiny_checkpoint).batch_seconds == DEFAULT_BATCH_SECONDS
-
-
-def test_a_window_over_the_batch_is_encoded_by_itself():
-    model = minimal_model()
-    pieces = [np.ones(size, np.float32) for size in (200_000, 16_000, 16_000)]
-    with Calls(model) as shapes:
-        encode_pieces(model, pieces, PRESETS["paper"].windows, EncoderOptions(1, 2), batch_seconds=3)
-    assert sorted(rows for rows, _ in shapes) == [1, 2]
-
-
-def test_results_come_in_the_order_of_the_pieces(tiny_model):
-    sizes = [70_000, 1600, 33_000, 1600, 200_000, 16_000]
-    pieces = [speech_like(size, index) for index, size in enumerate(sizes)]
-    forwards = encode_pieces(tiny_model, pieces, WindowOptions(), LAYERS, 80)
-    backwards = encode_pieces(tiny_model, pieces[::-1], WindowOptions(), LAYERS, 80)[::-1]
-    for one, other in zip(forwards, backwards, strict=True):
-        np.testing.assert_allclose(one.features, other.features, atol=TOLERANCE)
-        np.testing.assert_allclose(one.raw_norm, other.raw_norm, atol=TOLERANCE)
-
-
-def test_nothing_takes_no_call():
-    model = minimal_model()
-    with Calls(model) as shapes:
-        assert encode_pieces(model, [], WindowOptions(), EncoderOptions(1, 2), 80) == []
-        assert encode_windows(model, [], EncoderOptions(1, 2), 80) == []
-    assert shapes == []
 
 
 # -- what a piece gives
