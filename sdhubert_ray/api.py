@@ -18,14 +18,14 @@ from sdhubert_ray.errors import AudioError, UserError
 from sdhubert_ray.output import count_joined, frame_offset, worst_status
 from sdhubert_ray.output.tables import FAILED_STATUSES
 from sdhubert_ray.runs.stages import AudioSource, Piece, load_piece, prepare_piece
-from sdhubert_ray.speech.audio import FRAME_RATE, Samples, Span, resample
+from sdhubert_ray.speech.audio import FRAME_RATE, Audio, Levels, Span, resample, scale_up
+from sdhubert_ray.speech.decoders import MAX_RATE, MIN_RATE, Samples
 from sdhubert_ray.speech.presets import get_preset, with_values
 from sdhubert_ray.speech.spans import Speech, find_speech
 from sdhubert_ray.speech.syllables import cut_syllables, to_seconds
 
 logger = logging.getLogger(__name__)
 
-_MIN_RATE, _MAX_RATE = 100, 10_000_000
 _MOST_CHANNELS = 16
 _FULL_SCALES = {np.dtype(np.int16): 2.0**15, np.dtype(np.int32): 2.0**31}
 
@@ -183,11 +183,11 @@ class SDHuBERTSegmenter:
         audio, windows = self.options.audio, self.options.windows
         if not isinstance(item, str | Path):
             rate = _check_rate(sample_rate)
-            signal = _to_mono(_as_array(item), audio.channel)
+            signal, cancelled = _to_mono(_as_array(item), audio.channel)
             samples, duration = resample(signal, rate), len(signal) / rate
             if not np.isfinite(samples).all():
                 return [Piece("unreadable", "holds NaN or infinite samples", 0.0, 0.0, 0, None)]
-            return [prepare_piece(samples, 0.0, duration, None, audio, windows)]
+            return [prepare_piece(Audio(samples, 0.0, duration, None, cancelled), audio, windows)]
         uri = storage.absolute(str(item))
         rows = cut_pieces(list_files([("", uri)]), audio.piece_seconds).to_pylist()
         return [
@@ -335,9 +335,9 @@ def _check_inputs(items: Sequence[object], sample_rate: int | None) -> None:
 def _check_rate(sample_rate: int | None) -> int:
     """The rate of samples. Raises UserError where there is none, or none that can be."""
     known = isinstance(sample_rate, int | float | np.integer | np.floating) and float(sample_rate).is_integer()
-    if sample_rate is None or not known or not _MIN_RATE <= sample_rate <= _MAX_RATE:
+    if sample_rate is None or not known or not MIN_RATE <= sample_rate <= MAX_RATE:
         raise UserError(
-            f"an array of samples needs its sample_rate in Hz, {_MIN_RATE} to {_MAX_RATE}, not {sample_rate!r}"
+            f"an array of samples needs its sample_rate in Hz, {MIN_RATE} to {MAX_RATE}, not {sample_rate!r}"
         )
     return int(sample_rate)
 
@@ -350,8 +350,12 @@ def _as_array(samples: npt.NDArray[np.generic] | torch.Tensor) -> npt.NDArray[np
     return samples
 
 
-def _to_mono(array: npt.NDArray[np.generic], channel: int | None) -> Samples:
-    """One channel of samples, float32 (n,): the one that is asked for, or the mean of all. Raises UserError."""
+def _to_mono(array: npt.NDArray[np.generic], channel: int | None) -> tuple[Samples, bool]:
+    """One channel of samples, float32 (n,): the one that is asked for, or the mean of all; and whether they cancel.
+
+    Raises:
+        UserError: they are no samples, or have no such channel.
+    """
     stacked = array.ndim == 2 and 0 < len(array) <= array.shape[1]
     beside = array.ndim == 2 and 0 < array.shape[1] <= min(_MOST_CHANNELS, len(array))  # as soundfile gives them
     known = np.issubdtype(array.dtype, np.floating) or array.dtype in _FULL_SCALES
@@ -363,9 +367,15 @@ def _to_mono(array: npt.NDArray[np.generic], channel: int | None) -> Samples:
     signal = array.astype(np.float32, copy=False)
     if array.dtype in _FULL_SCALES:
         signal = signal / np.float32(_FULL_SCALES[array.dtype])
+    cancelled = False
     if signal.ndim == 2:
         signal = signal if stacked else signal.T
         if channel is not None and channel >= len(signal):
             raise UserError(f"samples have {len(signal)} channel(s), but channel {channel} (from 0) was asked for")
+        levels = Levels(len(signal))
+        levels.add(signal.T)
         signal = signal.mean(axis=0) if channel is None else signal[channel]
-    return np.ascontiguousarray(signal)
+        cancelled = channel is None and levels.cancel(signal)
+    if np.issubdtype(array.dtype, np.floating):
+        signal = scale_up(signal)
+    return np.ascontiguousarray(signal), cancelled

@@ -35,9 +35,15 @@ AUDIO_SUFFIXES = frozenset(
         ".sph",
         ".nist",
         ".m4a",
+        ".m4b",
+        ".mp4",
+        ".mov",
+        ".3gp",
         ".aac",
         ".wma",
         ".webm",
+        ".mka",
+        ".mkv",
         ".amr",
     ]
 )

@@ -48,7 +48,7 @@ ENGINES = ("auto", "local", "ray")
 Stage = Callable[[Sequence[Plan], Sequence[Commit], Path], tuple[StagedPlan, Found, str]]
 """Stages in a local folder what an output (its plans, its commits) lacks: the plan, what was found, its kind."""
 
-_PACKAGES = ("sdhubert_ray", "torch", "transformers", "numpy", "pyarrow", "soundfile", "soxr", "ray")
+_PACKAGES = ("sdhubert_ray", "torch", "transformers", "numpy", "pyarrow", "soundfile", "av", "soxr", "ray")
 
 
 def prepare_job(

@@ -5,6 +5,7 @@ overlap-add), `spans` (norm cut and silence filter: where speech is), `syllables
 `presets` (the options of all of them, as `readme` and `paper` have them).
 """
 
-from sdhubert_ray.speech.audio import FRAME_RATE, SAMPLE_RATE, Samples, Span
+from sdhubert_ray.speech.audio import FRAME_RATE, SAMPLE_RATE, Span
+from sdhubert_ray.speech.decoders import Samples
 
 __all__ = ["FRAME_RATE", "SAMPLE_RATE", "Samples", "Span"]

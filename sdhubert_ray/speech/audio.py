@@ -1,23 +1,22 @@
 """Audio files to 16 kHz mono samples: probe, read a range, find joints between pieces, resample, z-score.
 
-Works on open binary files, so that the bytes may come from anywhere. Everything that libsndfile decodes is
+Works on open binary files, so that the bytes may come from anywhere. Everything that libsndfile or FFmpeg decodes is
 read, judged by content and not by name.
 """
 
-import io
 import math
-import re
-from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 import soxr
 
 from sdhubert_ray.errors import AudioError
+from sdhubert_ray.speech.containers import Part, lay_out
+from sdhubert_ray.speech.decoders import Decoder, Samples, open_part
 
 SAMPLE_RATE = 16_000
 """Samples per second that the encoder expects, Hz."""
@@ -35,23 +34,10 @@ SILENT_STD = 1e-6
 JOINT_SEARCH_SECONDS = 10.0
 """Pieces of one file are joined at the quietest moment of this long a stretch around the nominal time."""
 
-Samples = npt.NDArray[np.float32]
-
-_READ_FRAMES = 16_384
-# Seeking in these formats lands near the asked sample only, so they are decoded from the start.
-_INEXACT_SEEK = frozenset({"MP3", "OGG"})
-# libsndfile's log of a header that promises more bytes than the file has, e.g. "data : 224542 (should be 112249)".
-_HEADER_SIZE = re.compile(r"(?:RIFF|Riff size|riff|data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)")
-# Writers that cannot seek back leave such a size: it promises nothing.
-_UNKNOWN_SIZE = 0x7FFF_0000
-_SIZE_TOLERANCE = 512
-# A lossy decoder may leave out its own delay: two mp3 frames.
-_MISSING_TOLERANCE = 2 * 1152
-_UNKNOWN_FRAMES = 1 << 50
-_MP3_HEADER_BYTES = 4096
-_ENDLESS_BYTES = 1 << 53
-# A header without samples before more bytes than this was never finished.
-_MAX_EMPTY_BYTES = 1024
+# Channels whose average is so much weaker than one of them (40 dB) cancel each other.
+_CANCELLED = 0.01
+# Audio of floats that is weaker than the least step of 16 bits is of another scale.
+_WEAKEST_PEAK = 2.0**-15
 
 
 @dataclass(frozen=True)
@@ -110,30 +96,35 @@ class Audio:
         samples: (n,) float32, 16 kHz, mono, not normalised.
         offset: where they begin, in seconds of the file.
         duration: how long they are, in seconds of the file.
-        shortfall: a sentence when the header promises more than could be decoded, else None.
+        shortfall: a sentence when there is more in the file than could be decoded, else None.
+        cancelled: the average of its channels is far weaker than one of them is, as one is the other turned over.
     """
 
     samples: Samples
     offset: float
     duration: float
-    shortfall: str | None
+    shortfall: str | None = None
+    cancelled: bool = False
 
 
 def probe_duration(file: BinaryIO) -> float:
-    """Tell the length of an audio file in seconds, from its header where that can be trusted, else by decoding it.
+    """Tell the length of an audio file in seconds, from its headers where they can be trusted, else by decoding it.
 
     Raises:
-        AudioError: the file is not audio that libsndfile can decode.
+        AudioError: the file is not audio that can be decoded.
     """
-    with _open(file) as sound:
-        frames = int(sound.frames)
-        if frames >= _UNKNOWN_FRAMES:
-            frames = sum(len(block.samples) for block in _blocks(sound, None))
-        return float(frames / sound.samplerate)
+    seconds = 0.0
+    for part in lay_out(file, from_start=False, to_end=False):
+        with closing(open_part(file, part)) as sound:
+            frames = sound.frames
+            if frames is None:
+                frames = sum(len(block.samples) for block in sound.blocks(None))
+            seconds += frames / sound.rate
+    return seconds
 
 
 def read_audio(file: BinaryIO, span: Span, channel: int | None = None) -> Audio:
-    """Decode a span of an audio file to 16 kHz mono.
+    """Decode a span of an audio file to 16 kHz mono. Files that were joined end to end are one.
 
     Memory is bounded by the length of the span, whatever the length of the file.
 
@@ -146,22 +137,36 @@ def read_audio(file: BinaryIO, span: Span, channel: int | None = None) -> Audio:
     Raises:
         AudioError: not decodable, holding NaN or infinite samples, or without the channel asked for.
     """
-    with _open(file) as sound:
+    parts = lay_out(file, from_start=span.start == 0, to_end=span.end is None)
+    with closing(open_part(file, parts[0])) as sound:
         if channel is not None and not 0 <= channel < sound.channels:
             raise AudioError(f"has {sound.channels} channel(s), but channel {channel} (from 0) was asked for")
-        rate, margin = sound.samplerate, JOINT_SEARCH_SECONDS / 2
+        rate, margin = sound.rate, JOINT_SEARCH_SECONDS / 2
         first = max(0, round((span.start - margin * span.joint_start) * rate))
         stop = None if span.end is None else round((span.end + margin * span.joint_end) * rate)
-        signal, shortfall = _read_range(sound, first, stop, channel)
-    end = first + len(signal)
-    begin = _find_joint(signal, first, span.start, rate) if span.joint_start else first
+        reading = _Reading(sound, first, stop, channel)
+        reading.read(sound, parts[0])
+    for part in parts[1:]:
+        if reading.is_complete():
+            break
+        try:
+            with closing(open_part(file, part)) as sound:
+                reading.read(sound, part)
+        except AudioError as error:
+            reading.stop_at(error)
+    reading.end()
+    found = reading.signal()
+    first = min(first, reading.position)
+    end = first + len(found)
+    begin = _find_joint(found, first, span.start, rate) if span.joint_start else first
     if span.joint_end and span.end is not None:
-        end = _find_joint(signal, first, span.end, rate)
-    signal = signal[begin - first : end - first]
+        end = _find_joint(found, first, span.end, rate)
+    signal = found[begin - first : end - first]
     if not np.isfinite(signal).all():
         bad = (begin + int(np.flatnonzero(~np.isfinite(signal))[0])) / rate
         raise AudioError(f"holds NaN or infinite samples, the first at {bad:.3f} s")
-    return Audio(resample(signal, rate), begin / rate, len(signal) / rate, shortfall)
+    samples = resample(scale_up(signal) if sound.floating else signal, rate)
+    return Audio(samples, begin / rate, len(signal) / rate, reading.shortfall, reading.levels.cancel(found))
 
 
 def resample(signal: Samples, rate: int) -> Samples:
@@ -178,7 +183,22 @@ def resample(signal: Samples, rate: int) -> Samples:
 
 def is_silent(samples: Samples) -> bool:
     """Tell whether (n,) samples are constant: standard deviation under 1e-6."""
-    return float(np.std(samples, dtype=np.float64)) < SILENT_STD
+    return _deviation(samples) < SILENT_STD
+
+
+def scale_up(samples: Samples) -> Samples:
+    """Scale (n,) floats that are all weaker than the least step of 16 bits, by a power of two, to a peak of 0.5 to 1.
+
+    Floats may have any scale, so that what is constant (`is_silent`) can be told after this only.
+    """
+    peak = float(np.abs(samples).max(initial=0))
+    if not 0 < peak < _WEAKEST_PEAK:
+        return samples
+    return np.ldexp(samples, -math.frexp(peak)[1])
+
+
+def _deviation(samples: Samples) -> float:
+    return float(np.std(samples, dtype=np.float64)) if len(samples) else 0.0
 
 
 def normalise(samples: Samples, variance_floor: float) -> Samples:
@@ -188,151 +208,107 @@ def normalise(samples: Samples, variance_floor: float) -> Samples:
     return ((samples - np.float32(mean)) / np.float32(scale)).astype(np.float32, copy=False)
 
 
-@dataclass(frozen=True)
-class _Block:
-    samples: Samples  # (n, channels)
-    error: str | None  # decoding stopped inside this block
+class Levels:
+    """How loud each channel of some audio is, as its samples go by."""
+
+    def __init__(self, channels: int) -> None:
+        self._count = 0
+        self._sums = np.zeros((2, channels))
+
+    def add(self, samples: npt.NDArray[np.floating]) -> None:
+        """Take (n, channels) samples."""
+        self._count += len(samples)
+        with np.errstate(invalid="ignore", over="ignore"):  # samples that are no numbers are refused elsewhere
+            self._sums += [samples.sum(axis=0, dtype=np.float64), np.square(samples, dtype=np.float64).sum(axis=0)]
+
+    def cancel(self, average: Samples) -> bool:
+        """Tell whether the average of the channels, (n,), is weaker by 40 dB than the loudest of them."""
+        if not self._count:
+            return False
+        mean, power = self._sums / self._count
+        with np.errstate(invalid="ignore", over="ignore"):
+            loudest = math.sqrt(np.maximum(power - mean**2, 0).max())
+            return loudest >= SILENT_STD and _deviation(average) < _CANCELLED * loudest
 
 
-class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
-    """A file read from one block to the next.
+class _Reading:
+    """Frames [first, stop) of a file as one channel, through all of its parts."""
 
-    soundfile seeks behind each block it has read of a seekable file, which resets the decoders of mp3, ogg and opus:
-    samples would be lost at the start of every block.
-    """
+    def __init__(self, sound: Decoder, first: int, stop: int | None, channel: int | None) -> None:
+        self._like = sound
+        self._first, self._stop, self._channel = first, stop, channel
+        self._kept: list[Samples] = []
+        self.levels = Levels(sound.channels)
+        self.position = 0  # frames of the file that have been passed
+        self.shortfall: str | None = None
 
-    def seekable(self) -> bool:
-        return False
+    def is_complete(self) -> bool:
+        return self.shortfall is not None or (self._stop is not None and self.position >= self._stop)
 
-
-def _open(file: BinaryIO) -> soundfile.SoundFile:
-    file.seek(0)
-    try:
-        sound = _Sequential(file)
-        if sound.format == "MP3" and not _tells_length(file):
-            sound.close()
-            file.seek(0)
-            sound = _Sequential(_Endless(file))
-    except soundfile.LibsndfileError as error:
-        file.seek(0)
-        if not file.read(1):
-            raise AudioError("is an empty file (0 bytes)") from error
-        raise AudioError(f"is not audio that can be decoded ({_reason(error)})") from error
-    if not sound.frames and (size := file.seek(0, 2)) > _MAX_EMPTY_BYTES:
-        raise AudioError(f"has a header of 0 samples before {size} bytes; its writer did not finish it")
-    if sound.samplerate <= 0 or sound.channels <= 0:
-        raise AudioError(f"has a broken header ({sound.samplerate} Hz, {sound.channels} channels)")
-    return sound
-
-
-def _reason(error: soundfile.LibsndfileError) -> str:
-    return str(error.error_string).removeprefix("Error : ").rstrip(". ")
-
-
-def _tells_length(file: BinaryIO) -> bool:
-    """Tell whether an mp3 has a length header; else its length is guessed from its first frame's bitrate."""
-    position = file.tell()
-    file.seek(0)
-    tag = file.read(10)
-    if tag[:3] == b"ID3":  # before the first frame; its size has seven bits a byte
-        file.seek(10 + sum(byte << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0), strict=False)))
-    else:
-        file.seek(0)
-    start = file.read(_MP3_HEADER_BYTES)
-    file.seek(position)  # a decoder may be reading it
-    return any(mark in start for mark in (b"Xing", b"Info", b"VBRI"))
-
-
-class _Endless:
-    """A file that says it is huge: libsndfile stops where it guesses the end of an mp3, and so guesses too late."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._at_end = False
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        # Only the question for the size is answered so; a tag at the end is looked for where it is.
-        self._at_end = whence == io.SEEK_END and offset == 0
-        return _ENDLESS_BYTES if self._at_end else self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return _ENDLESS_BYTES if self._at_end else self._file.tell()
-
-    def readinto(self, buffer: memoryview) -> int:
-        # The file's own: one from a store keeps its error for later, as a decoder cannot pass it on.
-        return 0 if self._at_end else int(self._file.readinto(buffer))  # type: ignore[attr-defined]
-
-    def read(self, size: int = -1) -> bytes:
-        return b"" if self._at_end else self._file.read(size)
-
-    def write(self, data: bytes) -> int:
-        raise io.UnsupportedOperation("write")
-
-
-def _blocks(sound: soundfile.SoundFile, frames: int | None) -> Iterator[_Block]:
-    """Decode from the present position, at most `frames` frames; a decoder's error ends the last block early."""
-    left = frames
-    while left is None or left > 0:
-        want = _READ_FRAMES if left is None else min(left, _READ_FRAMES)
-        # libsndfile reports an error only after it has filled what it could: the NaN that remain tell how much.
-        block = np.full((want, sound.channels), np.nan, dtype=np.float32)
-        try:
-            got = len(sound.read(out=block, dtype="float32", always_2d=True))
-        except soundfile.LibsndfileError as error:
-            filled = np.flatnonzero(~np.isnan(block[:, 0]))
-            yield _Block(block[: filled[-1] + 1 if len(filled) else 0], _reason(error))
+    def read(self, sound: Decoder, part: Part) -> None:
+        """Read a part, up to `stop`."""
+        like = self._like
+        if (sound.rate, sound.channels) != (like.rate, like.channels):
+            self.shortfall = (
+                f"goes on at {self._seconds():.3f} s with audio of {sound.rate} Hz and {sound.channels} channel(s), "
+                "which was not read"
+            )
             return
-        if got:
-            yield _Block(block[:got], None)
-        if got < want:
-            return
-        left = None if left is None else left - got
+        begin = self.position
+        stop = None if self._stop is None else self._stop - begin
+        skip = max(0, self._first - begin)
+        if skip:
+            target = skip if sound.frames is None else min(skip, sound.frames)
+            if sound.seek(target):
+                skip -= target
+                self.position += target
+        failure = None
+        for block in sound.blocks(None if stop is None else stop - (self.position - begin)):
+            failure = block.error
+            self._keep(block.samples[skip:])
+            skip = max(0, skip - len(block.samples))
+            self.position += len(block.samples)
+        self.shortfall = self._lost(sound, part, begin, stop, failure)
 
+    def signal(self) -> Samples:
+        """(n,) float32."""
+        return np.concatenate(self._kept) if self._kept else np.zeros(0, np.float32)
 
-def _read_range(
-    sound: soundfile.SoundFile, first: int, stop: int | None, channel: int | None
-) -> tuple[Samples, str | None]:
-    """Read frames [first, stop) as one channel; also tell a shortfall against what the header promises."""
-    promised = sound.frames if sound.frames < _UNKNOWN_FRAMES else None
-    skip = 0
-    if first and sound.format not in _INEXACT_SEEK:
-        first = first if promised is None else min(first, promised)
-        try:
-            sound.seek(first)
-        except soundfile.LibsndfileError:  # a coding without seeking, or damage before `first`: it is read through
-            skip = first
-    else:
-        skip = first
-    parts: list[Samples] = []
-    decoded, failure = first - skip, None
-    for block in _blocks(sound, None if stop is None else stop - first + skip):
-        failure = block.error
-        samples = block.samples[skip:]
-        skip = max(0, skip - len(block.samples))
-        decoded += len(block.samples)
-        # A copy: a view of one channel would keep all of them in memory.
-        parts.append(samples[:, channel].copy() if channel is not None else samples.mean(axis=1, dtype=np.float32))
-    signal = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-    return signal, _shortfall(sound, decoded, stop, promised, failure)
+    def end(self) -> None:
+        """Say so when there were no more parts before `stop`."""
+        if self.shortfall is None and self._stop is not None and self.position < self._stop - self._like.tolerance:
+            wanted = self._stop / self._like.rate
+            self.shortfall = f"ends at {self._seconds():.3f} s, before the {wanted:.3f} s that were asked for"
 
+    def stop_at(self, reason: AudioError) -> None:
+        """Say that the next part could not be opened."""
+        self.shortfall = f"goes on at {self._seconds():.3f} s with what {str(reason).removeprefix('is ')}"
 
-def _shortfall(
-    sound: soundfile.SoundFile, decoded: int, stop: int | None, promised: int | None, failure: str | None
-) -> str | None:
-    seconds = decoded / sound.samplerate
-    if promised is not None and decoded < promised:
-        whole = promised / sound.samplerate
-        if failure is not None:
-            return f"is damaged: decoding stopped at {seconds:.3f} s of {whole:.3f} s ({failure})"
-        if decoded < (promised if stop is None else min(stop, promised)) - _MISSING_TOLERANCE:
-            return f"is truncated: its header promises {whole:.3f} s, it ends at {seconds:.3f} s"
-    if stop is not None and promised is not None and stop > promised + _MISSING_TOLERANCE:
-        return f"ends at {seconds:.3f} s, before the {stop / sound.samplerate:.3f} s that were asked for"
-    if stop is None or (promised is not None and stop >= promised):
-        for size, actual in _HEADER_SIZE.findall(sound.extra_info):
-            if int(actual) + _SIZE_TOLERANCE < int(size) < _UNKNOWN_SIZE:
-                return f"is truncated: its header promises {size} bytes, {actual} are there; it ends at {seconds:.3f} s"
-    return None
+    def _keep(self, samples: Samples) -> None:
+        if self._channel is not None:
+            self._kept.append(samples[:, self._channel].copy())  # a view would keep all channels in memory
+        else:
+            self._kept.append(samples.mean(axis=1, dtype=np.float32))
+            self.levels.add(samples)
+
+    def _seconds(self) -> float:
+        return self.position / self._like.rate
+
+    def _lost(self, sound: Decoder, part: Part, begin: int, stop: int | None, failure: str | None) -> str | None:
+        """What is missing of a part, as a sentence without its subject, or None."""
+        at = f"{self._seconds():.3f} s"
+        decoded, promised = self.position - begin, sound.frames
+        if promised is not None and decoded < promised:
+            whole = f"{(begin + promised) / sound.rate:.3f} s"
+            if failure is not None:
+                return f"is damaged: decoding stopped at {at} of {whole} ({failure})"
+            if decoded < (promised if stop is None else min(stop, promised)) - sound.tolerance:
+                return f"is truncated: its header promises {whole}, it ends at {at}"
+        elif promised is None and failure is not None:
+            return f"is damaged: decoding stopped at {at} ({failure})"
+        if part.flaw is not None and (stop is None or (promised is not None and stop >= promised)):
+            return f"{part.flaw}; it ends at {at}"
+        return None
 
 
 def _find_joint(signal: Samples, first: int, nominal: float, rate: int) -> int:

@@ -26,13 +26,13 @@ from sdhubert_ray.errors import AudioError, UserError, first_line
 from sdhubert_ray.speech.audio import (
     MIN_SAMPLES,
     SAMPLE_RATE,
-    Samples,
     Span,
     is_silent,
     normalise,
     probe_duration,
     read_audio,
 )
+from sdhubert_ray.speech.decoders import Samples
 from sdhubert_ray.training.recordings import Recording, Recordings
 
 _VALIDATION = 1 << 32
@@ -288,6 +288,8 @@ def read_crop(recording: Recording, crop_samples: int, place: float) -> Samples:
         raise AudioError(decoded.shortfall)
     if len(samples) < MIN_SAMPLES:
         raise AudioError(f"is too short: {len(samples) / SAMPLE_RATE:.3f} s")
+    if decoded.cancelled:
+        raise AudioError("is silent as the average of its channels, which cancel each other")
     if is_silent(samples):
         raise AudioError(f"is silent: the crop at {start:.3f} s is constant")
     return normalise(samples, 0.0)

@@ -340,6 +340,28 @@ def test_a_channel_can_be_chosen_by_option_and_by_row(segment, stereo):
     np.testing.assert_allclose(average, (mono - mono.mean()) / mono.std(), rtol=0, atol=1e-4)
 
 
+def test_channels_that_cancel_each_other_say_what_to_do(tmp_path):
+    speech = read_audio_file(AUDIO / "synth_3.flac")
+    soundfile.write(tmp_path / "antiphase.wav", np.stack([speech, -speech], axis=1), 16_000)
+    source = AudioSource(str(tmp_path / "antiphase.wav"))
+    piece = load_piece(source, Span(), None, *audio_and_windows())
+    assert (piece.status, piece.samples) == ("silent", None)
+    assert "cancel each other; take one of them (audio.channel=0)" in piece.error
+    chosen = load_piece(source, Span(), 0, *audio_and_windows())
+    np.testing.assert_array_equal(
+        chosen.samples, load_piece(AudioSource(str(AUDIO / "synth_3.flac")), Span(), None, *audio_and_windows()).samples
+    )
+
+
+def test_weak_floats_are_no_silence(tmp_path):
+    speech = read_audio_file(AUDIO / "synth_3.flac").astype(np.float32)
+    expected = load_piece(AudioSource(str(AUDIO / "synth_3.flac")), Span(), None, *audio_and_windows())
+    soundfile.write(tmp_path / "weak.wav", np.ldexp(speech, -20), 16_000, subtype="FLOAT")
+    piece = load_piece(AudioSource(str(tmp_path / "weak.wav")), Span(), None, *audio_and_windows())
+    assert piece.status == "ok"
+    np.testing.assert_allclose(piece.samples, expected.samples, rtol=0, atol=1e-6)
+
+
 def audio_and_windows():
     config = load_config(None, [], {}, {})
     return config.audio, config.windows

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from speech.encoding import encode, speech_like, tone
 
 from sdhubert_ray.errors import AudioError
 from sdhubert_ray.speech.audio import AudioOptions, Span, is_silent, normalise, probe_duration, read_audio, resample
@@ -33,27 +34,8 @@ RATES = [8000, 11_025, 22_050, 44_100, 48_000]
 OPUS_RATES = {8000, 16_000, 48_000}
 
 
-def encode(signal, rate=16_000, container="WAV", subtype=None, **options):
-    buffer = io.BytesIO()
-    soundfile.write(buffer, signal, rate, format=container, subtype=subtype, **options)
-    return buffer.getvalue()
-
-
 def read(data, span=WHOLE, channel=None):
     return read_audio(io.BytesIO(data), span, channel)
-
-
-def tone(frequency, seconds, rate=16_000, amplitude=0.5):
-    return amplitude * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)
-
-
-def speech_like(seconds, rate=16_000, seed=0):
-    """Noise whose loudness goes up and down, so that there are quiet moments."""
-    rng = np.random.default_rng(seed)
-    samples = round(seconds * rate)
-    step = rate // 10
-    loudness = np.repeat(rng.uniform(0.003, 0.3, samples // step + 1), step)[:samples]
-    return np.clip(rng.standard_normal(samples) * loudness, -0.99, 0.99)
 
 
 def amplitude_of(samples, frequency, rate=16_000):
@@ -216,10 +198,6 @@ def test_what_decodes_of_half_a_file_is_kept_and_the_rest_is_told(container, sub
     whole = read(data)
     assert whole.shortfall is None
     half = data[: int(len(data) * fraction)]
-    if container == "CAF":  # libsndfile gives it up
-        with pytest.raises(AudioError, match="malformed"):
-            read(half)
-        return
     audio = read(half)
     assert audio.shortfall.startswith(("is truncated: ", "is damaged: "))
     assert f"{audio.duration:.3f} s" in audio.shortfall

@@ -14,8 +14,11 @@ from sdhubert_ray.output.attempts import Attempts, run_unit
 from sdhubert_ray.output.features import read_features
 from sdhubert_ray.output.tables import MANIFEST_FIELDS, ragged
 from sdhubert_ray.runs.stages.rows import GIVEN_UP, timed
-from sdhubert_ray.speech.audio import MIN_SAMPLES, AudioOptions, Samples, Span, is_silent, normalise, read_audio
+from sdhubert_ray.speech.audio import MIN_SAMPLES, Audio, AudioOptions, Span, is_silent, normalise, read_audio
+from sdhubert_ray.speech.decoders import Samples
 from sdhubert_ray.speech.windows import WindowOptions, count_frames, grid_phase
+
+_CANCELLED = "is silent as the average of its channels, which cancel each other; take one of them (audio.channel=0)"
 
 
 @dataclass(frozen=True)
@@ -77,29 +80,25 @@ def load_piece(
         return Piece("unreadable", str(error), span.start, 0.0, 0, None)
     except (OSError, UserError) as error:
         return Piece("failed", f"cannot be fetched ({error})", span.start, 0.0, 0, None)
-    piece = prepare_piece(decoded.samples, decoded.offset, decoded.duration, decoded.shortfall, audio, windows)
+    piece = prepare_piece(decoded, audio, windows)
     # What begins where it was asked to begin has its first window there.
     return replace(piece, phase=grid_phase(piece.offset, windows) if span.joint_start else 0)
 
 
-def prepare_piece(
-    samples: Samples,
-    offset: float,
-    duration: float,
-    shortfall: str | None,
-    audio: AudioOptions,
-    windows: WindowOptions,
-) -> Piece:
-    """Judge and z-score (n,) float32 16 kHz samples."""
-    frames = count_frames(len(samples), windows)
+def prepare_piece(decoded: Audio, audio: AudioOptions, windows: WindowOptions) -> Piece:
+    """Judge and z-score decoded audio."""
+    samples = decoded.samples
+    status, error = "ok", decoded.shortfall
     if len(samples) < MIN_SAMPLES:
         status = "too_short"
+    elif decoded.cancelled:
+        status, error = "silent", error or _CANCELLED
     elif is_silent(samples):
         status = "silent"
-    else:
-        status = "ok"
     usable = normalise(samples, audio.variance_floor) if status == "ok" else None
-    return Piece("truncated" if shortfall else status, shortfall, offset, duration, frames, usable)
+    frames = count_frames(len(samples), windows)
+    status = "truncated" if decoded.shortfall else status
+    return Piece(status, error, decoded.offset, decoded.duration, frames, usable)
 
 
 class ReadUnits:

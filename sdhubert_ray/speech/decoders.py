@@ -1,0 +1,321 @@
+"""The decoders of audio: libsndfile, and FFmpeg (by PyAV) for the formats that it leaves.
+
+A decoder reads one part of a file (`containers.Part`) from its beginning, block by block. Which of the two reads a file
+is told by its content, not its name.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from sdhubert_ray.errors import AudioError, first_line
+from sdhubert_ray.speech.containers import Part
+
+if TYPE_CHECKING:
+    from av import AudioFrame
+
+MIN_RATE, MAX_RATE = 1000, 768_000
+"""Sample rates that are taken, Hz; others are of broken headers."""
+
+Samples = npt.NDArray[np.float32]
+
+_READ_FRAMES = 16_384
+# Seeking in these codings, or in what is packed so, lands near the asked sample only: they are decoded from the start.
+_INEXACT_FORMATS = frozenset({"MP3", "OGG"})
+_INEXACT_CODINGS = frozenset({"MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III", "VORBIS", "OPUS"})
+# Formats whose samples need not fill [-1, 1].
+_FLOATING = frozenset({"FLOAT", "DOUBLE"})
+_UNKNOWN_FRAMES = 1 << 50
+_ENDLESS_BYTES = 1 << 53
+# A header without samples before more bytes than this was never finished.
+_MAX_EMPTY_BYTES = 1024
+# A lossy decoder may leave out its own delay: two mp3 frames.
+_MISSING_FRAMES = 2 * 1152
+_MISSING_SECONDS = 0.1
+
+# What FFmpeg reads, and how such a file begins: (offset, bytes, FFmpeg's name of the format). No other of its formats
+# is tried: some are lists of further files or addresses.
+_FFMPEG_FORMATS = (
+    (4, b"ftyp", "mov"),  # m4a, mp4, mov, 3gp
+    (4, b"moov", "mov"),
+    (4, b"mdat", "mov"),
+    (4, b"wide", "mov"),
+    (0, b"\x1a\x45\xdf\xa3", "matroska"),  # webm, mkv
+    (0, b"\xff\xf1", "aac"),
+    (0, b"\xff\xf9", "aac"),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "asf"),  # wma
+    (0, b"#!AMR", "amr"),
+    (0, b"\x0b\x77", "ac3"),
+    (0, b"wvpk", "wv"),
+    (0, b"TTA1", "tta"),
+    (0, b"MAC ", "ape"),
+    (0, b"FLV", "flv"),
+    (0, b"G@\x00", "mpegts"),
+    (0, b"G@\x11", "mpegts"),
+    # Codings that libsndfile does not know, in containers that it does.
+    (0, b"RIFF", "wav"),
+    (0, b"FORM", "aiff"),
+    (0, b"caff", "caf"),
+    (0, b"OggS", "ogg"),
+)
+_FFMPEG_FIRST = 16  # so many of them libsndfile is not asked for
+_MEASURED_FILES = frozenset({"matroska", "asf", "wv", "tta", "ape"})  # their header tells the length, of all streams
+# Nothing else is opened, whatever the file names.
+_FFMPEG_OPTIONS = {"protocol_whitelist": "none"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Samples as they were decoded.
+
+    Attributes:
+        samples: (n, channels) float32.
+        error: decoding stopped at their end, and why; else None.
+    """
+
+    samples: Samples
+    error: str | None = None
+
+
+class Decoder(Protocol):
+    """A part of a file that is being decoded, once.
+
+    Attributes:
+        rate: samples per second, Hz.
+        channels: how many.
+        frames: samples of each channel that its header promises; None if it does not tell.
+        tolerance: so many may be missing.
+        floating: its samples may have any scale.
+    """
+
+    rate: int
+    channels: int
+    frames: int | None
+    tolerance: int
+    floating: bool
+
+    def seek(self, frame: int) -> bool:
+        """Go on from a frame; False where that cannot be done to the sample, and then nothing has changed."""
+
+    def blocks(self, frames: int | None) -> Iterator[Block]:
+        """Decode at most so many frames; an error ends the last block early."""
+
+    def close(self) -> None:
+        """Let go of the file, which stays open."""
+
+
+def open_part(file: BinaryIO, part: Part) -> Decoder:
+    """Open a part of a file.
+
+    Raises:
+        AudioError: it is no audio that can be decoded.
+    """
+    view = _View(file, part)
+    head = view.read(16)
+    formats = [(index, name) for index, (at, magic, name) in enumerate(_FFMPEG_FORMATS) if head[at:].startswith(magic)]
+    if formats and formats[0][0] < _FFMPEG_FIRST:
+        return _checked(_FFmpeg(view, formats[0][1]))
+    try:
+        return _checked(_Sndfile(view, part.measured))
+    except soundfile.LibsndfileError as error:
+        if not head:
+            raise AudioError("is an empty file (0 bytes)") from error
+        if formats:
+            with contextlib.suppress(AudioError):  # of the two, libsndfile tells better what is wrong
+                return _checked(_FFmpeg(view, formats[0][1]))
+        reason = _reason(error)
+        raise AudioError(f"is not audio that can be decoded ({reason})") from error
+
+
+def _checked(decoder: Decoder) -> Decoder:
+    if not MIN_RATE <= decoder.rate <= MAX_RATE or decoder.channels <= 0:
+        raise AudioError(f"has a broken header ({decoder.rate} Hz, {decoder.channels} channels)")
+    return decoder
+
+
+class _View:
+    """A part of a file, as a file for libraries that read through callbacks, where no error can be raised.
+
+    One that is endless says it is huge: libsndfile stops where it guesses the end of an mp3, and so guesses too late.
+    """
+
+    def __init__(self, file: BinaryIO, part: Part) -> None:
+        self._file = file
+        self._start = part.start
+        self.size = part.end - part.start
+        self._position = 0
+        self.endless = False
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if self.endless and whence == io.SEEK_END and offset == 0:
+            self._position = _ENDLESS_BYTES  # the question for the size; a tag at the end is looked for where it is
+        else:
+            base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
+            self._position = max(0, base + offset)  # broken headers lead to before the beginning
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: "bytearray | memoryview") -> int:
+        view = memoryview(buffer).cast("B")
+        want = max(0, min(len(view), self.size - self._position))
+        # The file's own: one from a store keeps its error for later, as a decoder cannot pass it on.
+        self._file.seek(self._start + self._position)
+        got = int(self._file.readinto(view[:want])) if want else 0  # type: ignore[attr-defined]
+        self._position += got
+        return got
+
+    def read(self, size: int = -1) -> bytes:
+        data = bytearray(max(0, self.size - self._position) if size < 0 else size)
+        return bytes(data[: self.readinto(data)])
+
+    def write(self, data: bytes) -> int:
+        raise io.UnsupportedOperation("write")
+
+
+class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
+    """A file read from one block to the next.
+
+    soundfile seeks behind each block it has read of a seekable file, which resets the decoders of mp3, ogg and opus:
+    samples would be lost at the start of every block.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _Sndfile:
+    """libsndfile."""
+
+    def __init__(self, view: _View, measured: bool) -> None:
+        view.seek(0)
+        sound = _Sequential(view)
+        if sound.format == "MP3" and not measured:
+            sound.close()
+            view.endless = True
+            view.seek(0)
+            sound = _Sequential(view)
+        self._sound = sound
+        if not sound.frames and view.size > _MAX_EMPTY_BYTES:
+            raise AudioError(f"has a header of 0 samples before {view.size} bytes; its writer did not finish it")
+        self.rate = int(sound.samplerate)
+        self.channels = int(sound.channels)
+        self.frames = int(sound.frames) if sound.frames < _UNKNOWN_FRAMES else None
+        self.tolerance = _MISSING_FRAMES
+        self.floating = sound.subtype in _FLOATING
+
+    def close(self) -> None:
+        self._sound.close()
+
+    def seek(self, frame: int) -> bool:
+        if self._sound.format in _INEXACT_FORMATS or self._sound.subtype in _INEXACT_CODINGS:
+            return False
+        try:
+            self._sound.seek(frame)
+        except soundfile.LibsndfileError:  # a coding without seeking, or damage before the frame
+            return False
+        return True
+
+    def blocks(self, frames: int | None) -> Iterator[Block]:
+        left = frames
+        while left is None or left > 0:
+            want = _READ_FRAMES if left is None else min(left, _READ_FRAMES)
+            # libsndfile reports an error only after it has filled what it could: the NaN that remain tell how much.
+            block = np.full((want, self.channels), np.nan, dtype=np.float32)
+            try:
+                got = len(self._sound.read(out=block, dtype="float32", always_2d=True))
+            except soundfile.LibsndfileError as error:
+                filled = np.flatnonzero(~np.isnan(block[:, 0]))
+                yield Block(block[: filled[-1] + 1 if len(filled) else 0], _reason(error))
+                return
+            if got:
+                yield Block(block[:got])
+            if got < want:
+                return
+            left = None if left is None else left - got
+
+
+def _reason(error: soundfile.LibsndfileError) -> str:
+    return str(error.error_string).removeprefix("Error : ").rstrip(". ")
+
+
+class _FFmpeg:
+    """FFmpeg: the first audio stream of a file."""
+
+    floating = False
+
+    def __init__(self, view: _View, name: str) -> None:
+        import av
+
+        view.seek(0)
+        try:
+            # Titles may be in any encoding.
+            self._container = av.open(view, "r", format=name, options=_FFMPEG_OPTIONS, metadata_errors="replace")
+            if not self._container.streams.audio:
+                raise AudioError("has no audio in it")
+            stream = self._container.streams.audio[0]
+            if stream.codec_context is None:
+                raise AudioError("has audio of a coding that is not known")
+            stream.codec_context.thread_count = 1
+            self._frames = self._container.decode(stream)
+            self._first = next(self._frames, None)
+        except (av.FFmpegError, ValueError) as error:
+            raise AudioError(f"is not audio that can be decoded ({_cause(error)})") from error
+        if self._first is None:
+            raise AudioError("has no audio in it")
+        # Only what is decoded tells the rate of some AAC.
+        self.rate, self.channels = self._first.sample_rate, self._first.layout.nb_channels
+        seconds = None
+        self._is_cut = name == "mov"
+        if self._is_cut and stream.duration is not None and stream.time_base is not None:
+            seconds = float(stream.duration * stream.time_base)
+        elif name in _MEASURED_FILES and len(self._container.streams) == 1 and self._container.duration is not None:
+            seconds = self._container.duration / av.time_base
+        self.frames = None if seconds is None else max(0, round(seconds * self.rate))
+        self.tolerance = round(_MISSING_SECONDS * self.rate)
+
+    def close(self) -> None:
+        self._container.close()
+
+    def seek(self, frame: int) -> bool:
+        return False  # it lands on the packet before, whose decoder begins without the ones before that
+
+    def blocks(self, frames: int | None) -> Iterator[Block]:
+        import av
+
+        # An m4a tells where it ends; what fills its last packet is no sound.
+        ends = [end for end in (frames, self.frames if self._is_cut else None) if end is not None]
+        left = min(ends, default=None)
+        frame = self._first
+        try:
+            while frame is not None and (left is None or left > 0):
+                if (frame.sample_rate, frame.layout.nb_channels) != (self.rate, self.channels):
+                    yield Block(np.zeros((0, self.channels), np.float32), "its rate or channels change")
+                    return
+                samples = _floats(frame)[:left]
+                yield Block(samples)
+                left = None if left is None else left - len(samples)
+                frame = next(self._frames, None)
+        except av.FFmpegError as error:
+            yield Block(np.zeros((0, self.channels), np.float32), _cause(error))
+
+
+def _cause(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or first_line(error))
+
+
+def _floats(frame: "AudioFrame") -> Samples:
+    """The samples of a frame, (n, channels) float32; integers of any width fill [-1, 1)."""
+    array = frame.to_ndarray()
+    array = array.T if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels)
+    if array.dtype == np.uint8:
+        return ((array.astype(np.float32) - 128) / 128).astype(np.float32)
+    scale = 1.0 if array.dtype.kind == "f" else 2.0 ** (8 * array.dtype.itemsize - 1)
+    return (array / scale).astype(np.float32)

@@ -1,0 +1,55 @@
+"""Audio files in every format, made in memory: by libsndfile, and by FFmpeg for those that it does not write."""
+
+import io
+import tempfile
+from pathlib import Path
+
+import av
+import numpy as np
+import soundfile
+
+
+def encode(signal, rate=16_000, container="WAV", subtype=None, **options):
+    """By libsndfile: (n,) or (n, channels) samples in [-1, 1)."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, signal, rate, format=container, subtype=subtype, **options)
+    return buffer.getvalue()
+
+
+def encode_by_ffmpeg(signal, rate, container, codec, **options):
+    """By FFmpeg: (n,) or (n, 2) samples in [-1, 1)."""
+    signal = np.atleast_2d(np.asarray(signal).T).T
+    layout = "mono" if signal.shape[1] == 1 else "stereo"
+    with tempfile.NamedTemporaryFile() as target:
+        _write(signal, layout, rate, target.name, container, codec, options)
+        return Path(target.name).read_bytes()
+
+
+def _write(signal, layout, rate, path, container, codec, options):
+    with av.open(path, "w", format=container, options=options) as file:
+        stream = file.add_stream(codec, rate=rate, layout=layout)
+        resampler = av.AudioResampler(format=stream.format, layout=layout, rate=rate, frame_size=1024)
+        whole = av.AudioFrame.from_ndarray(
+            np.round(signal * 32_767).astype(np.int16).reshape(1, -1), format="s16", layout=layout
+        )
+        whole.sample_rate = rate
+        queue = av.AudioFifo()
+        for frame in resampler.resample(whole) + resampler.resample(None):
+            queue.write(frame)
+        size = stream.codec_context.frame_size or 1024
+        while (frame := queue.read(size, partial=True)) is not None:
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+
+
+def tone(frequency, seconds, rate=16_000, amplitude=0.5):
+    return amplitude * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)
+
+
+def speech_like(seconds, rate=16_000, seed=0):
+    """Noise whose loudness goes up and down, so that there are quiet moments."""
+    rng = np.random.default_rng(seed)
+    samples = round(seconds * rate)
+    step = rate // 10
+    loudness = np.repeat(rng.uniform(0.003, 0.3, samples // step + 1), step)[:samples]
+    return np.clip(rng.standard_normal(samples) * loudness, -0.99, 0.99)
