@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +14,7 @@ from sdhubert_ray.cli.targets import check_figures
 from sdhubert_ray.errors import UserError
 
 if TYPE_CHECKING:
-    from sdhubert_ray.evaluation.joining import Joined
+    from sdhubert_ray.evaluation.joining import Joined, JoinOptions
     from sdhubert_ray.evaluation.published import Published
     from sdhubert_ray.evaluation.references import Reference
     from sdhubert_ray.evaluation.scoring import Bootstrap, Shift
@@ -24,6 +24,7 @@ evaluate = typer.Typer(
 )
 
 _MAX_SHIFT = 1.0
+_TOLERANCE, _MAX_TOLERANCE = 0.05, 1.0
 
 Segments = Annotated[str, typer.Argument(metavar="SEGMENTS", help="An output folder or URI of `sdhubert segment`.")]
 References = Annotated[
@@ -45,6 +46,14 @@ TierName = Annotated[
     str | None,
     typer.Option(help="Of TextGrids (default: called syllables, or phones, which are syllabified in English)."),
 ]
+Rename = Annotated[
+    str | None,
+    typer.Option(
+        metavar="OLD=NEW",
+        help="How the names of references begin, and what ids of recordings have instead; either may be empty: "
+        "test-other/= for references named from a folder above.",
+    ),
+]
 JsonFile = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write all figures here, a file or URI.")]
 Resamples = Annotated[int, typer.Option("--bootstrap", min=0, help="Resamples of utterances for 95 % intervals.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the bootstrap.")]
@@ -61,9 +70,14 @@ def boundary(
         str | None, typer.Option(metavar="SEGMENTS", help="Their output folder (default: SEGMENTS).")
     ] = None,
     shift: Annotated[float | None, typer.Option(help="Seconds added to the reference, chosen before.")] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option(help="Seconds within which boundaries match; 0.050001 takes all that are written 50 ms apart."),
+    ] = _TOLERANCE,
     missing: Missing = "error",
     by: By = None,
     tier: TierName = None,
+    rename: Rename = None,
     json_file: JsonFile = None,
     bootstrap: Resamples = 1000,
     seed: Seed = 0,
@@ -77,6 +91,8 @@ def boundary(
         raise UserError("--shift and --tune cannot both be given; leave out one")
     if shift is not None and not abs(shift) <= _MAX_SHIFT:
         raise UserError(f"--shift is {shift}; it has to be in seconds, from -{_MAX_SHIFT} to {_MAX_SHIFT}")
+    if not 0 < tolerance <= _MAX_TOLERANCE:
+        raise UserError(f"--tolerance is {tolerance}; it has to be in seconds, over 0 and up to {_MAX_TOLERANCE}")
     if tune_segments is not None and tune is None:
         raise UserError("--tune-segments needs --tune, the references of its recordings")
     if json_file:
@@ -86,24 +102,33 @@ def boundary(
     from sdhubert_ray.evaluation.published import BOUNDARY
     from sdhubert_ray.evaluation.scoring import Bootstrap, Shift, evaluate_boundary, measure_rate
 
-    options = JoinOptions(missing, tuple(dict.fromkeys(by or [])))
+    options = JoinOptions(missing, tuple(dict.fromkeys(by or [])), _split_rename(rename))
     wanted = load_references(references, tier)
     chosen = Shift() if shift is None else Shift(shift, "given")
     if tune is not None:
-        chosen = _tune(wanted, references, tune, tune_segments or segments, missing, tier)
+        chosen = _tune(wanted, references, tune, tune_segments or segments, options, tier, tolerance)
     joined = join(wanted, segments, options)
     drawn = Bootstrap(bootstrap, seed)
-    report, rate = evaluate_boundary(joined, chosen.seconds, drawn), measure_rate(joined, _units_there(segments)[0])
+    report, rate = (
+        evaluate_boundary(joined, chosen.seconds, drawn, tolerance),
+        measure_rate(joined, _units_there(segments)[0]),
+    )
     _print_join(joined, missing)
     console.print(tables.boundary_table(report, chosen), soft_wrap=True)
     console.print(tables.rate_table(rate), soft_wrap=True)
     for table in tables.boundary_groups(report):
         console.print(table, soft_wrap=True)
-    published = _print_published(joined, BOUNDARY)
+    published = _print_published(joined, BOUNDARY) if tolerance == _TOLERANCE else []
     if chosen.source == "not tuned":
         note("NOT TUNED: the shift of protocol sdhubert is 0; --tune REFERENCES chooses it on validation recordings")
     if json_file:
-        figures = {"shift": asdict(chosen), "token_rate": asdict(rate), **asdict(report), "published": published}
+        figures = {
+            "shift": asdict(chosen),
+            "tolerance": tolerance,
+            "token_rate": asdict(rate),
+            **asdict(report),
+            "published": published,
+        }
         _write(json_file, "boundary", (segments, references, tier, missing), joined, drawn, figures)
 
 
@@ -118,6 +143,7 @@ def purity(
     missing: Missing = "error",
     by: By = None,
     tier: TierName = None,
+    rename: Rename = None,
     json_file: JsonFile = None,
     bootstrap: Resamples = 1000,
     seed: Seed = 0,
@@ -133,7 +159,7 @@ def purity(
     from sdhubert_ray.evaluation.published import PURITY
     from sdhubert_ray.evaluation.scoring import Bootstrap, evaluate_purity, measure_rate
 
-    options = JoinOptions(missing, tuple(dict.fromkeys(by or [])))
+    options = JoinOptions(missing, tuple(dict.fromkeys(by or [])), _split_rename(rename))
     wanted = load_references(references, tier)
     drawn = Bootstrap(bootstrap, seed)
     if quantizer is None:
@@ -164,11 +190,24 @@ def purity(
 evaluate.command()(ssabx)
 
 
+def _split_rename(rename: str | None) -> tuple[str, str]:
+    old, mark, new = (rename or "=").partition("=")
+    if not mark:
+        raise UserError(f"--rename is {rename!r}; it has to be OLD=NEW, such as test-other/=")
+    return old, new
+
+
 def _tune(
-    tested: "Sequence[Reference]", references: str, tune: str, segments: str, missing: str, tier: str | None
+    tested: "Sequence[Reference]",
+    references: str,
+    tune: str,
+    segments: str,
+    options: "JoinOptions",
+    tier: str | None,
+    tolerance: float,
 ) -> "Shift":
     from sdhubert_ray.evaluation import join, load_references, tune_on
-    from sdhubert_ray.evaluation.joining import JoinOptions, bare_name
+    from sdhubert_ray.evaluation.joining import bare_name
 
     validation = load_references(tune, tier)
     names = [{bare_name(name) for one in some for name in (one.file_name, one.id)} for some in (tested, validation)]
@@ -178,10 +217,10 @@ def _tune(
             f"{len(both)} recordings, such as {min(both)}, are in {tune} and in {references}; the shift has to be "
             "chosen on other recordings than it is tested on"
         )
-    joined = join(validation, segments, JoinOptions(missing))
+    joined = join(validation, segments, replace(options, by=()))
     if joined.missing:
-        note(f"note: {len(joined.missing)} of {len(validation)} recordings of {tune} are missing ({missing})")
-    return tune_on(joined, tune)
+        note(f"note: {len(joined.missing)} of {len(validation)} recordings of {tune} are missing ({options.missing})")
+    return tune_on(joined, tune, tolerance)
 
 
 def _units_there(segments: str) -> tuple[int | None, str | None]:

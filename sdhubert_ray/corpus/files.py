@@ -136,14 +136,18 @@ def stat_files(files: Iterable[File], named_in: str | None = None) -> Iterator[F
     return in_order(functools.partial(_try_stat, named_in=named_in), files, _STATS_AT_ONCE)
 
 
-def refuse_bad_name(name: str) -> None:
+def refuse_bad_name(name: str, told: str = "file name ") -> None:
     """Refuse a name that no table can hold.
+
+    Args:
+        name: of a file or member.
+        told: how the message begins, before the name.
 
     Raises:
         UserError: it is not UTF-8.
     """
     if not name.isprintable() and any("\ud800" <= char <= "\udfff" for char in name):
-        raise UserError(f"file name {name.encode('utf-8', 'replace').decode()!r} is not UTF-8; rename the file")
+        raise UserError(f"{told}{name.encode('utf-8', 'replace').decode()!r} is not UTF-8; rename the file")
 
 
 def _try_stat(file: File, named_in: str | None) -> File:

@@ -20,9 +20,9 @@ from sdhubert_ray.corpus.selection import (
     select_splits,
 )
 from sdhubert_ray.corpus.shards import PARQUET_SUFFIX, TAR_SUFFIX, find_audio, is_compressed_tar
+from sdhubert_ray.corpus.texts import is_text_manifest
 from sdhubert_ray.errors import UserError
 
-_TEXT_MANIFEST_SUFFIXES = frozenset((".jsonl", ".csv"))
 _MOST_NAMES = 1_000_000
 """A brace pattern of more names is taken for a slip of the keyboard."""
 _EVERYTHING = Selection()
@@ -33,8 +33,8 @@ def list_input(uri: str, selection: Selection = _EVERYTHING) -> Listing:
 
     Args:
         uri: a folder or prefix (recursive), a glob, a pattern with braces, one file, tars, Parquet files with audio
-            bytes, or a manifest (.parquet, .jsonl, .csv). An `id` is the path relative to the folder, or to the fixed
-            part of the pattern, with its ending.
+            bytes, or a manifest (.parquet, or text as `texts.parse_manifest` takes it). An `id` is the path relative to
+            the folder, or to the fixed part of the pattern, with its ending.
         selection: which of them are taken.
 
     Raises:
@@ -67,7 +67,7 @@ def _find(uri: str, splits: tuple[str, ...]) -> Source:
 
 def _one_file(uri: str) -> Source:
     suffix = PurePosixPath(uri).suffix.lower()
-    if suffix in _TEXT_MANIFEST_SUFFIXES:
+    if is_text_manifest(PurePosixPath(uri).name):
         return text_manifest(uri)
     file = File(PurePosixPath(uri).name, storage.absolute(uri))
     if suffix == TAR_SUFFIX:
@@ -88,7 +88,7 @@ def _folder(uri: str, splits: tuple[str, ...]) -> Source:
     where = f"input folder {uri}"
     _refuse_missing_folders(uri, splits)
     shards: dict[str, list[File]] = {TAR_SUFFIX: [], PARQUET_SUFFIX: []}
-    compressed, others = "", 0
+    compressed, manifest, others = "", "", 0
     root = storage.absolute(uri)  # the working directory may be another when more is read
     for file in _scan(root, splits):
         suffix = PurePosixPath(file.name).suffix.lower()
@@ -99,6 +99,7 @@ def _folder(uri: str, splits: tuple[str, ...]) -> Source:
         else:
             others += 1
             compressed = compressed or (file.name if is_compressed_tar(file.name) else "")
+            manifest = manifest or (file.name if is_text_manifest(file.name) else "")
     tars, parquets = shards[TAR_SUFFIX], shards[PARQUET_SUFFIX]
     if tars:
         return tar_source(tars, where, others + len(parquets))
@@ -107,7 +108,8 @@ def _folder(uri: str, splits: tuple[str, ...]) -> Source:
     if parquets:
         return parquet_source(parquets, where, others)
     found = f"none of its {others} files has an audio ending" if others else "it holds no files"
-    raise UserError(f"{where} has no audio: {found}; name another folder, or the files by a glob")
+    manifest = f"; it has a manifest: name {storage.join(uri, manifest)}" if manifest else ""
+    raise UserError(f"{where} has no audio: {found}{manifest or '; name another folder, or the files by a glob'}")
 
 
 def _audio_folder(where: str, root: str, splits: tuple[str, ...], first: File) -> Source:

@@ -120,7 +120,7 @@ def _stat_shard(file: File) -> File:
 
 
 def _is_audio(member: Member, file: File) -> bool:
-    hidden = any(part.startswith(".") for part in PurePosixPath(member.name).parts)
+    hidden = any(part.startswith(".") and part != ".." for part in PurePosixPath(member.name).parts)
     if hidden or not has_audio_name(member.name):
         return False
     if member.flaw:
@@ -131,7 +131,7 @@ def _is_audio(member: Member, file: File) -> bool:
 def _tar_rows(file: File, members: list[Member]) -> pa.Table:
     shard = str(PurePosixPath(file.name).with_suffix(""))
     for member in members:
-        refuse_bad_name(member.name)
+        refuse_bad_name(member.name, f"shard {file.uri} has a member whose name ")
     columns = {
         "id": [f"{shard}/{member.name}" for member in members],
         "uri": [file.uri] * len(members),

@@ -1,20 +1,18 @@
-"""Manifests as files: Parquet (streamed), JSON lines and CSV (read whole), of ours, of others, of NeMo."""
+"""Manifests as files: Parquet, which is streamed, and text, which is read whole; their rows as those of an input."""
 
 import contextlib
-import json
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet
 
 from sdhubert_ray import storage
 from sdhubert_ray.corpus.columns import cast, check_names, check_rows, conform, near_miss
 from sdhubert_ray.corpus.selection import BATCH_ROWS, Source
 from sdhubert_ray.corpus.shards import beside
+from sdhubert_ray.corpus.texts import URI_NAMES, parse_manifest
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output.parquet import parquet_file
 from sdhubert_ray.output.tables import MANIFEST_FIELDS
@@ -22,21 +20,20 @@ from sdhubert_ray.output.tables import MANIFEST_FIELDS
 PIECE_SECONDS_KEY = b"sdhubert_piece_seconds"
 """Key of the Parquet metadata that tells how long pieces are, seconds; only manifests of pieces have it."""
 
-_TEXT_COLUMNS = ("id", "uri", "audio_filepath", "member", "source_version")
+_URI, _OTHER_URI = URI_NAMES
 _BUFFER_BYTES = 1 << 20
 """Of a column that are read at once: a row group may hold a million rows."""
-_NEMO_URI = "audio_filepath"
 
 
 def text_manifest(uri: str) -> Source:
-    """A manifest in JSON lines or CSV, which is read as a whole.
+    """A manifest in text, such as JSON lines or CSV, which is read as a whole.
 
     Raises:
         UserError: unreadable, without rows, or with a column or row that cannot be used.
     """
     where = f"manifest {uri}"
     try:
-        table = _parse(PurePosixPath(uri).suffix.lower(), storage.read_bytes(uri))
+        table = parse_manifest(uri)
     except storage.TransientError:
         raise
     except (pa.ArrowException, ValueError, OSError) as error:
@@ -149,7 +146,7 @@ def _pieces_manifest(uri: str, where: str, schema: pa.Schema) -> Source:
 
 def _convert(table: pa.Table, uri: str, where: str) -> pa.Table:
     """The rows of a manifest as those of an input: our column names, their types, absolute uris."""
-    if "uri" not in table.column_names and _NEMO_URI in table.column_names:
+    if _URI not in table.column_names and _OTHER_URI in table.column_names:
         table = _from_nemo(table, where)
     if "uri" not in table.column_names:
         raise UserError(f"{where} has no column 'uri' or 'audio_filepath'; {near_miss('uri', table.column_names)}")
@@ -168,7 +165,7 @@ def _convert(table: pa.Table, uri: str, where: str) -> pa.Table:
 
 def _from_nemo(table: pa.Table, where: str) -> pa.Table:
     """NeMo's names: with an `offset`, its `duration` is the length of the part that begins there."""
-    names = {_NEMO_URI: "uri"}
+    names = {_OTHER_URI: "uri"}
     if "start" not in table.column_names:
         names["offset"] = "start"
     table = table.rename_columns([names.get(name, name) for name in table.column_names])
@@ -188,46 +185,3 @@ def _duplicate_hint(schema: pa.Schema) -> str:
 def _unreadable(where: str, error: Exception) -> UserError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return UserError(f"{where} cannot be read ({reason})")
-
-
-def _parse(suffix: str, data: bytes) -> pa.Table:
-    if suffix == ".csv":
-        # Ids such as 0001 are names, not numbers.
-        options = pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(_TEXT_COLUMNS, pa.string()), strings_can_be_null=True, null_values=[""]
-        )
-        # In memory of Arrow's own: a thread of it that lets go of Python's needs the interpreter, see `parquet_file`.
-        held = pa.BufferOutputStream()
-        held.write(data.removeprefix(b"\xef\xbb\xbf"))
-        return pyarrow.csv.read_csv(pa.BufferReader(held.getvalue()), convert_options=options)
-    rows = []
-    # Only \n ends a line of JSON: transcripts may hold the other separators that splitlines knows.
-    for number, line in enumerate(data.decode("utf-8-sig").split("\n"), start=1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"line {number} is no JSON: {error.msg}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"line {number} is no JSON object")
-            rows.append(row)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return pa.table({name: _column(name, [row.get(name) for row in rows]) for name in names})
-
-
-def _column(name: str, values: list[object]) -> pa.Array:
-    try:
-        column = pa.array(values)
-    except pa.ArrowException as error:
-        raise ValueError(f"column {name!r} has values of several types: {error}") from error
-    except OverflowError as error:
-        raise ValueError(f"column {name!r} has an integer of more than 64 bits; write it as text") from error
-    if _has_empty_struct(column.type):  # which no writer can keep
-        column = pa.array([None if value is None else json.dumps(value) for value in values], pa.string())
-    return column
-
-
-def _has_empty_struct(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return kind.num_fields == 0 or any(_has_empty_struct(field.type) for field in kind)
-    return pa.types.is_list(kind) and _has_empty_struct(kind.value_type)

@@ -10,6 +10,7 @@ import contextlib
 import io
 import tarfile
 import threading
+import unicodedata
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -110,7 +111,8 @@ def open_audio(
         return storage.open_binary(uri, size=_remote_size(uri, source_size), sparse=sparse)
     if PurePosixPath(uri).suffix.lower() == PARQUET_SUFFIX:
         return _open_row(uri, member, source_size)
-    found = _tars.get(uri, source_size).get(_plain(member))
+    members, name = _tars.get(uri, source_size), _plain(member)
+    found = members.get(name) or members.get(unicodedata.normalize("NFC", name))
     if found is None:
         raise FileNotFoundError(f"has no member {member!r}")
     if found.flaw:
@@ -154,23 +156,35 @@ def index_tar(uri: str, size: int | None = None) -> list[Member]:
     """
     members: list[Member] = []
     with storage.open_binary(uri, size=_remote_size(uri, size), sparse=True) as file:
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                while (info := tar.next()) is not None:
-                    tar.members = []  # type: ignore[attr-defined]  # it would keep them all, a kilobyte each
-                    if not info.isdir():
-                        members.append(Member(_plain(info.name), info.offset_data, info.size, _flaw(info)))
-                end = tar.offset
-        except (tarfile.TarError, ValueError) as error:
-            raise AudioError(_describe_damage(file, str(error))) from error
-        # tarfile takes any end for the end: only a block of zeros is one.
-        file.seek(end)
-        block = file.read(tarfile.BLOCKSIZE)
+        start: int | None = 0
+        while start is not None:
+            start = _index_one(file, start, members)
+    return members
+
+
+def _index_one(file: BinaryIO, start: int, members: list[Member]) -> int | None:
+    """Add the members of the tar that begins at a byte; tells where another begins that was joined to it, or None."""
+    file.seek(start)
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            while (info := tar.next()) is not None:
+                tar.members = []  # type: ignore[attr-defined]  # it would keep them all, a kilobyte each
+                if not info.isdir():
+                    members.append(Member(_plain(info.name), info.offset_data, info.size, _flaw(info)))
+            end = tar.offset
+    except (tarfile.TarError, ValueError) as error:
+        raise AudioError(_describe_damage(file, str(error))) from error
+    # tarfile takes any end for the end: only a block of zeros is one.
+    file.seek(end)
+    block = file.read(tarfile.BLOCKSIZE)
     if len(block) < tarfile.BLOCKSIZE:
         raise AudioError("is truncated: it ends without the end mark of a tar")
     if block.strip(b"\0"):
         raise AudioError(f"is damaged: there is no header of a member at byte {end}")
-    return members
+    while block and not block.strip(b"\0"):  # what fills the last record
+        end += len(block)
+        block = file.read(tarfile.BLOCKSIZE)
+    return end if block[257:262] == b"ustar" else None
 
 
 def find_audio(schema: pa.Schema) -> AudioColumn | None:
@@ -229,7 +243,12 @@ class _ParquetShard:
 
 
 def _index_members(uri: str, size: int | None) -> dict[str, Member]:
-    return {member.name: member for member in index_tar(uri, size)}
+    members = index_tar(uri, size)
+    # Names are found in any form of Unicode; those that were asked for letter by letter come first.
+    return {
+        **{unicodedata.normalize("NFC", member.name): member for member in members},
+        **{member.name: member for member in members},
+    }
 
 
 def _open_parquet(uri: str, size: int | None) -> _ParquetShard:

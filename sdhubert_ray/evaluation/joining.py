@@ -1,11 +1,13 @@
 """Reference syllables joined to the recordings of a segments table.
 
-The rule: names are compared without the ending of an audio file (.flac, .wav, .mp3 ...); a recording's `id` is looked
-for among the references' file_name, and if it is none of these, among the references' ids. All else in a name counts,
-folders too.
+The rule: names are compared without the ending of an audio file (.flac, .wav, .mp3 ...), and in one form of Unicode; a
+recording's `id` is looked for among the references' file_name, and if it is none of these, among the references' ids.
+All else in a name counts, folders too.
 """
 
 import posixpath
+import shlex
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -31,6 +33,8 @@ _COLUMNS = ("id", "uri", "piece", "offset", "duration", "status", "error", "num_
 _NO_GROUP = "(none)"
 _SHOWN = 3
 _QUANTIZED_AT_ONCE = 8192
+# References that end so many times later than their recordings are in milliseconds, or in samples.
+_NO_SECONDS, _NO_MILLISECONDS = 100, 1500
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,12 @@ class JoinOptions:
         missing: what becomes of a reference without a recording, or with one that could not be read: `error`, `skip`
             (left out) or `empty` (counts as a recording without segments).
         by: columns of the table, such as speaker, by whose values figures are given too.
+        rename: how the names of references begin, and what stands there instead in the names of recordings.
     """
 
     missing: str = "error"
     by: tuple[str, ...] = ()
+    rename: tuple[str, str] = ("", "")
 
     def __post_init__(self) -> None:
         if self.missing not in MISSING:
@@ -104,8 +110,9 @@ def join(
 
     Raises:
         UserError: the output cannot be read or lacks a column; a reference or recording is there twice; a reference
-            has no recording and `missing` is `error`, or none has one.
+            has no recording and `missing` is `error`, or none has one; times of references are no seconds.
     """
+    references = [_renamed(reference, *options.rename) for reference in references]
     meeting = _Meeting(references, output, options.by, quantize)
     for table in _read(output, options.by, with_features=quantize is not None):
         meeting.add(table)
@@ -113,6 +120,7 @@ def join(
     missing = [reference.file_name for number, reference in enumerate(references) if number not in found]
     if missing and (options.missing == "error" or not found):
         raise _missing_error(output, references, missing, failed, [*meeting.ids.values(), *meeting.extra])
+    _refuse_other_times(list(found.values()))
     if options.missing == "empty":
         for number, reference in enumerate(references):
             groups = meeting.groups.get(number, tuple(_NO_GROUP for _ in options.by))
@@ -122,9 +130,32 @@ def join(
 
 
 def bare_name(name: str) -> str:
-    """A name without the ending of an audio file, as names are compared."""
+    """A name without the ending of an audio file, as names are compared: composed as macOS and Linux both write it."""
+    name = unicodedata.normalize("NFC", name)
     stem, ending = posixpath.splitext(name)
     return stem if ending.lower() in AUDIO_SUFFIXES else name
+
+
+def _renamed(reference: Reference, old: str, new: str) -> Reference:
+    names = [reference.id, reference.file_name]
+    names = [new + name.removeprefix(old) if name.startswith(old) else name for name in names]
+    return replace(reference, id=names[0], file_name=names[1])
+
+
+def _refuse_other_times(utterances: Sequence[Utterance]) -> None:
+    """Refuse references whose times are far behind the ends of their recordings: they are in no seconds."""
+    measured = [one for one in utterances if one.duration and len(one.reference.syllables)]
+    if not measured:
+        return
+    factors = [float(one.reference.syllables.max()) / one.duration for one in measured]
+    if float(np.median(factors)) < _NO_SECONDS:
+        return
+    one = measured[int(np.argsort(factors)[len(factors) // 2])]
+    unit = "samples" if float(np.max(factors)) > _NO_MILLISECONDS else "milliseconds"
+    raise UserError(
+        f"the references are in {unit}, it seems: that of {one.reference.file_name} ends at "
+        f"{one.reference.syllables.max():g}, its recording at {one.duration:.3f} s; give seconds"
+    )
 
 
 class _Index:
@@ -246,10 +277,30 @@ def _missing_error(
     way = "give their segments, or --missing skip leaves them out, --missing empty counts them as without segments"
     if len(missing) == len(references):
         way = "names have to be the same but for the ending of the audio"
+        rename = _find_rename([reference.file_name for reference in references], there)
+        if rename:
+            way += f"; they are with --rename {shlex.quote(rename)}"
     return UserError(
         f"{len(missing)} of {len(references)} referenced recordings have no segments in {output}{unread}, such as "
         f"{named}{hint}; {way}"
     )
+
+
+def _find_rename(references: Sequence[str], recordings: Sequence[str]) -> str | None:
+    """OLD=NEW of `JoinOptions.rename` with which a recording has a reference, where one is named from a folder above.
+
+    Args:
+        references: their file names.
+        recordings: ids of some recordings.
+    """
+    bare = [bare_name(name) for name in references]
+    for recording in map(bare_name, recordings):
+        for reference in bare:
+            if reference.endswith(f"/{recording}"):
+                return f"{reference.removesuffix(recording)}="
+            if recording.endswith(f"/{reference}"):
+                return f"={recording.removesuffix(reference)}"
+    return None
 
 
 def _as_text(value: object) -> str:

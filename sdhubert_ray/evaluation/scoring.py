@@ -14,6 +14,7 @@ import numpy.typing as npt
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.evaluation.joining import Joined, Utterance
 from sdhubert_ray.metrics import (
+    TOLERANCE,
     BoundaryCounts,
     BoundaryScores,
     Interval,
@@ -153,24 +154,26 @@ class PurityReport:
     by: dict[str, dict[str, dict[str, PurityResult]]]
 
 
-def tune_on(joined: Joined, references: str) -> Shift:
-    """Choose the shift on validation data.
+def tune_on(joined: Joined, references: str, tolerance: float = TOLERANCE) -> Shift:
+    """Choose the shift on validation data, for matches within `tolerance` seconds.
 
     Raises:
         UserError: no boundary is matched at any shift.
     """
-    best = tune_shift([(one.reference.syllables, one.segments) for one in joined.utterances])
+    best = tune_shift([(one.reference.syllables, one.segments) for one in joined.utterances], tolerance)
     if best is None:
         raise UserError(f"no boundary of {references} is matched at any shift; are these the recordings that it is of?")
     return Shift(best[0], "tuned", references, len(joined.utterances), best[1])
 
 
-def evaluate_boundary(joined: Joined, shift: float, bootstrap: Bootstrap) -> BoundaryReport:
-    """Compare boundaries by both protocols; the shift is of `sdhubert` only."""
+def evaluate_boundary(
+    joined: Joined, shift: float, bootstrap: Bootstrap, tolerance: float = TOLERANCE
+) -> BoundaryReport:
+    """Compare boundaries by both protocols, within `tolerance` seconds; the shift is of `sdhubert` only."""
     pairs = [(one.reference.syllables, one.segments) for one in joined.utterances]
     counts = {
-        "sdhubert": _as_rows([count_sdhubert(syllables, segments, shift) for syllables, segments in pairs]),
-        "onsets_offsets": _as_rows([count_onsets_offsets(syllables, segments) for syllables, segments in pairs]),
+        "sdhubert": _as_rows([count_sdhubert(*pair, shift, tolerance) for pair in pairs]),
+        "onsets_offsets": _as_rows([count_onsets_offsets(*pair, tolerance) for pair in pairs]),
     }
 
     def result(chosen: Ints) -> dict[str, BoundaryResult]:

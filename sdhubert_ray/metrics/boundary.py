@@ -94,16 +94,21 @@ def match_boundaries(reference: Floats, predicted: Floats, tolerance: float, *, 
     return matched
 
 
-def count_sdhubert(syllables: Floats, segments: Floats, shift: float = 0.0) -> BoundaryCounts:
-    """Count an utterance's boundaries by the protocol `sdhubert`. Arguments as `sdhubert_boundaries`."""
+def count_sdhubert(
+    syllables: Floats, segments: Floats, shift: float = 0.0, tolerance: float = TOLERANCE
+) -> BoundaryCounts:
+    """Count an utterance's boundaries by the protocol `sdhubert`; a match is `tolerance` seconds apart at most.
+
+    Other arguments as `sdhubert_boundaries`.
+    """
     reference, predicted = sdhubert_boundaries(syllables, segments, shift)
-    return BoundaryCounts(match_boundaries(reference, predicted, TOLERANCE), len(reference), len(predicted))
+    return BoundaryCounts(match_boundaries(reference, predicted, tolerance), len(reference), len(predicted))
 
 
-def count_onsets_offsets(syllables: Floats, segments: Floats) -> BoundaryCounts:
-    """Count an utterance's boundaries by the protocol `onsets_offsets`; a match is less than 50 ms apart."""
+def count_onsets_offsets(syllables: Floats, segments: Floats, tolerance: float = TOLERANCE) -> BoundaryCounts:
+    """Count an utterance's boundaries by the protocol `onsets_offsets`; a match is under `tolerance` seconds apart."""
     reference, predicted = onset_offset_boundaries(syllables, segments)
-    matched = match_boundaries(reference, predicted, TOLERANCE * 1000, strict=True)
+    matched = match_boundaries(reference, predicted, tolerance * 1000, strict=True)
     return BoundaryCounts(matched, len(reference), len(predicted))
 
 
@@ -114,11 +119,12 @@ def score_boundaries(counts: BoundaryCounts) -> BoundaryScores:
     return BoundaryScores(*values[:3], *(value if counts.matched else None for value in values[3:]))
 
 
-def tune_shift(utterances: Sequence[tuple[Floats, Floats]]) -> tuple[float, float] | None:
+def tune_shift(utterances: Sequence[tuple[Floats, Floats]], tolerance: float = TOLERANCE) -> tuple[float, float] | None:
     """Choose the shift of `SHIFTS` with the greatest R-value, the smallest of equals.
 
     Args:
         utterances: syllables (R, 2) and segments (P, 2) of each, seconds.
+        tolerance: the most that the two of a pair may differ, seconds.
 
     Returns:
         the shift in seconds and its R-value, or None where nothing matches at any shift.
@@ -126,7 +132,7 @@ def tune_shift(utterances: Sequence[tuple[Floats, Floats]]) -> tuple[float, floa
     unshifted = [sdhubert_boundaries(syllables, segments) for syllables, segments in utterances]
     best: tuple[float, float] | None = None
     for shift in SHIFTS.tolist():
-        matched = sum(match_boundaries(left + shift, right, TOLERANCE) for left, right in unshifted)
+        matched = sum(match_boundaries(left + shift, right, tolerance) for left, right in unshifted)
         sizes = (sum(len(left) for left, _ in unshifted), sum(len(right) for _, right in unshifted))
         r_value = score_boundaries(BoundaryCounts(matched, *sizes)).r_value
         if r_value is not None and (best is None or r_value > best[1]):

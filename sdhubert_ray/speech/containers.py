@@ -132,7 +132,7 @@ def _bound(file: BinaryIO, start: int, size: int) -> Part:
         end = _end_of_boxes(file, start, size)
     elif _is_mp3(head):
         return _bound_mp3(file, start, size)
-    if end is None:
+    if end is None or end <= start + len(head):
         return Part(start, size)
     flaw = None
     if end > size + _SLACK:

@@ -165,15 +165,18 @@ class _View:
 
     def readinto(self, buffer: "bytearray | memoryview") -> int:
         view = memoryview(buffer).cast("B")
-        want = max(0, min(len(view), self.size - self._position))
-        # The file's own: one from a store keeps its error for later, as a decoder cannot pass it on.
+        want = min(len(view), self.size - self._position)
+        if want <= 0:  # where broken headers lead to, no file can be asked to go
+            return 0
         self._file.seek(self._start + self._position)
-        got = int(self._file.readinto(view[:want])) if want else 0  # type: ignore[attr-defined]
+        # The file's own: one from a store keeps its error for later, as a decoder cannot pass it on.
+        got = int(self._file.readinto(view[:want]))  # type: ignore[attr-defined]
         self._position += got
         return got
 
     def read(self, size: int = -1) -> bytes:
-        data = bytearray(max(0, self.size - self._position) if size < 0 else size)
+        left = max(0, self.size - self._position)
+        data = bytearray(left if size < 0 else min(size, left))
         return bytes(data[: self.readinto(data)])
 
     def write(self, data: bytes) -> int:
@@ -317,5 +320,7 @@ def _floats(frame: "AudioFrame") -> Samples:
     array = array.T if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels)
     if array.dtype == np.uint8:
         return ((array.astype(np.float32) - 128) / 128).astype(np.float32)
-    scale = 1.0 if array.dtype.kind == "f" else 2.0 ** (8 * array.dtype.itemsize - 1)
-    return (array / scale).astype(np.float32)
+    if array.dtype.kind == "f":
+        with np.errstate(invalid="ignore", over="ignore"):  # what is no number is refused later
+            return array.astype(np.float32, copy=False)
+    return (array / 2.0 ** (8 * array.dtype.itemsize - 1)).astype(np.float32)

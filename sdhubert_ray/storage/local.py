@@ -4,6 +4,7 @@ import errno
 import glob
 import os
 import re
+import unicodedata
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -37,7 +38,7 @@ def open_part(uri: str, start: int, size: int | None) -> BinaryIO:
     """Open bytes [start, start + size) of a file, up to its end if `size` is None. Raises OSError."""
     if "\0" in uri:
         raise FileNotFoundError(uri)  # no file has such a name; Python would raise a ValueError
-    path = path_of(uri)
+    path = _spelled(path_of(uri))
     if path.exists() and not path.is_file() and not path.is_dir():
         raise OSError(f"{path} is no regular file")  # a pipe would be waited for
     file = path.open("rb", buffering=0)
@@ -48,6 +49,14 @@ def open_part(uri: str, start: int, size: int | None) -> BinaryIO:
     if start == 0 and size in (None, whole):
         return RangeFile(file)
     return RangeFile(LocalPart(file, start, max(whole - start, 0) if size is None else size))
+
+
+def _spelled(path: Path) -> Path:
+    """A path as the disk has it, where that is composed and this decomposed Unicode, or the other way round."""
+    if str(path).isascii() or path.exists():
+        return path
+    others = [Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD")]
+    return next((other for other in others if other.exists()), path)
 
 
 def put(target: Path, parts: Iterable[bytes]) -> None:

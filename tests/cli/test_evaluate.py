@@ -123,6 +123,35 @@ def test_without_tuning_it_says_so(output, tmp_path):
     assert "NOT TUNED" not in given.stderr
 
 
+def test_a_tolerance_takes_the_pairs_that_lie_on_its_edge(tmp_path):
+    """Of times that are written 50 ms apart, the difference in float64 may be a little less or more."""
+    pairs = [(0.3, 0.35), (0.1, 0.15), (1.05, 1.1), (2.05, 2.1)]
+    on_edge = sum(abs(one - other) <= 0.05 for one, other in pairs)
+    assert 0 < on_edge < len(pairs)
+    output = make_output(tmp_path / "out", [make_row("a.wav", [(one, 9.0) for one, _ in pairs])])
+    references = write_references(tmp_path / "r.json", {"a.wav": [(other, 5.0, "A") for _, other in pairs]})
+    matched = {}
+    for tolerance in ("0.05", "0.050001", "0.02"):
+        evaluate("boundary", output, references, "--tolerance", tolerance, "--json", tmp_path / tolerance)
+        found = json.loads((tmp_path / tolerance).read_text())
+        assert found["tolerance"] == float(tolerance)
+        matched[tolerance] = [found["protocols"][name]["matched"] for name in ("sdhubert", "onsets_offsets")]
+    assert matched == {"0.05": [on_edge, 0], "0.050001": [4, 4], "0.02": [0, 0]}
+
+
+def test_names_of_another_folder_are_mapped(output, tmp_path):
+    references = json.loads(Path(TEST).read_text())
+    for entry in references.values():
+        entry["file_name"] = f"corpus/{entry['file_name']}"
+    moved = {f"corpus {name}": entry for name, entry in references.items()}
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(moved))
+    assert "; they are with --rename corpus/=" in complaint("boundary", output, path)
+    with_map = evaluate("boundary", output, path, "--rename", "corpus/=", "--bootstrap", 0).stdout
+    assert with_map == evaluate("boundary", output, TEST, "--bootstrap", 0).stdout
+    evaluate("purity", output, path, "--rename", "corpus/=", "--bootstrap", 0)
+
+
 def test_missing_recordings_are_an_error_or_counted(tmp_path):
     rows = golden_rows("test")
     rows[0] = make_row("test/000.flac", status="unreadable", error="is no audio")
@@ -165,6 +194,8 @@ def test_published_figures_are_shown_for_the_test_sets_of_librispeech_only(tmp_p
         (["boundary", "OUTPUT", TEST, "--tune", TEST], "has to be chosen on other recordings"),
         (["boundary", "OUTPUT", TEST, "--tune", VAL, "--shift", "0"], "--shift and --tune"),
         (["boundary", "OUTPUT", TEST, "--tune-segments", "x"], "--tune-segments needs --tune"),
+        (["boundary", "OUTPUT", TEST, "--tolerance", "50"], "--tolerance is 50.0; it has to be in seconds"),
+        (["boundary", "OUTPUT", TEST, "--rename", "x"], "--rename is 'x'; it has to be OLD=NEW"),
         (["boundary", "OUTPUT", TEST, "--missing", "no"], "--missing is 'no'"),
         (["boundary", "OUTPUT", TEST, "--by", "speakr"], "did you mean its column 'speaker'"),
         (["boundary", "OUTPUT", TEST, "--tier", "phones"], "is no TextGrid"),

@@ -1,6 +1,7 @@
 """Inputs of shards: tars and Parquet files with audio bytes are listed whole, or refused in one sentence."""
 
 import tarfile
+import unicodedata
 import uuid
 
 import numpy as np
@@ -83,6 +84,38 @@ def test_hidden_members_and_folders_are_no_audio(tmp_path):
     listing = list_input(path)
     assert read(listing).column("id").to_pylist() == ["x/a.wav"]
     assert listing.ignored == 2
+
+
+def test_members_above_their_folder_and_joined_tars(tmp_path):
+    """`tar -P` keeps `../`; tars of parts are joined by `cat`."""
+    one = write_tar(tmp_path / "one.tar", [("../a.wav", b"a" * 700), ("../b.wav", b"b"), ("../.c.wav", b"hidden")])
+    two = write_tar(tmp_path / "two.tar", [("sub/c.wav", b"c" * 513), ("sub/d.txt", b"d")])
+    joined = tmp_path / "joined.tar"
+    joined.write_bytes(b"".join((tmp_path / name).read_bytes() for name in ("one.tar", "two.tar", "two.tar")[:2]))
+    expected = {"../a.wav": b"a" * 700, "../b.wav": b"b", "sub/c.wav": b"c" * 513}
+    rows = read(list_input(str(joined))).to_pylist()
+    assert {row["id"]: open_row(row) for row in rows} == {f"joined/{name}": data for name, data in expected.items()}
+    looked_up = {"uri": str(joined), "member": "sub/c.wav", "byte_offset": None, "byte_size": None}
+    assert open_row({**rows[0], **looked_up}) == b"c" * 513
+    assert [row["id"] for row in read(list_input(one)).to_pylist()] == ["one/../a.wav", "one/../b.wav"]
+    (tmp_path / "broken.tar").write_bytes(joined.read_bytes()[:-9000])
+    assert "truncated" in refusal(lambda: read(list_input(str(tmp_path / "broken.tar"))))
+    assert two
+
+
+def test_a_member_whose_name_is_no_utf_8_is_refused_with_its_tar(tmp_path):
+    path = write_tar(tmp_path / "x.tar", [("a\udce9.wav", b"x")])
+    message = refusal(lambda: read(list_input(path)))
+    assert path in message
+    assert "not UTF-8" in message
+
+
+def test_a_member_is_found_in_either_form_of_unicode(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "é.wav") for form in ("NFC", "NFD"))
+    path = write_tar(tmp_path / "x.tar", [(decomposed, b"x")])
+    for name in (composed, decomposed):
+        row = {"uri": path, "member": name, "byte_offset": None, "byte_size": None, "source_size": None}
+        assert open_row(row) == b"x"
 
 
 def test_more_members_than_a_batch(tmp_path):

@@ -185,7 +185,7 @@ def test_a_column_that_the_output_needs_is_refused(tmp_path, name):
         ("", "no rows"),
         ("\n\n", "no rows"),
         ('{"id": "a", "uri": "x", "score": 1}\n{"id": "b", "uri": "y", "score": "high"}\n', "score"),
-        (b'{"id": "caf\xe9", "uri": "x"}\n', "utf-8"),
+        (b'{"id": "caf\xe9", "uri": "x"}\n', "line 1 is not UTF-8"),
     ],
 )
 def test_broken_json_lines_are_refused(tmp_path, content, expected):

@@ -1,5 +1,9 @@
 """References joined to recordings: who meets whom, and that nobody is lost silently."""
 
+import shlex
+import unicodedata
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from evaluation_inputs import make_output, make_row, make_table
@@ -44,6 +48,52 @@ def test_names_meet_without_the_ending_of_audio(tmp_path):
 def test_an_ending_of_audio_is_taken_off_once(name, ending):
     assert bare_name(f"x{name}b{ending}") == f"x{name}b"
     assert bare_name(f"x{name}b.lab") == f"x{name}b.lab"
+
+
+def test_names_meet_in_either_form_of_unicode(tmp_path):
+    """macOS decomposes the names of files, who types them does not."""
+    composed, decomposed = (unicodedata.normalize(form, "Zoë/été.wav") for form in ("NFC", "NFD"))
+    assert composed != decomposed
+    for name, other in ((composed, decomposed), (decomposed, composed)):
+        output = make_output(tmp_path / name, [make_row(name, [(0, 1)])])
+        assert len(join([make_reference(other)], output, JoinOptions()).utterances) == 1
+    with pytest.raises(UserError, match="name one recording"):
+        join([make_reference(composed), make_reference(decomposed)], output, JoinOptions())
+
+
+@pytest.mark.parametrize(
+    ("recordings", "references", "rename"),
+    [
+        (["1/2/a.flac", "1/2/b.flac"], ["test/1/2/a.flac", "test/1/2/b.flac"], ("test/", "")),
+        (["test/1/a.flac", "test/1/b.flac"], ["1/a", "1/b"], ("", "test/")),
+        (
+            ["1/a.flac", "1/b.flac"],
+            ["/corpus/test other/1/a.wav", "/corpus/test other/1/b.wav"],
+            ("/corpus/test other/", ""),
+        ),
+    ],
+)
+def test_references_named_from_another_folder_are_offered_a_mapping(tmp_path, recordings, references, rename):
+    output = make_output(tmp_path / "out", [make_row(name, [(0, 1)]) for name in recordings])
+    wanted = [make_reference(name) for name in references]
+    assert refusal(wanted, output, JoinOptions()).endswith(f"; they are with --rename {shlex.quote('='.join(rename))}")
+    joined = join(wanted, output, JoinOptions(rename=rename))
+    assert len(joined.utterances) == 2
+    assert joined.num_extra == 0
+
+
+@pytest.mark.parametrize(("factor", "unit"), [(1000, "milliseconds"), (16_000, "samples"), (44_100, "samples")])
+def test_references_in_other_units_than_seconds_are_refused(tmp_path, factor, unit):
+    output = make_output(tmp_path / "out", [make_row(f"{name}.wav", [(0, 1)], duration=4.0) for name in "abc"])
+    wanted = [
+        Reference(name, f"{name}.wav", np.array([[0.1, 0.4], [0.5, end]]), ("A", "B"))
+        for name, end in zip("abc", (3.9, 2.2, 4.3), strict=True)
+    ]
+    assert len(join(wanted, output, JoinOptions()).utterances) == 3
+    scaled = [replace(one, syllables=one.syllables * factor) for one in wanted]
+    said = refusal(scaled, output, JoinOptions())
+    assert said.startswith(f"the references are in {unit}, it seems: that of a.wav ends at ")
+    assert said.endswith("its recording at 4.000 s; give seconds")
 
 
 def test_file_names_come_before_ids(tmp_path):

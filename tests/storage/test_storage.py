@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import unicodedata
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -196,6 +197,15 @@ def test_a_part_reads_as_the_slice_of_its_file(data):
         start, size = draw_part(data, len(WHOLE))
         with storage.open_binary(str(path), start=start, size=size) as file:
             read_at_will(data, file, WHOLE[start : None if size is None else start + size])
+
+
+def test_a_name_is_found_in_either_form_of_unicode(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "Zoë.wav") for form in ("NFC", "NFD"))
+    (tmp_path / decomposed).write_bytes(b"d")
+    assert storage.read_bytes(str(tmp_path / composed)) == b"d"
+    (tmp_path / composed).write_bytes(b"c")
+    assert storage.read_bytes(str(tmp_path / composed)) == b"c"
+    assert storage.read_bytes(str(tmp_path / decomposed)) == b"d"
 
 
 def test_a_file_that_is_shorter_than_was_known_is_refused(tmp_path):
