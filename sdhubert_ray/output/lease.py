@@ -70,6 +70,7 @@ class Lease:
         self._output = output
         self._uri = storage.join(output, LEASE)
         self._content: dict[str, Any] = {"run_id": run_id, **_here(), "beat": 0, "progress": {}}
+        self._written = b""  # what the file holds, if it is ours
         self._stop = threading.Event()
         self._lost: str | None = None
         self._take(output)
@@ -101,24 +102,34 @@ class Lease:
     def _take(self, output: str) -> None:
         if self._create():
             return
-        holder = _read(self._uri)
+        found = storage.read_now(self._uri)
+        holder = None if found is None else _parse(self._uri, found)
         if holder is not None and _is_alive(self._uri, holder, self.times.dead, self.times.settle):
             raise BusyError(
                 f"output {output} is being written by another run (process {holder['pid']} on {holder['host']}); "
                 "wait until it has ended, or choose another output"
             )
-        # Dead: of those that see it, the one whose content stays is the new holder.
-        self._put()
-        time.sleep(self.times.settle)
-        now = _read(self._uri)
-        if now is None or now["run_id"] != self._content["run_id"]:
+        # Dead: of those that see it, one replaces it; where a store lets several, the one whose content stays.
+        taken = self._create() if found is None else self._replace(found)
+        if taken:
+            time.sleep(self.times.settle)
+        if not taken or not self._is_ours():
             raise BusyError(f"output {output} has just been taken over by another run; choose another output")
 
     def _create(self) -> bool:
-        return storage.create(self._uri, self._encoded())
+        self._written = self._encoded()
+        return storage.create(self._uri, self._written)
 
-    def _put(self) -> None:
-        storage.put(self._uri, self._encoded())
+    def _replace(self, found: bytes) -> bool:
+        self._written = self._encoded()
+        return storage.replace(self._uri, found, self._written)
+
+    def _is_ours(self) -> bool:
+        now = storage.read_now(self._uri)
+        if now is None or _parse(self._uri, now)["run_id"] != self._content["run_id"]:
+            return False
+        self._written = now
+        return True
 
     def _encoded(self) -> bytes:
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -128,12 +139,11 @@ class Lease:
         written = time.monotonic()
         while not self._stop.wait(self.times.beat):
             try:
-                now = _read(self._uri)
-                if now is None or now["run_id"] != self._content["run_id"]:
+                self._content["beat"] += 1
+                # An attempt before may have come through though it has failed: what is there tells.
+                if not self._replace(self._written) and not (self._is_ours() and self._replace(self._written)):
                     self._lost = f"another run has taken over {self._uri}"
                     return
-                self._content["beat"] += 1
-                self._put()
                 written = time.monotonic()
             except (OSError, UserError) as error:
                 logger.warning("the heartbeat %s could not be written (%s)", self._uri, error)
@@ -164,10 +174,13 @@ def is_held(output: str, times: LeaseTimes = TIMES) -> bool:
 
 
 def _read(uri: str) -> dict[str, Any] | None:
+    found = storage.read_now(uri)
+    return None if found is None else _parse(uri, found)
+
+
+def _parse(uri: str, found: bytes) -> dict[str, Any]:
     try:
-        holder = storage.read_json(uri)
-        if holder is None:
-            return None
+        holder = json.loads(found)
         return {**holder, "pid": int(holder["pid"]), "run_id": str(holder["run_id"]), "host": str(holder["host"])}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{uri} is no lease of a run; remove it, or choose another output") from error

@@ -106,6 +106,14 @@ def read_bytes(uri: str) -> bytes:
         return file.read()
 
 
+def read_now(uri: str) -> bytes | None:
+    """Read a small file in one request, or None where there is none. Raises as `open_binary`."""
+    try:
+        return read_bytes(uri) if is_local(uri) else remote.fetch_all(uri)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def read_json(uri: str) -> dict[str, Any] | None:
     """Read a JSON object, or None where there is no such file.
 
@@ -115,10 +123,10 @@ def read_json(uri: str) -> dict[str, Any] | None:
         ValueError: it is no JSON, or no object.
         OSError, UserError: as `open_binary`.
     """
-    try:
-        content = json.loads(read_bytes(uri) if is_local(uri) else remote.fetch_all(uri))
-    except (FileNotFoundError, NotADirectoryError):
+    data = read_now(uri)
+    if data is None:
         return None
+    content = json.loads(data)
     if not isinstance(content, dict):
         raise ValueError("it is no JSON object")
     return content
@@ -222,6 +230,27 @@ def create(uri: str, data: bytes) -> bool:
     """
     try:
         return local.create(local.path_of(uri), data) if is_local(uri) else remote.create(uri, data)
+    except TransientError:
+        raise
+    except OSError as error:
+        raise _unwritable(uri, error) from error
+
+
+def replace(uri: str, old: bytes, new: bytes) -> bool:
+    """Write a whole file at once in the place of one that holds `old`.
+
+    One of several that do so at the same time succeeds: on this machine where the file system has locks, and on S3 by a
+    conditional put. Elsewhere the file is read first and written then, and of two at once both may succeed.
+
+    Returns:
+        Whether this call has; False if the file holds something else, or is not there.
+
+    Raises:
+        UserError: the place cannot be written.
+        TransientError: the store could not be reached; the file may hold `old` or `new`.
+    """
+    try:
+        return local.replace(local.path_of(uri), old, new) if is_local(uri) else remote.replace(uri, old, new)
     except TransientError:
         raise
     except OSError as error:

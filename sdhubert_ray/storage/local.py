@@ -1,6 +1,7 @@
 """Files of this machine."""
 
 import errno
+import fcntl
 import glob
 import os
 import re
@@ -16,6 +17,8 @@ from sdhubert_ray.storage.reading import LocalPart, RangeFile
 
 # What file systems without hard links say: FAT, and object stores that are mounted.
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+# What file systems without locks say.
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 
 _PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial")
 
@@ -66,6 +69,29 @@ def put(target: Path, parts: Iterable[bytes]) -> None:
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def replace(target: Path, old: bytes, new: bytes) -> bool:
+    """Write a file in the place of one that holds `old`; tell whether it did. Raises OSError.
+
+    Of several that do so at once one succeeds, on file systems with locks.
+    """
+    try:
+        with target.open("rb") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False  # another one is replacing it just now
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+            # Who came before has put another file there, whose lock this is not.
+            if held.read() != old or not os.path.samestat(os.fstat(held.fileno()), target.stat()):
+                return False
+            put(target, [new])
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def create(target: Path, data: bytes) -> bool:

@@ -151,6 +151,25 @@ def create(uri: str, data: bytes) -> bool:
     return True
 
 
+def replace(uri: str, old: bytes, new: bytes) -> bool:
+    """Write a file in the place of one that holds `old`; tell whether this call has. Raises as `request`."""
+
+    def put_over(filesystem: fsspec.AbstractFileSystem, path: str, limit: Limit) -> None:
+        condition = {"IfMatch": tag} if is_s3(filesystem) and tag else {}
+        filesystem.pipe_file(path, new, **condition, **limit)
+
+    try:
+        tag = _info(uri).get("ETag")  # before the content: one that is written in between has another
+        if fetch_all(uri) != old:
+            return False
+        request(uri, put_over, _seconds(len(new)))
+    except FileNotFoundError:
+        return False
+    except FileExistsError:  # or ours, whose answer was lost
+        return fetch_all(uri) == new
+    return True
+
+
 def remove_files(uris: Sequence[str]) -> None:
     """Remove files of one store, those that are there. Raises as `request`."""
 

@@ -127,14 +127,55 @@ def test_who_was_taken_over_notices_and_leaves_the_lease_alone(tmp_path):
     assert read_lease(str(tmp_path))["run_id"] == "theirs"
 
 
+def test_of_two_that_see_a_dead_run_one_takes_it_over_though_the_other_was_stopped(tmp_path, clock, monkeypatch):
+    """The other has looked before, and writes when the new holder is at work already."""
+    put_lease(tmp_path, ELSEWHERE)
+    is_alive = lease._is_alive
+
+    def stopped(*arguments):
+        found = is_alive(*arguments)
+        monkeypatch.setattr(lease, "_is_alive", is_alive)
+        taken.append(Lease(str(tmp_path), "first"))
+        return found
+
+    taken = []
+    monkeypatch.setattr(lease, "_is_alive", stopped)
+    with pytest.raises(BusyError, match="has just been taken over"):
+        Lease(str(tmp_path), "second")
+    assert read_lease(str(tmp_path))["run_id"] == "first"
+    taken[0].check()
+    taken[0].release()
+
+
+def test_a_heartbeat_that_was_written_though_it_failed_is_no_other_run(tmp_path, monkeypatch):
+    ours = Lease(str(tmp_path), "ours", QUICK)
+    replace, failed = storage.replace, threading.Event()
+
+    def lost(uri, old, new):
+        replace(uri, old, new)
+        if not failed.is_set():
+            failed.set()
+            raise UserError("the answer was lost")
+        return replace(uri, old, new)
+
+    monkeypatch.setattr(storage, "replace", lost)
+    assert failed.wait(60)
+    monkeypatch.setattr(storage, "replace", replace)
+    beat, deadline = read_lease(str(tmp_path))["beat"], Deadline()
+    while read_lease(str(tmp_path))["beat"] < beat + 3:
+        deadline.look_again()
+        ours.check()
+    ours.release()
+
+
 def test_who_cannot_write_its_heartbeat_for_a_minute_has_lost_the_lease(tmp_path, clock, monkeypatch):
     ours = Lease(str(tmp_path), "ours", QUICK)
 
-    def put(*_):
+    def replace(*_):
         clock.now += 25
         raise UserError("the disk is full")
 
-    monkeypatch.setattr(storage, "put", put)
+    monkeypatch.setattr(storage, "replace", replace)
     with pytest.raises(LeaseLostError, match=r"could not be written for 60 s \(the disk is full\)"):
         check_again_and_again(ours)
     assert clock.now == 75

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.storage import retries
+from sdhubert_ray.storage import remote, retries
 
 MEGABYTE = 1024 * 1024
 
@@ -279,6 +279,45 @@ def test_one_of_many_creates_an_object_though_answers_are_lost(s3_server, flaky_
             won = list(pool.map(lambda who, target=target: storage.create(target, bytes([who]) * 1000), range(8)))
         assert sum(won) == 1
         assert storage.read_bytes(target) == bytes([won.index(True)]) * 1000
+    assert len(flaky_proxy.faults()) >= 10
+
+
+def test_one_of_many_replaces_an_object(s3_bucket):
+    for number in range(5):
+        target = f"{s3_bucket}/{number}"
+        storage.put(target, b"old")
+        with ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(lambda who, target=target: storage.replace(target, b"old", bytes([who])), range(8)))
+        assert sum(won) == 1
+        assert storage.read_bytes(target) == bytes([won.index(True)])
+
+
+def test_an_object_that_is_written_just_before_it_is_replaced_stays(s3_bucket, monkeypatch):
+    """Whoever is stopped between its look and its put writes over nobody."""
+    target = f"{s3_bucket}/x"
+    storage.put(target, b"old")
+    fetch_all = remote.fetch_all
+
+    def stopped(uri):
+        found = fetch_all(uri)
+        monkeypatch.setattr(remote, "fetch_all", fetch_all)
+        storage.put(target, b"theirs")
+        return found
+
+    monkeypatch.setattr(remote, "fetch_all", stopped)
+    assert not storage.replace(target, b"old", b"ours")
+    assert storage.read_bytes(target) == b"theirs"
+
+
+def test_a_replacement_whose_answer_is_lost_is_known(s3_server, flaky_proxy, monkeypatch):
+    bucket = new_bucket(s3_server, {})
+    route(monkeypatch, flaky_proxy.url)
+    content = b"0"
+    storage.put(f"{bucket}/x", content)
+    flaky_proxy.rate, flaky_proxy.kinds = 0.5, ["lost"]
+    for number in range(1, 20):
+        assert storage.replace(f"{bucket}/x", content, b"%d" % number)
+        content = b"%d" % number
     assert len(flaky_proxy.faults()) >= 10
 
 

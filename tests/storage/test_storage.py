@@ -1,6 +1,7 @@
 """Files by URI: whole or not at all, found once each, the same here and in an object store."""
 
 import errno
+import fcntl
 import itertools
 import os
 import random
@@ -162,6 +163,41 @@ def test_one_of_many_creates_a_file(tmp_path):
         assert sum(won) == 1
         assert storage.read_bytes(target) == bytes([won.index(True)]) * 1000
     assert len(names_in(tmp_path)) == 20
+
+
+@pytest.mark.parametrize("base", ["local", "remote"])
+def test_only_what_is_still_there_is_replaced(tmp_path, request, base):
+    folder = str(tmp_path) if base == "local" else request.getfixturevalue("bucket")
+    target = f"{folder}/x"
+    assert not storage.replace(target, b"one", b"two")
+    assert not storage.exists(target)
+    storage.put(target, b"one")
+    assert not storage.replace(target, b"other", b"two")
+    assert storage.read_bytes(target) == b"one"
+    assert storage.replace(target, b"one", b"two")
+    assert storage.read_bytes(target) == b"two"
+
+
+def test_one_of_many_replaces_a_file(tmp_path):
+    for number in range(20):
+        target = str(tmp_path / str(number))
+        storage.put(target, b"old")
+        with ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(lambda who, target=target: storage.replace(target, b"old", bytes([who])), range(8)))
+        assert sum(won) == 1
+        assert storage.read_bytes(target) == bytes([won.index(True)])
+    assert len(names_in(tmp_path)) == 20
+
+
+def test_a_file_system_without_locks_replaces_too(tmp_path, monkeypatch):
+    def refuse(*_args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    storage.put(str(tmp_path / "x"), b"one")
+    assert storage.replace(str(tmp_path / "x"), b"one", b"two")
+    assert not storage.replace(str(tmp_path / "x"), b"one", b"three")
+    assert storage.read_bytes(str(tmp_path / "x")) == b"two"
 
 
 def test_a_file_system_without_hard_links_creates_too(tmp_path, monkeypatch):
