@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
 
 Options = TypeVar("Options")
+
+# ${name:...} calls a function, ${name} is another key.
+_RESOLVER = re.compile(r"(?<!\\)\$\{\s*[\w.]+\s*:")
 
 _schemas: dict[type[Any], DictConfig] = {}
 
@@ -32,7 +36,24 @@ def read_parts(path: str | None, overrides: Sequence[str], flags: Mapping[str, o
     """
     given = [_read_yaml(path)] if path else []
     given += [_read_override(text) for text in overrides]
+    for part in given:
+        _refuse_environment(OmegaConf.to_container(part, resolve=False))
     return given + [from_dotted(key, value) for key, value in flags.items()]
+
+
+def _refuse_environment(config: Any, prefix: str = "") -> None:  # noqa: ANN401 - whatever YAML holds
+    """Refuse values that would be looked up elsewhere: what is read so stands in a run's record for all to see."""
+    if isinstance(config, dict):
+        for key, value in config.items():
+            _refuse_environment(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(config, list):
+        for value in config:
+            _refuse_environment(value, prefix)
+    elif isinstance(config, str) and (found := _RESOLVER.search(config)):
+        raise UserError(
+            f"config key {prefix}: {found[0]}...}} would be read from outside the configuration, which a run writes "
+            "down; give the value itself, or leave secrets where the store's own library looks for them"
+        )
 
 
 def configs_folder() -> Path:

@@ -56,6 +56,7 @@ LAYOUT_OPTIONS = {
     "max_failed": 7,
     "foreign_quantizer": True,
     "quantizer": "elsewhere/quantizer",  # likewise
+    "audio.schemes": ("file", "https"),
     "output.formats": ("parquet", "textgrid"),
     "output.compression": "gzip",
     "output.rows_per_file": 100,

@@ -8,7 +8,6 @@ import pytest
 import soundfile
 import torch
 
-from sdhubert_ray.training.callbacks import empty_folder
 from sdhubert_ray.training.checkpoints import find_checkpoint
 from sdhubert_ray.training.data import Share
 from sdhubert_ray.training.fitting import Worker, fit
@@ -78,7 +77,8 @@ def train_here(run, tmp_path, is_going=lambda: False):
         shutil.rmtree(folder)
 
     share = Share(0, 1, run.config.data.batch_size)
-    folder = empty_folder(tmp_path / f"worker-{uuid.uuid4().hex}")
+    folder = tmp_path / f"worker-{uuid.uuid4().hex}"
+    folder.mkdir()
     worker = Worker(
         output=run.output,
         share=share,

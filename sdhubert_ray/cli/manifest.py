@@ -15,13 +15,20 @@ def manifest(
     where: Where = None,
     limit: Limit = None,
     split: Split = None,
+    schemes: Annotated[
+        list[str] | None,
+        typer.Option("--scheme", help="Of URIs that INPUT may name, beside files and object stores; may be repeated."),
+    ] = None,
     overwrite: Replace = False,
 ) -> None:
     """List recordings, probe how long they are, cut long ones into pieces: a manifest for `sdhubert segment`."""
     from sdhubert_ray.corpus import list_input, write_manifest
+    from sdhubert_ray.corpus.schemes import SCHEMES
 
     check_file(target, overwrite, ".parquet")
-    summary = write_manifest(list_input(source, select(where, limit, split)), target, piece_seconds)
+    summary = write_manifest(
+        list_input(source, select(where, limit, split), (*SCHEMES, *(schemes or ()))), target, piece_seconds
+    )
     ignored = f", {summary.ignored} other files ignored" if summary.ignored else ""
     hours = summary.seconds / 3600
     print(f"{summary.num_recordings} recordings in {summary.num_rows} rows, {hours:.3f} hours{ignored}: {target}")

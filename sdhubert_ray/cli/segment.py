@@ -87,7 +87,7 @@ def segment(
         raise UserError(
             "--retry does rows of OUTPUT again, whatever INPUT holds; leave out --where, --limit and --split"
         )
-    listing = None if retry else list_input(source, select(where, limit, split))
+    listing = None if retry else list_input(source, select(where, limit, split), asked.audio.schemes)
 
     from sdhubert_ray.encoder import fetch_checkpoint
     from sdhubert_ray.runs.execute import prepare_job

@@ -1,7 +1,7 @@
 """What an input holds: a folder, a glob, braces, one file, shards, or a manifest."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import PurePosixPath
 
 import braceexpand
@@ -10,6 +10,7 @@ from sdhubert_ray import storage
 from sdhubert_ray.corpus.files import File, audio_source, has_audio_name, stat_files
 from sdhubert_ray.corpus.packed import parquet_source, tar_source
 from sdhubert_ray.corpus.reading import PIECE_SECONDS_KEY, open_parquet, parquet_manifest, text_manifest
+from sdhubert_ray.corpus.schemes import SCHEMES, allow
 from sdhubert_ray.corpus.selection import (
     Listing,
     Selection,
@@ -28,7 +29,7 @@ _MOST_NAMES = 1_000_000
 _EVERYTHING = Selection()
 
 
-def list_input(uri: str, selection: Selection = _EVERYTHING) -> Listing:
+def list_input(uri: str, selection: Selection = _EVERYTHING, schemes: Collection[str] = SCHEMES) -> Listing:
     """List the recordings of an input, streamed.
 
     Args:
@@ -36,6 +37,7 @@ def list_input(uri: str, selection: Selection = _EVERYTHING) -> Listing:
             bytes, or a manifest (.parquet, or text as `texts.parse_manifest` takes it). An `id` is the path relative to
             the folder, or to the fixed part of the pattern, with its ending.
         selection: which of them are taken.
+        schemes: of the URIs that a manifest may name, see `schemes.SCHEMES`.
 
     Raises:
         UserError: nothing there, nothing of use in it, a broken shard or manifest. What shows only later in the input
@@ -43,7 +45,7 @@ def list_input(uri: str, selection: Selection = _EVERYTHING) -> Listing:
         TransientError: a store could not be reached.
     """
     try:
-        source = _find(uri, selection.splits)
+        source = _find(uri, selection.splits, schemes)
     except storage.TransientError:
         raise
     except OSError as error:
@@ -51,11 +53,11 @@ def list_input(uri: str, selection: Selection = _EVERYTHING) -> Listing:
     return select(source, selection)
 
 
-def _find(uri: str, splits: tuple[str, ...]) -> Source:
+def _find(uri: str, splits: tuple[str, ...], schemes: Collection[str]) -> Source:
     if storage.exists(uri):
         if storage.is_folder(uri):
             return _folder(uri, tuple(dict.fromkeys(name.strip("/") for name in splits)))
-        source = _one_file(uri)
+        source = _one_file(uri, schemes)
     elif "{" in uri:
         source = _several(uri, _expand_braces(uri), named=True)
     elif storage.has_magic(uri):
@@ -65,10 +67,10 @@ def _find(uri: str, splits: tuple[str, ...]) -> Source:
     return select_splits(source, splits)
 
 
-def _one_file(uri: str) -> Source:
+def _one_file(uri: str, schemes: Collection[str]) -> Source:
     suffix = PurePosixPath(uri).suffix.lower()
     if is_text_manifest(PurePosixPath(uri).name):
-        return text_manifest(uri)
+        return allow(text_manifest(uri), uri, schemes)
     file = File(PurePosixPath(uri).name, storage.absolute(uri))
     if suffix == TAR_SUFFIX:
         return tar_source([file], f"tar {uri}", 0)
@@ -77,7 +79,7 @@ def _one_file(uri: str) -> Source:
             schema = parquet.schema_arrow
         if PIECE_SECONDS_KEY not in (schema.metadata or {}) and find_audio(schema):
             return parquet_source([file], f"Parquet file {uri}", 0)
-        return parquet_manifest(uri, schema)
+        return allow(parquet_manifest(uri, schema), uri, schemes)
     if is_compressed_tar(uri):
         raise _compressed(f"input {uri} is")
     return audio_source(f"input {uri}", lambda: stat_files([file]), file, Tally())

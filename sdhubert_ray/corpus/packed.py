@@ -15,7 +15,7 @@ from sdhubert_ray.corpus.columns import INPUT_TYPES, check_names, check_rows, co
 from sdhubert_ray.corpus.files import File, has_audio_name, refuse_bad_name, stat_file
 from sdhubert_ray.corpus.reading import open_parquet, read_batches
 from sdhubert_ray.corpus.selection import BATCH_ROWS, Seen, Source, Tally, digests_of, in_order
-from sdhubert_ray.corpus.shards import AudioColumn, Member, beside, find_audio, holds_bytes, index_tar
+from sdhubert_ray.corpus.shards import AudioColumn, Member, beside, find_audio, holds_bytes, index_tar, is_relative
 from sdhubert_ray.errors import AudioError, UserError
 
 _SHARDS_AT_ONCE = 8
@@ -224,7 +224,7 @@ def _parquet_rows(
     """
     rows = range(first_row, first_row + batch.num_rows)
     paths = _paths(batch, shard.audio) if shard.audio.path_leaf else [None] * len(rows)
-    outside = [beside(file.uri, path) if empty and path else None for path in paths]
+    outside = [beside(file.uri, path) if empty and path and is_relative(path) else None for path in paths]
     columns: dict[str, object] = {name: batch.column(name) for name in shard.plain}
     if naming == "path":
         columns["id"] = pa.array(paths, pa.string())

@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -29,6 +29,9 @@ PARQUET_SUFFIX = ".parquet"
 COMPRESSED_TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 
 _AUDIO_COLUMNS = ("audio", "bytes")
+MOST_GROUP_BYTES = 4 << 30
+"""Audio in one row group of a Parquet file, which is read at once; more is refused before it is read."""
+_MOST_HEADER_BYTES = 1 << 20
 _TARS_KEPT = 8
 _ROW_GROUPS_KEPT = 2
 
@@ -78,6 +81,11 @@ def beside(uri: str, name: str) -> str:
         return name
     folder = uri.rpartition("/")[0] if "/" in uri else "."
     return storage.absolute(storage.join(folder, name))
+
+
+def is_relative(name: str) -> bool:
+    """Tell whether a name in a shard is relative to its folder: others may lead anywhere, with our credentials."""
+    return not (name.startswith("/") or "://" in name)
 
 
 def open_audio(
@@ -162,11 +170,24 @@ def index_tar(uri: str, size: int | None = None) -> list[Member]:
     return members
 
 
+class _Headers:
+    """A tar of which headers are read, in blocks; those that carry long names say themselves how long they are."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > _MOST_HEADER_BYTES:
+            raise AudioError(f"is damaged: a name in it is {size} bytes long")
+        return self._file.read(size)
+
+
 def _index_one(file: BinaryIO, start: int, members: list[Member]) -> int | None:
     """Add the members of the tar that begins at a byte; tells where another begins that was joined to it, or None."""
     file.seek(start)
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
+        with tarfile.open(fileobj=cast(BinaryIO, _Headers(file)), mode="r:") as tar:
             while (info := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep them all, a kilobyte each
                 if not info.isdir():
@@ -267,8 +288,24 @@ def _open_parquet(uri: str, size: int | None) -> _ParquetShard:
         return _ParquetShard(parquet.metadata, column, firsts)
 
 
+def _refuse_large(shard: _ParquetShard, group: int) -> None:
+    columns = shard.metadata.row_group(group)
+    of_audio = [
+        column
+        for column in map(columns.column, range(columns.num_columns))
+        if column.path_in_schema in (shard.column.leaf, shard.column.path_leaf)
+    ]
+    claimed = sum(max(column.total_uncompressed_size, column.total_compressed_size) for column in of_audio)
+    if claimed > MOST_GROUP_BYTES:
+        raise AudioError(
+            f"has {claimed / 2**30:.1f} GiB of audio in its row group {group}, which is read at once; write it anew "
+            f"with row groups of some 100 rows ({MOST_GROUP_BYTES >> 30} GiB at most)"
+        )
+
+
 def _read_group(uri: str, size: int | None, group: int) -> pa.ChunkedArray:
     shard = _parquets.get(uri, size)
+    _refuse_large(shard, group)
     with storage.open_binary(uri, size=_remote_size(uri, size)) as file:
         parquet = parquet_file(file, metadata=shard.metadata)
         leaves = [leaf for leaf in (shard.column.leaf, shard.column.path_leaf) if leaf]
@@ -293,8 +330,10 @@ def _open_row(uri: str, member: str, size: int | None) -> BinaryIO:
     data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
     if data is not None:
         return io.BytesIO(data)
-    if path:
+    if path and is_relative(path):
         return storage.open_binary(beside(uri, path))
+    if path:
+        raise AudioError(f"has a name instead of audio bytes in row {member}, {path!r}, that is not relative to it")
     raise AudioError(f"has no audio bytes in row {member}")
 
 

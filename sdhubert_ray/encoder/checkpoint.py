@@ -8,7 +8,7 @@ import struct
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,6 +40,10 @@ _LOAD_ERRORS = (
 )
 
 
+UPSTREAM_KEY = "upstream"
+"""Where an exported checkpoint holds its encoder's config."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """An SD-HuBERT as read from its file.
@@ -64,8 +68,22 @@ class Checkpoint:
         return digest.hexdigest()
 
 
-def read_config(name: str, data: bytes) -> tuple[str, Mapping[str, Mapping[str, object]]]:
-    """Read the parts of a checkpoint that are no weights: its `speech_upstream`, and its segmentation options.
+class CheckpointConfig(NamedTuple):
+    """The parts of a checkpoint that are no weights.
+
+    Attributes:
+        speech_upstream: name of its encoder, on the hub or of a folder.
+        upstream: the values of its HubertConfig, where the file holds them: exported ones do, the official does not.
+        options: segmentation options that it carries.
+    """
+
+    speech_upstream: str
+    upstream: Mapping[str, Any] | None
+    options: Mapping[str, Mapping[str, object]]
+
+
+def read_config(name: str, data: bytes) -> CheckpointConfig:
+    """Read the parts of a checkpoint that are no weights.
 
     Raises:
         UserError: not a checkpoint in the official format.
@@ -81,7 +99,10 @@ def read_config(name: str, data: bytes) -> tuple[str, Mapping[str, Mapping[str, 
         with_values(PRESETS["readme"], options)
     except UserError as error:
         raise UserError(f"checkpoint {name} carries segmentation options that are refused: {error}") from error
-    return config["speech_upstream"], options
+    upstream = content.get(UPSTREAM_KEY)
+    if upstream is not None and not isinstance(upstream, dict):
+        raise UserError(f"checkpoint {name} has an {UPSTREAM_KEY!r} that is no encoder's config; export it again")
+    return CheckpointConfig(config["speech_upstream"], upstream, options)
 
 
 def load_model(checkpoint: Checkpoint, options: EncoderOptions, dtype: str, device: str) -> SDHuBERT:

@@ -1,8 +1,10 @@
 """Where checkpoints come from: the bundled one, the released one, a path or URI; and the encoder's shape."""
 
+import hashlib
 import json
 import logging
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +28,9 @@ _KNOWN_UPSTREAMS = {_BASE_UPSTREAM: "hubert-base-ls960.json"}
 _MIN_RELEASED_BYTES = 100 << 20
 _DOWNLOAD_TIMEOUT_SECONDS = 60.0
 _MAX_REASON = 300
+_HUB_DEFAULT = "main"
+_DIGEST_MARK = "@sha256:"
+_DIGEST_ENDING = ".sha256"
 
 logger = logging.getLogger(__name__)
 
@@ -50,17 +55,21 @@ def fetch_checkpoint(name: str) -> Checkpoint:
     """Read a checkpoint by name, path or URI.
 
     Args:
-        name: `bundled`, `sdhubert_base` (downloaded once into the cache), a path, or any URI that fsspec knows.
+        name: `bundled`, `sdhubert_base` (downloaded once into the cache), a path, or any URI that fsspec knows; the
+            last three with `@sha256:HEX` behind them are refused if their file has another digest.
 
     Raises:
-        UserError: it cannot be had or is no checkpoint; the message names the ways out.
+        UserError: it cannot be had or is no checkpoint, or its file has another digest than was given or, of one that
+            was downloaded, than it had then; the message names the ways out.
     """
     if name == BUNDLED:
         logger.warning("RANDOM WEIGHTS: the bundled checkpoint shows that all works, its segments are no syllables.")
         data = (_ASSETS / "bundled.pt").read_bytes()
-        upstream, options = read_config(name, data)
-        return Checkpoint(name, data, json.loads((_ASSETS / upstream / "config.json").read_text()), options)
-    uri = _download_released() if name == RELEASED else name
+        found = read_config(name, data)
+        shape = json.loads((_ASSETS / found.speech_upstream / "config.json").read_text())
+        return Checkpoint(name, data, shape, found.options)
+    asked, _, digest = name.partition(_DIGEST_MARK)
+    uri = _download_released(digest) if asked == RELEASED else asked
     try:
         data = storage.read_bytes(uri)
     except FileNotFoundError as error:
@@ -69,8 +78,10 @@ def fetch_checkpoint(name: str) -> Checkpoint:
         raise UserError(f"checkpoint {name} is a folder; name the .pt file in it") from error
     except OSError as error:
         raise UserError(f"checkpoint {name} cannot be read ({error})") from error
-    upstream, options = read_config(name, data)
-    return Checkpoint(name, data, _read_upstream(upstream, uri), options)
+    _check_digest(name, data, digest or _kept_digest(uri))
+    found = read_config(name, data)
+    shape = found.upstream if found.upstream is not None else _read_upstream(found.speech_upstream, uri)
+    return Checkpoint(name, data, shape, found.options)
 
 
 def cache_folder() -> Path:
@@ -85,7 +96,29 @@ def _reason(error: Exception) -> str:
     return text[:_MAX_REASON]
 
 
-def _download_released() -> str:
+def _kept_digest(uri: str) -> str | None:
+    """The digest that was written beside a file when it was downloaded, as `sha256sum` has it; None: there is none."""
+    try:
+        text = storage.read_bytes(f"{uri}{_DIGEST_ENDING}").decode(errors="replace")
+    except OSError:
+        return None
+    return text.split(maxsplit=1)[0] if text.strip() else None
+
+
+def _check_digest(name: str, data: bytes, wanted: str | None) -> None:
+    if wanted is None:
+        return
+    if not re.fullmatch(r"[0-9a-f]{64}", wanted.lower()):
+        raise UserError(f"checkpoint {name}: {wanted!r} is no SHA-256; it has 64 hexadecimal digits")
+    found = hashlib.sha256(data).hexdigest()
+    if found != wanted.lower():
+        raise UserError(
+            f"the file of checkpoint {name} has the SHA-256 {found}, not {wanted.lower()}: it is another file, was "
+            "changed or is damaged; fetch it again"
+        )
+
+
+def _download_released(digest: str) -> str:
     target = cache_folder() / f"{RELEASED}.pt"
     if target.exists():
         return str(target)
@@ -104,7 +137,12 @@ def _download_released() -> str:
             )
             if partial.stat().st_size < _MIN_RELEASED_BYTES:
                 raise OSError(f"{partial.stat().st_size} bytes came, which is no checkpoint")
+            data = partial.read_bytes()
+            _check_digest(RELEASED, data, digest or None)
+            kept = hashlib.sha256(data).hexdigest()
+            storage.put(f"{target}{_DIGEST_ENDING}", f"{kept}  {target.name}\n".encode())
             partial.replace(target)
+            logger.warning("downloaded %s: SHA-256 %s", target, kept)
     except (OSError, requests.RequestException, urllib3.exceptions.HTTPError, gdown.exceptions.DownloadError) as error:
         raise UserError(
             f"the released checkpoint {RELEASED} is not in {target.parent} and cannot be downloaded "
@@ -118,8 +156,9 @@ def fetch_upstream(name: str) -> Upstream:
     """Read the encoder that a training begins with.
 
     Args:
-        name: a name on the hub, or a folder or URI of a HubertModel (config.json and its weights); or random weights: a
-            folder with config.json alone, `bundled` (tiny), `random` (as hubert-base).
+        name: a name on the hub, with `@REVISION` (a commit, tag or branch) behind it if need be; or a folder or URI of
+            a HubertModel (config.json and its weights); or random weights: a folder with config.json alone, `bundled`
+            (tiny), `random` (as hubert-base).
 
     Raises:
         UserError: it cannot be had; the message names the ways out.
@@ -135,24 +174,29 @@ def fetch_upstream(name: str) -> Upstream:
     return Upstream(name, values, weights)
 
 
-def is_known_upstream(name: str) -> bool:
-    """Tell whether the config of a `speech_upstream` is in this package."""
-    return name in _KNOWN_UPSTREAMS
-
-
 def _read_upstream(upstream: str, checkpoint_uri: str) -> dict[str, Any]:
-    """The HubertConfig values of a `speech_upstream`: a folder, beside the checkpoint or anywhere, or a hub name."""
+    """The HubertConfig values of a `speech_upstream`: a folder beside the checkpoint, an absolute one, or a hub name.
+
+    A folder of the working directory is none of these: it is another one wherever the command is called.
+    """
     beside = storage.join(checkpoint_uri.rpartition("/")[0] or ".", upstream)
-    for folder in (beside, upstream):
+    is_absolute = upstream.startswith("/") or "://" in upstream
+    for folder in (beside, *((upstream,) if is_absolute else ())):
         values = _read_folder_config(folder)
         if values is not None:
             return values
     if upstream in _KNOWN_UPSTREAMS:
         return _known_config(upstream)
+    if Path(upstream).is_dir():  # which transformers would take for it
+        raise UserError(
+            f"speech_upstream {upstream!r} of checkpoint {checkpoint_uri} is a folder of the working directory, which "
+            f"may be another encoder's; put its config.json into {beside}"
+        )
     from transformers import HubertConfig
 
     try:
-        return dict(HubertConfig.from_pretrained(upstream).to_dict())
+        repository, _, revision = upstream.partition("@")
+        return dict(HubertConfig.from_pretrained(repository, revision=revision or _HUB_DEFAULT).to_dict())
     except (OSError, ValueError) as error:
         raise UserError(
             f"speech_upstream {upstream!r} of checkpoint {checkpoint_uri} is neither a folder beside it nor on the hub "
@@ -192,7 +236,8 @@ def _read_hub(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     from transformers import HubertModel
 
     try:
-        model = HubertModel.from_pretrained(name)
+        repository, _, revision = name.partition("@")
+        model = HubertModel.from_pretrained(repository, revision=revision or _HUB_DEFAULT)
     except (OSError, ValueError) as error:
         raise UserError(
             f"speech_upstream {name!r} is neither a folder with a config.json nor can it be had from the hub "

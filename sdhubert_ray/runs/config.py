@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 from sdhubert_ray.composing import compose, merge, read_parts
+from sdhubert_ray.corpus.schemes import SCHEMES
 from sdhubert_ray.errors import require_choice
 from sdhubert_ray.output import OutputOptions
 from sdhubert_ray.speech.audio import AudioOptions
@@ -98,6 +99,21 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class SourceOptions(AudioOptions):
+    """How audio is found, read and normalised; where it is found is nothing that a checkpoint may say.
+
+    Attributes:
+        schemes: of the URIs that a manifest may name; those beside the manifest itself may always be named.
+    """
+
+    schemes: tuple[str, ...] = SCHEMES
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "schemes", tuple(self.schemes))
+
+
+@dataclass(frozen=True)
 class JobConfig:
     """All of a segmentation job but its input and output.
 
@@ -118,7 +134,7 @@ class JobConfig:
     max_failed: int = 0
     quantizer: str | None = None
     foreign_quantizer: bool = False
-    audio: AudioOptions = field(default_factory=AudioOptions)
+    audio: SourceOptions = field(default_factory=SourceOptions)
     windows: WindowOptions = field(default_factory=WindowOptions)
     encoder: EncoderOptions = field(default_factory=EncoderOptions)
     speech: SpeechOptions = field(default_factory=SpeechOptions)
@@ -135,7 +151,8 @@ class JobConfig:
     @property
     def segmentation(self) -> SegmentationOptions:
         """The options that change segments."""
-        return SegmentationOptions(self.audio, self.windows, self.encoder, self.speech, self.syllables)
+        audio = AudioOptions(**{option.name: getattr(self.audio, option.name) for option in fields(AudioOptions)})
+        return SegmentationOptions(audio, self.windows, self.encoder, self.speech, self.syllables)
 
     def identity(self, checkpoint_sha256: str, quantizer_sha256: str | None = None) -> dict[str, object]:
         """What decides the results: the weights, the segmentation, the precision, what the table holds, the units."""

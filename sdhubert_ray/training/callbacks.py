@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -302,10 +301,3 @@ class WatchRun(Callback):
         if self.refusal is not None:
             trainer.should_stop = True
             trainer.limit_val_batches = 0  # or Lightning would validate once more
-
-
-def empty_folder(path: Path) -> Path:
-    """A folder of this machine that holds nothing, whatever a process that was killed has left there."""
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
-    return path

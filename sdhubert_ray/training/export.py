@@ -1,23 +1,19 @@
 """From a training run to the handy checkpoint: the student alone, in the official format, ready for `segment`."""
 
 import io
-import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sdhubert_ray import storage
-from sdhubert_ray.encoder.checkpoint import load_plain
-from sdhubert_ray.encoder.weights import is_known_upstream
+from sdhubert_ray.encoder.checkpoint import UPSTREAM_KEY, load_plain
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.training.checkpoints import find_checkpoint, locate_checkpoint
 
 CONTENT_KEY = "sdhubert"
 """Where a checkpoint of a run holds what its weights belong to."""
-UPSTREAM_FOLDER = "upstream"
-"""Beside an exported checkpoint: the folder of its encoder's config.json, unless that is known by its name."""
 
 # Where the official names come from; what is in none of these (the teacher, counts) stays behind.
 _PLACES = {
@@ -52,12 +48,11 @@ def export_checkpoint(run: str, target: str, which: str = "best") -> Exported:
 
     Args:
         run: folder of a run; or a checkpoint's folder or file in it, which leaves no choice.
-        target: path or URI of the .pt file; its encoder's config.json goes into `upstream` beside it.
+        target: path or URI of the .pt file, which holds its encoder's config too.
         which: of a run: `best` of its validations, or `last`.
 
     Raises:
-        UserError: there is no such checkpoint, it is damaged, or `target` cannot be written or lies beside another
-            encoder's config.
+        UserError: there is no such checkpoint, it is damaged, or `target` cannot be written.
     """
     if not target.endswith(".pt") or storage.is_folder(target):
         raise UserError(f"{target} cannot be what is exported to; name a file that ends with .pt")
@@ -66,13 +61,10 @@ def export_checkpoint(run: str, target: str, which: str = "best") -> Exported:
     belongs = content.get(CONTENT_KEY) if isinstance(content, dict) else None
     if not isinstance(belongs, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"checkpoint {source} is of no training by sdhubert_ray")
-    config = dict(belongs["config"])
-    if not is_known_upstream(config["speech_upstream"]):
-        config["speech_upstream"] = UPSTREAM_FOLDER
-        _put_upstream(target, belongs["upstream"])
     buffer = io.BytesIO()
     official = {
-        "config": config,
+        "config": dict(belongs["config"]),
+        UPSTREAM_KEY: dict(belongs["upstream"]),
         "state_dict": official_state(content["state_dict"]),
         "segmentation": belongs["segmentation"],
     }
@@ -108,16 +100,3 @@ def _find(run: str, which: str) -> str:
     if is_run:
         raise UserError(f"{run} has no checkpoint yet")
     return locate_checkpoint(run)
-
-
-def _put_upstream(target: str, values: Mapping[str, Any]) -> None:
-    folder = storage.join(target.rpartition("/")[0] or ".", UPSTREAM_FOLDER)
-    uri = storage.join(folder, "config.json")
-    try:
-        before = storage.read_json(uri)
-    except ValueError as error:
-        raise UserError(f"{uri} is no JSON ({error}); remove it, or export into a folder of its own") from error
-    if before is None:
-        storage.put(uri, json.dumps(dict(values), indent=2, sort_keys=True).encode())
-    elif before != dict(values):
-        raise UserError(f"{uri} is of another encoder; export into a folder of its own")

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import shutil
 import tempfile
 import threading
 import warnings
@@ -33,7 +34,6 @@ from sdhubert_ray.runs.connect import connected, explain
 from sdhubert_ray.runs.interrupts import OwnInterrupt
 from sdhubert_ray.runs.placement import GIB, Reservation, alive_nodes, count_places, most_cpus, total
 from sdhubert_ray.runs.session import IncompleteRunError
-from sdhubert_ray.training.callbacks import empty_folder
 from sdhubert_ray.training.checkpoints import (
     find_checkpoint,
     find_sound_checkpoint,
@@ -214,8 +214,7 @@ def _train_worker(given: dict[str, Any]) -> str | None:
     config, context = loop.config, ray.train.get_context()
     _quieten()
     share = Share(context.get_world_rank(), context.get_world_size(), config.data.batch_size)
-    digest = blake2b(loop.output.encode(), digest_size=8).hexdigest()
-    folder = empty_folder(Path(tempfile.gettempdir()) / f"sdhubert-{os.getuid()}-{digest}-{share.rank}")
+    folder = _new_folder(loop.output, share.rank)
     strategy = RayDDPStrategy(forward_sync_buffers=False, gradient_as_bucket_view=True)  # type: ignore[no-untyped-call]
     worker = Worker(
         output=loop.output,
@@ -235,6 +234,18 @@ def _train_worker(given: dict[str, Any]) -> str | None:
             "worker %d of %d has ended: %s: %s", share.rank, share.world, type(error).__name__, first_line(error)
         )
         raise
+
+
+def _new_folder(output: str, rank: int) -> Path:
+    """A new folder of this machine for what is on its way to a run; what a killed worker has left of it is removed.
+
+    Its name cannot be foretold. Others may have made what begins like it: only what is ours is removed.
+    """
+    prefix = f"sdhubert-{blake2b(output.encode(), digest_size=8).hexdigest()}-{rank}-"
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        if not left.is_symlink() and left.is_dir() and left.stat().st_uid == os.getuid():
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=prefix))
 
 
 def _report(metrics: dict[str, float], folder: Path | None, name: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from omegaconf import DictConfig, OmegaConf
 
 from sdhubert_ray.composing import compose, configs_folder, from_dotted, read_parts
+from sdhubert_ray.corpus.schemes import SCHEMES
 from sdhubert_ray.errors import UserError, require_choice
 from sdhubert_ray.speech.audio import MIN_SAMPLES, SAMPLE_RATE
 
@@ -132,6 +133,7 @@ class DataOptions:
         val_splits: its folders to validate with.
         source: anything that `sdhubert segment` takes: a folder, a glob, tars, Parquet, a manifest; any URI.
         val_source: the same, to validate with; none holds back `val_share` of `source`.
+        schemes: of the URIs that a manifest may name; those beside the manifest itself may always be named.
         val_share: share of the recordings of `source` that are held back for validation, chosen by their ids.
         batch_size: crops per worker and batch.
         val_batch_size: recordings per batch of the validation, two crops of each, which are compared with
@@ -147,6 +149,7 @@ class DataOptions:
     val_splits: tuple[str, ...] = ("dev-clean",)
     source: str | None = None
     val_source: str | None = None
+    schemes: tuple[str, ...] = SCHEMES
     val_share: float = 0.01
     batch_size: int = 100
     val_batch_size: int = 50
@@ -158,6 +161,7 @@ class DataOptions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "train_splits", tuple(self.train_splits))
         object.__setattr__(self, "val_splits", tuple(self.val_splits))
+        object.__setattr__(self, "schemes", tuple(self.schemes))
         _check_positive("data", self, ("batch_size", "val_batch_size", "prefetch", "sample_len"))
         _check_range("data", self, ("val_share",), 0.0, 1.0)
         _check_range("data", self, ("max_bad_share",), 0.0, MOST_BAD_SHARE)
@@ -280,7 +284,7 @@ class TrainConfig:
         return self.scaling.num_workers * self.data.batch_size * self.optim.accumulate_grad_batches
 
 
-_LAYOUT_DATA = frozenset(("batch_size", "num_workers", "prefetch", "max_bad_share"))
+_LAYOUT_DATA = frozenset(("batch_size", "num_workers", "prefetch", "max_bad_share", "schemes"))
 _LAYOUT_OPTIM = frozenset(("accumulate_grad_batches", "compile"))
 """Options of `data` and `optim` that change neither weights nor scores; the batch counts as `global_batch`."""
 

@@ -55,6 +55,38 @@ def test_uris_of_a_manifest(tmp_path, monkeypatch, kind):
     assert ids_and_uris(list_input(f"{remote}/lists/m.{kind}"))[0] == ("0001", f"{remote}/lists/audio/a.wav")
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "pieces"])
+@pytest.mark.parametrize(
+    ("uri", "scheme"),
+    [
+        ("http://169.254.169.254/latest/meta-data/", "http"),
+        ("https://user:secret@host/a.wav?token=secret", "https"),
+        ("simplecache::s3://bucket/a.wav", "simplecache::s3"),
+        ("ftp://host/a.wav", "ftp"),
+    ],
+)
+def test_a_manifest_names_no_place_of_a_scheme_that_is_not_allowed(tmp_path, kind, uri, scheme):
+    """Workers would fetch it, with their credentials, from within their network."""
+    rows = [{"id": "a", "uri": "a.wav", "duration": 1.0}, {"id": "b", "uri": uri, "duration": 1.0}]
+    path = write_manifest(tmp_path, rows, "jsonl" if kind == "pieces" else kind)
+    if kind == "pieces":
+        write_pieces(list_input(path, schemes=["file", scheme]), f"{tmp_path}/pieces.parquet", 600.0)
+        path = f"{tmp_path}/pieces.parquet"
+    message = refusal(lambda: read(list_input(path)))
+    assert f"id 'b' is at {scheme}://" in message
+    assert "(audio.schemes); add " + scheme in message
+    assert "secret" not in message
+    assert len(read(list_input(path, schemes=["file", scheme]))) == 2
+
+
+def test_what_lies_beside_a_manifest_may_be_named(tmp_path):
+    root = f"memory://{uuid.uuid4().hex}"
+    storage.put(f"{root}/m.csv", f"uri\na.wav\n{root}/sub/b.wav\n".encode())
+    assert [uri for _, uri in ids_and_uris(list_input(f"{root}/m.csv"))] == [f"{root}/a.wav", f"{root}/sub/b.wav"]
+    storage.put(f"{root}/m.csv", b"uri\nmemory://elsewhere/b.wav\n")
+    assert "add memory" in refusal(list_input, f"{root}/m.csv")
+
+
 def test_numbers_as_ids_become_text(tmp_path):
     for kind in ("jsonl", "parquet"):
         path = write_manifest(tmp_path, [{"id": 7, "uri": "a.wav"}, {"id": 8, "uri": "b.wav"}], kind)

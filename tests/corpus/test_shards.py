@@ -2,6 +2,7 @@
 
 import tarfile
 import threading
+import tracemalloc
 import uuid
 
 import numpy as np
@@ -10,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from manifest_inputs import write_hf, write_tar
+from manifest_inputs import list_table, open_row, write_hf, write_tar
 
 from sdhubert_ray import storage
+from sdhubert_ray.corpus import shards
 from sdhubert_ray.corpus.shards import find_audio, index_tar, open_audio
 from sdhubert_ray.errors import AudioError
 from sdhubert_ray.speech.audio import Span, read_audio
@@ -69,6 +71,46 @@ def test_a_part_of_a_file_is_its_own_file(tmp_path):
         assert file.read(100) == b"name"
         assert file.seek(3) == file.tell() == 3
         assert file.read(1) == b"a"
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_a_name_that_claims_gigabytes_is_refused_before_it_is_read(tmp_path, kind):
+    """Python makes room for all of it first."""
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = kind, 40 << 30
+    path = tmp_path / "x.tar"
+    path.write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(20 * 512))
+    tracemalloc.start()
+    try:
+        with pytest.raises(AudioError, match="a name in it is 42949672960 bytes long"):
+            index_tar(str(path))
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_row_group_that_claims_too_much_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    uri = str(tmp_path / "x.parquet")
+    pq.write_table(pa.table({"audio": [bytes(3000)] * 4, "note": ["x" * 9000] * 4}), uri, row_group_size=2)
+    assert read(uri, "3", None, None, None) == bytes(3000)
+    monkeypatch.setattr(shards, "MOST_GROUP_BYTES", 100)
+    monkeypatch.setattr(shards, "_groups", shards._Recent(shards._read_group, 2))
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", None)
+    with pytest.raises(AudioError, match=r"has 0\.0 GiB of audio in its row group 1, which is read at once"):
+        read(uri, "3", None, None, None)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "file:///etc/passwd", "http://169.254.169.254/latest", "s3://b/x.wav"])
+@pytest.mark.parametrize("mixed", [True, False])
+def test_a_shard_names_files_beside_it_only(tmp_path, name, mixed):
+    """Whoever wrote it does not choose what workers fetch, with the credentials of who runs."""
+    (tmp_path / "a.wav").write_bytes(b"beside")
+    uri = write_hf(tmp_path / "x.parquet", [(b"held" if mixed else None, "b.wav"), (None, "a.wav"), (None, name)], 3)
+    rows = list_table(uri).to_pylist()
+    assert [row["uri"] for row in rows if row["uri"] == name] == []
+    assert open_row(rows[1]) == b"beside"
+    with pytest.raises(AudioError, match="that is not relative to it"):
+        open_row(rows[2])
 
 
 def test_an_absent_member_is_missing(tmp_path):

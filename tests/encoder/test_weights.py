@@ -1,5 +1,6 @@
 """Where checkpoints come from. The network is cut, or answers wrongly, at its outermost edge; gdown is the real one."""
 
+import hashlib
 import io
 import json
 import logging
@@ -11,6 +12,7 @@ import gdown.exceptions
 import pytest
 import requests
 import torch
+import transformers
 import urllib3
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
@@ -185,12 +187,15 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(drive, cache, monkeypatc
     assert drive.asked == []
 
 
-def test_the_download_is_kept_and_asked_for_once(drive, cache, monkeypatch):
+def test_the_download_is_kept_and_asked_for_once(drive, cache, monkeypatch, caplog):
     monkeypatch.setattr(weights, "_MIN_RELEASED_BYTES", 10_000)
     data = checkpoint_bytes(HUB_BASE)
     drive.answer = reply(data, {**FILE_HEADERS, "Content-Length": str(len(data))})
     first = fetch_checkpoint("sdhubert_base")
-    assert [path.name for path in cache.iterdir()] == ["sdhubert_base.pt"]
+    digest = hashlib.sha256(data).hexdigest()
+    assert sorted(path.name for path in cache.iterdir()) == ["sdhubert_base.pt", "sdhubert_base.pt.sha256"]
+    assert (cache / "sdhubert_base.pt.sha256").read_text() == f"{digest}  sdhubert_base.pt\n"  # as sha256sum has it
+    assert f"SHA-256 {digest}" in caplog.text
     assert (cache / "sdhubert_base.pt").read_bytes() == data
     asked = len(drive.asked)
     drive.answer = lambda request: requests.ConnectionError("no network any more")
@@ -199,6 +204,55 @@ def test_the_download_is_kept_and_asked_for_once(drive, cache, monkeypatch):
     assert first == again
     assert (first.name, first.data) == ("sdhubert_base", data)
     assert first.upstream["hidden_size"] == 768
+
+
+def test_a_download_that_was_changed_is_refused(drive, cache, monkeypatch):
+    monkeypatch.setattr(weights, "_MIN_RELEASED_BYTES", 10_000)
+    data = checkpoint_bytes(HUB_BASE)
+    drive.answer = reply(data, {**FILE_HEADERS, "Content-Length": str(len(data))})
+    fetch_checkpoint("sdhubert_base")
+    (cache / "sdhubert_base.pt").write_bytes(checkpoint_bytes(HUB_BASE, 6000))
+    with pytest.raises(UserError, match=r"sdhubert_base has the SHA-256 [0-9a-f]{64}, not [0-9a-f]{64}: it is another"):
+        fetch_checkpoint("sdhubert_base")
+
+
+def test_a_download_of_another_digest_than_given_leaves_nothing_behind(drive, cache, monkeypatch):
+    monkeypatch.setattr(weights, "_MIN_RELEASED_BYTES", 10_000)
+    data = checkpoint_bytes(HUB_BASE)
+    drive.answer = reply(data, {**FILE_HEADERS, "Content-Length": str(len(data))})
+    with pytest.raises(UserError, match="not 0000"):
+        fetch_checkpoint(f"sdhubert_base@sha256:{'0' * 64}")
+    assert list(cache.iterdir()) == []
+    assert fetch_checkpoint(f"sdhubert_base@sha256:{hashlib.sha256(data).hexdigest()}").data == data
+
+
+@pytest.mark.parametrize("change", [str.lower, str.upper])
+def test_a_digest_can_be_given_of_any_checkpoint(tiny_checkpoint, change):
+    digest = change(hashlib.sha256(tiny_checkpoint.read_bytes()).hexdigest())
+    assert (
+        fetch_checkpoint(f"{tiny_checkpoint}@sha256:{digest}").sha256 == fetch_checkpoint(str(tiny_checkpoint)).sha256
+    )
+    with pytest.raises(UserError, match="has the SHA-256"):
+        fetch_checkpoint(f"{tiny_checkpoint}@sha256:{digest[1:]}{digest[0]}")
+    with pytest.raises(UserError, match="'abc' is no SHA-256; it has 64 hexadecimal digits"):
+        fetch_checkpoint(f"{tiny_checkpoint}@sha256:abc")
+
+
+def test_hub_models_are_asked_for_by_revision(tmp_path, monkeypatch):
+    asked = []
+
+    def answer(_, repository, revision):
+        asked.append((repository, revision))
+        raise OSError("there is no network here")
+
+    monkeypatch.setattr(transformers.HubertModel, "from_pretrained", classmethod(answer))
+    monkeypatch.setattr(transformers.HubertConfig, "from_pretrained", classmethod(answer))
+    for name in ("some/hubert", "some/hubert@3f2a"):
+        with pytest.raises(UserError, match="no network"):
+            weights.fetch_upstream(name)
+        with pytest.raises(UserError, match="no network"):
+            fetch_checkpoint(write_checkpoint(tmp_path, name))
+    assert asked == [("some/hubert", "main")] * 2 + [("some/hubert", "3f2a")] * 2
 
 
 def test_what_is_in_the_cache_is_used(drive, cache):
@@ -301,11 +355,13 @@ def write_config(folder, text):
     (folder / "config.json").write_text(text)
 
 
-def test_upstream_folder_beside_comes_before_one_elsewhere(tmp_path, monkeypatch):
+def test_an_upstream_folder_is_that_beside_and_none_of_the_working_directory(tmp_path, monkeypatch):
+    """Another encoder's shape may fit the weights too: two heads instead of four give other features."""
     monkeypatch.chdir(tmp_path)
     name = write_checkpoint(tmp_path / "models", "shape")
     write_config(tmp_path / "shape", '{"hidden_size": 1}')
-    assert fetch_checkpoint(name).upstream == {"hidden_size": 1}
+    with pytest.raises(UserError, match=r"'shape' of checkpoint .* is a folder of the working directory"):
+        fetch_checkpoint(name)
     write_config(tmp_path / "models" / "shape", '{"hidden_size": 2}')
     assert fetch_checkpoint(name).upstream == {"hidden_size": 2}
 

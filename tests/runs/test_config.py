@@ -8,8 +8,10 @@ from omegaconf import OmegaConf
 from option_trees import flatten, leaves
 from places import CONFIGS
 
+from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import fingerprint
 from sdhubert_ray.runs.config import JobConfig, load_config
+from sdhubert_ray.speech.presets import PRESETS, with_values
 
 
 def test_every_option_is_known_to_this_test():
@@ -217,3 +219,28 @@ def test_the_yaml_that_shows_every_option_holds_the_defaults():
     assert load_config(str(path), [], {}, {}) == load_config(None, [], {}, {})
     shown = OmegaConf.to_container(OmegaConf.load(path))
     assert set(flatten(shown)) == {key for key, _ in leaves(JobConfig())}
+
+
+@pytest.mark.parametrize("text", ["${oc.env:SECRET}", "a/${oc.env:SECRET,x}/b", "${ oc.decode:x}", "${now:%Y}"])
+@pytest.mark.parametrize("place", ["override", "file"])
+def test_nothing_is_looked_up_outside_the_configuration(tmp_path, monkeypatch, text, place):
+    """It would stand in run.json, for all who read the output."""
+    monkeypatch.setenv("SECRET", "hush")
+    path = tmp_path / "job.yaml"
+    path.write_text(f"quantizer: '{text}'\n")
+    message = refusal(f"quantizer={text}") if place == "override" else refusal(path=str(path))
+    assert "quantizer" in message
+    assert "would be read from outside the configuration" in message
+    assert "hush" not in message
+
+
+def test_one_option_may_be_that_of_another():
+    assert (
+        load("syllables.merge_minimum=${syllables.drop_frames}", "syllables.drop_frames=5").syllables.merge_minimum == 5
+    )
+
+
+def test_a_checkpoint_says_nothing_of_where_audio_may_come_from():
+    with pytest.raises(UserError, match="schemes"):
+        with_values(PRESETS["readme"], {"audio": {"schemes": ["http"]}})
+    assert "schemes" not in dataclasses.asdict(load("audio.schemes=[http]").segmentation)["audio"]

@@ -105,8 +105,8 @@ def test_names_and_config_are_the_official_ones(exported, tiny_checkpoint):
     head = {f"{name}": value.shape for name, value in Head(48, 128).state_dict().items()}
     shapes = {name: value.shape for name, value in official["state_dict"].items()} | head
     assert {name: value.shape for name, value in ours["state_dict"].items()} == shapes
-    assert ours["config"] == official["config"] | {"final_dim": 128}
-    assert set(ours) == {"config", "state_dict", "segmentation"}
+    assert ours["config"] == official["config"] | {"final_dim": 128, "speech_upstream": "bundled"}
+    assert set(ours) == {"config", "state_dict", "segmentation", "upstream"}
     state, loss = ours["state_dict"], module.distillation.loss
     assert torch.equal(state["center"], loss.center)
     assert state["center"].abs().sum() > 0
@@ -136,28 +136,21 @@ def test_exported_checkpoint_segments_with_the_options_it_carries(exported, gold
     assert result["features"].shape[1] == 48
 
 
-def test_upstream_config_lies_beside_unless_it_is_known_by_name(exported, trained, tmp_path):
+def test_the_encoders_config_travels_inside(exported, trained, tmp_path, monkeypatch):
+    """Not beside, where it can be lost, or be another one's."""
     path, module = exported
-    beside = json.loads((path.parent / "upstream" / "config.json").read_text())
-    assert beside == module.upstream_config
-    run = trained[0]
-    content = torch.load(run / "checkpoint_000000002" / "checkpoint.ckpt", weights_only=True)
-    content["sdhubert"]["config"]["speech_upstream"] = "facebook/hubert-base-ls960"
-    torch.save(content, tmp_path / "base.ckpt")
-    (tmp_path / "alone").mkdir()
-    export_checkpoint(str(tmp_path / "base.ckpt"), str(tmp_path / "alone" / "base.pt"))
-    assert [entry.name for entry in (tmp_path / "alone").iterdir()] == ["base.pt"]
-    config = torch.load(tmp_path / "alone" / "base.pt", weights_only=True)["config"]
-    assert config["speech_upstream"] == "facebook/hubert-base-ls960"
-
-
-def test_a_second_export_of_the_same_encoder_shares_the_folder(exported, trained, tmp_path):
-    export_checkpoint(str(trained[0]), str(tmp_path / "more.pt"), "last")
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["more.pt", "ours.pt", "upstream"]
-    (tmp_path / "upstream" / "config.json").write_text('{"hidden_size": 3}')
-    with pytest.raises(UserError, match=r"config.json is of another encoder; export into a folder of its own"):
-        export_checkpoint(str(trained[0]), str(tmp_path / "third.pt"), "last")
-    assert not (tmp_path / "third.pt").exists()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["ours.pt"]
+    assert fetch_checkpoint(str(path)).upstream == module.upstream_config
+    for folder in ("upstream", "bundled"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").write_text('{"hidden_size": 3}')
+    monkeypatch.chdir(tmp_path)
+    assert fetch_checkpoint("ours.pt").upstream == module.upstream_config
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"upstream": "bundled"}, tmp_path / "odd.pt")
+    with pytest.raises(UserError, match="'upstream' that is no encoder's config"):
+        fetch_checkpoint(str(tmp_path / "odd.pt"))
+    assert trained
 
 
 def test_best_and_last_are_told_apart(trained, tmp_path):

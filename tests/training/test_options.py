@@ -69,6 +69,7 @@ LAYOUT_OPTIONS = {
     "optim.compile": True,
     "data.num_workers": 0,
     "data.prefetch": 7,
+    "data.schemes": ("file", "https"),
     "data.max_bad_share": 0.5,
     "scaling.min_workers": 1,
     "scaling.use_gpu": "false",
