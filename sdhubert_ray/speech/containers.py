@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 UNKNOWN_SIZE = 0x7FFF_0000
 """Writers that cannot seek back leave such a size, or a larger one: it promises nothing."""
+_UNKNOWN_WIDE = 1 << 62
 _IN_DS64 = 0xFFFF_FFFF
 _SLACK = 512
 _SCAN_BYTES = 1 << 20
@@ -157,7 +158,7 @@ def _end_of_chunks(file: BinaryIO, start: int, size: int, layout: _Layout) -> in
             is_narrow = layout.size[1] == "I"
             if is_narrow and length == _IN_DS64 and wide is not None:
                 length = wide
-            elif length <= 0 or (is_narrow and length >= UNKNOWN_SIZE):
+            elif length <= 0 or length >= (UNKNOWN_SIZE if is_narrow else _UNKNOWN_WIDE):
                 return None
         behind = position + length + (0 if layout.counts_header else header)
         if behind <= position or (end is not None and behind > size + layout.align):

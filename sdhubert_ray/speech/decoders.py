@@ -58,8 +58,11 @@ _FFMPEG_FORMATS = (
     (0, b"FLV", "flv"),
     (0, b"G@\x00", "mpegts"),
     (0, b"G@\x11", "mpegts"),
-    # Codings that libsndfile does not know, in containers that it does.
+    # Codings that libsndfile does not know, in containers that it does; and mp3, which it takes for the rest of a
+    # Macintosh file where the working directory has a `.AppleDouble`, as file servers make them.
+    *((0, bytes([0xFF, second]), "mp3") for second in (0xFB, 0xFA, 0xF3, 0xF2, 0xE3, 0xE2, 0xFD, 0xFC, 0xF5, 0xF4)),
     (0, b"RIFF", "wav"),
+    (0, b"riff", "w64"),
     (0, b"FORM", "aiff"),
     (0, b"caff", "caf"),
     (0, b"OggS", "ogg"),
@@ -157,7 +160,8 @@ class _View:
             self._position = _ENDLESS_BYTES  # the question for the size; a tag at the end is looked for where it is
         else:
             base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
-            self._position = max(0, base + offset)  # broken headers lead to before the beginning
+            if base + offset >= 0:  # broken headers lead to before the beginning: it stays where it is
+                self._position = base + offset
         return self._position
 
     def tell(self) -> int:

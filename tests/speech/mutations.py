@@ -36,7 +36,7 @@ def sound_files():
     """A file of each format and coding: (name, bytes)."""
     signal = speech_like(0.6)
     stereo = np.stack([signal, signal[::-1]], axis=1)
-    for container in sorted(soundfile.available_formats()):
+    for container in sorted(soundfile.available_formats().keys() - {"SD2"}):  # writes a file of its own, too
         for subtype in sorted(soundfile.available_subtypes(container)):
             for samples in (signal, stereo):
                 with contextlib.suppress(soundfile.LibsndfileError):  # not every pair can be written

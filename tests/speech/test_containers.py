@@ -152,6 +152,18 @@ def test_a_wav_whose_recorder_died_is_truncated(riff_size):
     )
 
 
+@pytest.mark.parametrize("riff_size", [0, 24, 2**63 - 1, 2**64 - 1])
+@pytest.mark.parametrize("data_size", [0, 2**63 - 1, 2**64 - 1])
+def test_a_w64_whose_writer_could_not_go_back_is_read_without_a_word(riff_size, data_size, capfd):
+    data = bytearray(encode(SAMPLES / 32_768, 16_000, "W64", "PCM_16"))
+    at = data.index(b"data\xf3\xac")
+    data[16:24], data[at + 16 : at + 24] = struct.pack("<Q", riff_size), struct.pack("<Q", data_size)
+    audio = read(bytes(data))
+    assert audio.shortfall is None
+    np.testing.assert_array_equal(audio.samples, SAMPLES / np.float32(32_768))
+    assert capfd.readouterr().err == ""  # of a callback that has raised an exception
+
+
 @pytest.mark.parametrize("name", ["wav", "aiff", "au", "caf", "rf64"])
 def test_samples_that_no_header_tells_of_are_told(name):
     data = write(speech_like(1.0), name)
@@ -195,6 +207,19 @@ def test_broken_headers_are_refused_or_read(name, place, change, behind):
         assert probe_duration(io.BytesIO(data)) >= 0
     except AudioError:
         pass
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+@pytest.mark.parametrize("left", [".AppleDouble", "._"])
+def test_what_a_macintosh_leaves_in_the_working_directory_is_no_matter(tmp_path, monkeypatch, name, left):
+    data = write(speech_like(2.0), name)
+    expected = read(data)
+    (tmp_path / left).mkdir()
+    monkeypatch.chdir(tmp_path)
+    audio = read(data)
+    assert audio.shortfall is None
+    assert audio.duration == pytest.approx(expected.duration, abs=1e-3)
+    np.testing.assert_allclose(audio.samples, expected.samples[: len(audio.samples)], atol=2e-3)
 
 
 # -- tags
