@@ -29,6 +29,8 @@ from sdhubert_ray.cli import (
 from sdhubert_ray.cli.console import EXIT_UNFINISHED, EXIT_USAGE, complain, interrupt, log_as
 from sdhubert_ray.errors import BusyError, UserError
 
+# What typer makes of an interrupt that nobody has taken: one before the work began.
+_TYPER_INTERRUPTED = 130
 _UNWRITABLE = (errno.ENOSPC, errno.EPIPE)
 app = typer.Typer(
     no_args_is_help=True,
@@ -78,6 +80,11 @@ def main() -> None:
             signal.signal(number, interrupt)
     try:
         app()
+    except SystemExit as ended:
+        if ended.code != _TYPER_INTERRUPTED:
+            raise
+        complain("interrupted; the same command begins again")
+        sys.exit(EXIT_UNFINISHED)
     except UserError as error:
         complain(str(error))
         sys.exit(EXIT_USAGE)

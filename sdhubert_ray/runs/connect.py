@@ -7,8 +7,10 @@ import re
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import ray
 import ray.data
@@ -18,6 +20,8 @@ from sdhubert_ray.errors import BusyError, UserError
 from sdhubert_ray.runs.placement import alive_nodes, total
 
 _CONNECT_SECONDS = 5.0
+# Behind it come /ray/session_2026-11-30_06-28-08_448356_4194304/sockets/plasma_store.
+_LONGEST_FOLDER = 36
 _EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception)): (.+)$", re.MULTILINE)
 
 
@@ -35,15 +39,24 @@ def connected(address: str | None) -> Iterator[None]:
         return
     if address:
         _check_reachable(address)
+    with _start_or_join(address):
+        yield
+
+
+@contextlib.contextmanager
+def _start_or_join(address: str | None) -> Iterator[None]:
     on_sigterm = signal.getsignal(signal.SIGTERM)
+    places = contextlib.ExitStack()
     try:
         if address:
             ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
         else:
             # Two at least: with a GPU its encoder holds one for good, the other stages share the rest.
             cpus = max(2, os.cpu_count() or 2)
-            ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
-    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
+            place = places.enter_context(_short_folder())
+            ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING, _temp_dir=place)
+    except (OSError, ValueError, RuntimeError, RayError) as error:
+        places.close()
         reason = str(error).strip().splitlines()[0]
         if not address:
             raise UserError(f"Ray cannot be started on this machine ({reason})") from error
@@ -53,10 +66,27 @@ def connected(address: str | None) -> Iterator[None]:
         ) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own, which exits with 15
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with places:
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _short_folder() -> Iterator[str | None]:
+    """A short name for the folder of temporary files, which Ray has its sockets in; None where it is short enough.
+
+    Their names may have 107 bytes in all.
+    """
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    if len(os.fsencode(folder)) <= _LONGEST_FOLDER:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="sdhubert-", dir="/tmp") as short:
+        link = Path(short) / "t"
+        link.symlink_to(Path(folder).absolute(), target_is_directory=True)
+        yield str(link / "ray")
 
 
 def explain(error: Exception) -> str:

@@ -32,6 +32,11 @@ _INEXACT_CODINGS = frozenset({"MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III",
 # Formats whose samples need not fill [-1, 1].
 _FLOATING = frozenset({"FLOAT", "DOUBLE"})
 _UNKNOWN_FRAMES = 1 << 50
+# Samples of a channel that a byte may hold: silence in flac, vorbis and opus; the sparsest of the other codings is mp3
+# of 8 kbit/s. Decoders of broken files give zeros for ever.
+_DENSE_FORMATS = frozenset({"FLAC", "OGG"})
+_DENSE, _SPARSE = 8192, 64
+_LEAST_FRAMES = 1 << 16
 _ENDLESS_BYTES = 1 << 53
 # A header without samples before more bytes than this was never finished.
 _MAX_EMPTY_BYTES = 1024
@@ -215,6 +220,9 @@ class _Sndfile:
         self.rate = int(sound.samplerate)
         self.channels = int(sound.channels)
         self.frames = int(sound.frames) if sound.frames < _UNKNOWN_FRAMES else None
+        self._most = _LEAST_FRAMES + view.size * (_DENSE if sound.format in _DENSE_FORMATS else _SPARSE)
+        if self.frames is not None and self.frames > self._most:
+            raise AudioError(f"has a broken header ({self.frames} samples in {view.size} bytes)")
         self.tolerance = _MISSING_FRAMES
         self.floating = sound.subtype in _FLOATING
 
@@ -232,7 +240,11 @@ class _Sndfile:
 
     def blocks(self, frames: int | None) -> Iterator[Block]:
         left = frames
+        decoded = 0
         while left is None or left > 0:
+            if decoded > self._most:
+                yield Block(np.zeros((0, self.channels), np.float32), "more samples come than its bytes can hold")
+                return
             want = _READ_FRAMES if left is None else min(left, _READ_FRAMES)
             # libsndfile reports an error only after it has filled what it could: the NaN that remain tell how much.
             block = np.full((want, self.channels), np.nan, dtype=np.float32)
@@ -246,6 +258,7 @@ class _Sndfile:
                 yield Block(block[:got])
             if got < want:
                 return
+            decoded += got
             left = None if left is None else left - got
 
 

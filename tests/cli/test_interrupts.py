@@ -46,6 +46,30 @@ def test_interrupted_run_says_how_to_go_on(
     assert not alive
 
 
+@pytest.mark.parametrize("module", ["typer", "rich", "sdhubert_ray.cli.segment", "torch", "transformers"])
+def test_an_interrupt_while_a_command_is_loaded_ends_with_1(module: str, tmp_path: Path, golden: Path) -> None:
+    """Ctrl-C falls where a module is imported: at the very beginning, or when torch is, which takes seconds."""
+    code = (
+        "import importlib.abc, os, signal, sys\n"
+        "class Interrupts(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        if name == {module!r}:\n"
+        "            sys.meta_path.remove(self)\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        "from sdhubert_ray.__main__ import main\n"
+        "main()\n"
+    )
+    command = ["segment", str(golden / "audio"), str(tmp_path / "out"), "--checkpoint", "bundled", "--engine", "local"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("sdhubert: interrupted; the same command ")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_interrupt_that_a_callback_has_swallowed_comes_again() -> None:
     code = (
         "import os, signal\n"
