@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sdhubert_ray.evaluation.ssabx import Result
 
 _SHOWN = 20
+_LOOKED_FOR = 20
 
 
 def ssabx(
@@ -89,6 +90,12 @@ def ssabx(
     if not storage.is_folder(audio_root):
         raise UserError(f"AUDIO_ROOT {audio_root} is no folder; name the one that the file names are relative to")
     found = read_triplets(triplets, audio_root)
+    looked_for = list(dict.fromkeys(clip.uri for clip in found.clips))[:_LOOKED_FOR]
+    if not any(map(storage.exists, looked_for)):
+        raise UserError(
+            f"AUDIO_ROOT {audio_root} holds none of the files that {triplets} names, such as {looked_for[0]}; name the "
+            "folder that they are relative to"
+        )
 
     from sdhubert_ray.encoder import fetch_checkpoint
 

@@ -286,10 +286,11 @@ class _FFmpeg:
             stream.codec_context.thread_count = 1
             self._frames = self._container.decode(stream)
             self._first = next(self._frames, None)
+            if self._first is None:
+                raise AudioError("has no audio in it")
+            _floats(self._first)
         except (av.FFmpegError, ValueError) as error:
             raise AudioError(f"is not audio that can be decoded ({_cause(error)})") from error
-        if self._first is None:
-            raise AudioError("has no audio in it")
         # Only what is decoded tells the rate of some AAC.
         self.rate, self.channels = self._first.sample_rate, self._first.layout.nb_channels
         seconds = None
@@ -323,7 +324,7 @@ class _FFmpeg:
                 yield Block(samples)
                 left = None if left is None else left - len(samples)
                 frame = next(self._frames, None)
-        except av.FFmpegError as error:
+        except (av.FFmpegError, ValueError) as error:
             yield Block(np.zeros((0, self.channels), np.float32), _cause(error))
 
 

@@ -343,6 +343,14 @@ def test_command(tmp_path, tiny_checkpoint):
     assert [line.split()[:2] for line in result.stdout.splitlines() if "favg" in line] == [["favg", "9"]]
 
 
+def test_a_wrong_root_is_one_sentence(tmp_path, tiny_checkpoint):
+    """Not one for each triplet."""
+    missing = [{"file_name": f"{number}.flac", "segment": [0, 1]} for number in range(50)]
+    path = write(tmp_path, {str(number): {"X": one, "P": one, "N": one} for number, one in enumerate(missing)})
+    result = sdhubert("evaluate", "ssabx", tmp_path, path, "--checkpoint", tiny_checkpoint, expect=2)
+    assert f"such as {tmp_path}/0.flac; name the folder that they are relative to" in complaint(result)
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -354,7 +362,8 @@ def test_command(tmp_path, tiny_checkpoint):
     ],
 )
 def test_command_refuses_in_one_sentence(tmp_path, tiny_checkpoint, arguments, reason):
-    path = write(tmp_path, {"t": {"X": GOOD, "P": GOOD, "N": GOOD}})
-    root = tmp_path / "none" if arguments == [] else tmp_path
+    good = clip("synth_0", 0, 1)
+    path = write(tmp_path, {"t": {"X": good, "P": good, "N": good}})
+    root = tmp_path / "none" if arguments == [] else AUDIO
     result = sdhubert("evaluate", "ssabx", root, path, "--checkpoint", tiny_checkpoint, *arguments, expect=2)
     assert reason in complaint(result)
