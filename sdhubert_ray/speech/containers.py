@@ -213,6 +213,8 @@ def _bound_mp3(file: BinaryIO, start: int, size: int) -> Part:
     elif len(head) >= at + 16 and head[at + 7] & 2:  # flags; then frames if bit 0 is set, and bytes
         begin = at + 8 + 4 * (head[at + 7] & 1)
         length = int.from_bytes(head[begin : begin + 4], "big")
+    if length > size:  # whether the tags before it were counted or not
+        return Part(start, size, f"is truncated: its header promises {length} bytes, {size - start} are there")
     end = start + length
     return Part(start, end if length > 0 and end + _MP3_SLACK < size else size)
 
@@ -270,8 +272,8 @@ def _last_page(file: BinaryIO, start: int, end: int) -> int | None:
 
 def _end_of_page(file: BinaryIO, start: int) -> int:
     head = _read(file, start, _OGG_PAGE)
-    lacing = _read(file, start + _OGG_PAGE, head[26]) if len(head) == _OGG_PAGE else b""
-    return start + _OGG_PAGE + len(lacing) + sum(lacing)
+    count = head[-1] if len(head) == _OGG_PAGE else 0
+    return start + _OGG_PAGE + count + sum(_read(file, start + _OGG_PAGE, count))
 
 
 def _find(file: BinaryIO, patterns: tuple[bytes, ...], start: int, size: int) -> Iterator[int]:

@@ -288,7 +288,9 @@ class _FFmpeg:
             self._first = next(self._frames, None)
             if self._first is None:
                 raise AudioError("has no audio in it")
-            _floats(self._first)
+            # PyAV's own arrays of channels that lie apart read behind their end where there are eight or more.
+            self._beside = av.AudioResampler("flt", self._first.layout, self._first.sample_rate)
+            self._samples(self._first)
         except (av.FFmpegError, ValueError) as error:
             raise AudioError(f"is not audio that can be decoded ({_cause(error)})") from error
         # Only what is decoded tells the rate of some AAC.
@@ -320,25 +322,19 @@ class _FFmpeg:
                 if (frame.sample_rate, frame.layout.nb_channels) != (self.rate, self.channels):
                     yield Block(np.zeros((0, self.channels), np.float32), "its rate or channels change")
                     return
-                samples = _floats(frame)[:left]
+                samples = self._samples(frame)[:left]
                 yield Block(samples)
                 left = None if left is None else left - len(samples)
                 frame = next(self._frames, None)
         except (av.FFmpegError, ValueError) as error:
             yield Block(np.zeros((0, self.channels), np.float32), _cause(error))
 
+    def _samples(self, frame: "AudioFrame") -> Samples:
+        """The samples of a frame, (n, channels) float32; integers of any width fill [-1, 1)."""
+        channels = frame.layout.nb_channels
+        arrays = [beside.to_ndarray().reshape(-1, channels) for beside in self._beside.resample(frame)]
+        return np.concatenate(arrays) if arrays else np.zeros((0, channels), np.float32)
+
 
 def _cause(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or first_line(error))
-
-
-def _floats(frame: "AudioFrame") -> Samples:
-    """The samples of a frame, (n, channels) float32; integers of any width fill [-1, 1)."""
-    array = frame.to_ndarray()
-    array = array.T if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels)
-    if array.dtype == np.uint8:
-        return ((array.astype(np.float32) - 128) / 128).astype(np.float32)
-    if array.dtype.kind == "f":
-        with np.errstate(invalid="ignore", over="ignore"):  # what is no number is refused later
-            return array.astype(np.float32, copy=False)
-    return (array / 2.0 ** (8 * array.dtype.itemsize - 1)).astype(np.float32)

@@ -19,7 +19,7 @@ def encode(signal, rate=16_000, container="WAV", subtype=None, **options):
 def encode_by_ffmpeg(signal, rate, container, codec, **options):
     """By FFmpeg: (n,) or (n, 2) samples in [-1, 1)."""
     signal = np.atleast_2d(np.asarray(signal).T).T
-    layout = "mono" if signal.shape[1] == 1 else "stereo"
+    layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1", 16: "hexadecagonal"}[signal.shape[1]]
     with tempfile.NamedTemporaryFile() as target:
         _write(signal, layout, rate, target.name, container, codec, options)
         return Path(target.name).read_bytes()
