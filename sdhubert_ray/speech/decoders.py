@@ -74,6 +74,8 @@ _FFMPEG_FORMATS = (
 )
 _FFMPEG_FIRST = 16  # so many of them libsndfile is not asked for
 _MEASURED_FILES = frozenset({"matroska", "asf", "wv", "tta", "ape"})  # their header tells the length, of all streams
+# What PyAV raises by itself where a broken file has a stream, a rate or a coding that it does not expect.
+_OF_PYAV = (ArithmeticError, LookupError, ValueError)
 # Nothing else is opened, whatever the file names.
 _FFMPEG_OPTIONS = {"protocol_whitelist": "none"}
 
@@ -291,7 +293,7 @@ class _FFmpeg:
             # PyAV's own arrays of channels that lie apart read behind their end where there are eight or more.
             self._beside = av.AudioResampler("flt", self._first.layout, self._first.sample_rate)
             self._samples(self._first)
-        except (av.FFmpegError, ValueError) as error:
+        except (av.FFmpegError, *_OF_PYAV) as error:
             raise AudioError(f"is not audio that can be decoded ({_cause(error)})") from error
         # Only what is decoded tells the rate of some AAC.
         self.rate, self.channels = self._first.sample_rate, self._first.layout.nb_channels
@@ -326,7 +328,7 @@ class _FFmpeg:
                 yield Block(samples)
                 left = None if left is None else left - len(samples)
                 frame = next(self._frames, None)
-        except (av.FFmpegError, ValueError) as error:
+        except (av.FFmpegError, *_OF_PYAV) as error:
             yield Block(np.zeros((0, self.channels), np.float32), _cause(error))
 
     def _samples(self, frame: "AudioFrame") -> Samples:
