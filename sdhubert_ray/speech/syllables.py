@@ -20,6 +20,8 @@ if getattr(mincut, "PROJECT", None) != "sdhubert_ray":  # such as the original s
     )
 
 _SIMILARITY_FLOOR = 1e-7
+# What the original's callers give to merge nothing.
+_BEYOND_COSINE = 1.1
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,11 @@ class SyllableOptions:
     def __post_init__(self) -> None:
         if not (self.syl_dur > 0 and math.isfinite(self.syl_dur)):
             raise ValueError(f"syllables.syl_dur is {self.syl_dur}; it has to be a positive number of seconds")
-        if self.merge_threshold is not None and math.isnan(self.merge_threshold):
-            raise ValueError("syllables.merge_threshold is not a number")
+        if self.merge_threshold is not None and not abs(self.merge_threshold) <= _BEYOND_COSINE:
+            raise ValueError(
+                f"syllables.merge_threshold is {self.merge_threshold:g}; cosine similarities go from -1 to 1, "
+                f"{_BEYOND_COSINE} merges nothing"
+            )
         if self.min_cut_minimum < 1:
             raise ValueError(f"syllables.min_cut_minimum is {self.min_cut_minimum}; it has to be 1 frame or more")
         if self.drop_frames < 0:

@@ -297,6 +297,8 @@ def test_times_of_other_rates_and_off_the_grid():
         ({"syl_dur": float("nan")}, "syl_dur"),
         ({"syl_dur": float("inf")}, "syl_dur"),
         ({"merge_threshold": float("nan")}, "merge_threshold"),
+        ({"merge_threshold": 2.0}, "merge_threshold"),
+        ({"merge_threshold": -1.11}, "merge_threshold"),
         ({"min_cut_minimum": 0}, "min_cut_minimum"),
         ({"drop_frames": -1}, "drop_frames"),
         ({"merge_minimum": 1}, "merge_minimum"),
