@@ -189,6 +189,8 @@ def _index_one(file: BinaryIO, start: int, members: list[Member]) -> int | None:
     try:
         with tarfile.open(fileobj=cast(BinaryIO, _Headers(file)), mode="r:") as tar:
             while (info := tar.next()) is not None:
+                if info.size < 0:  # such a header leads back to itself
+                    raise AudioError(f"is damaged: member {info.name!r} is said to have {info.size} bytes")
                 tar.members = []  # type: ignore[attr-defined]  # it would keep them all, a kilobyte each
                 if not info.isdir():
                     members.append(Member(_plain(info.name), info.offset_data, info.size, _flaw(info)))

@@ -289,7 +289,8 @@ class _Reading:
             self._kept.append(samples[:, self._channel].copy())  # a view would keep all channels in memory
         else:
             self._kept.append(samples.mean(axis=1, dtype=np.float32))
-            self.levels.add(samples)
+            if samples.shape[1] > 1:
+                self.levels.add(samples)
 
     def _seconds(self) -> float:
         return self.position / self._like.rate

@@ -89,6 +89,18 @@ def test_a_name_that_claims_gigabytes_is_refused_before_it_is_read(tmp_path, kin
         tracemalloc.stop()
 
 
+def test_a_member_of_less_than_no_bytes_is_refused(tmp_path):
+    """Its end is its beginning: whoever reads on, reads it again."""
+    header = bytearray(tarfile.TarInfo("b.wav").tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"\xff" * 10 + b"\xfe\x00"  # -512 in base 256
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    path = tmp_path / "x.tar"
+    path.write_bytes(bytes(header) + bytes(20 * 512))
+    with pytest.raises(AudioError, match=r"member 'b\.wav' is said to have -512 bytes"):
+        index_tar(str(path))
+
+
 def test_a_row_group_that_claims_too_much_is_refused_before_it_is_read(tmp_path, monkeypatch):
     uri = str(tmp_path / "x.parquet")
     pq.write_table(pa.table({"audio": [bytes(3000)] * 4, "note": ["x" * 9000] * 4}), uri, row_group_size=2)
