@@ -26,6 +26,7 @@ from sdhubert_ray.speech.syllables import cut_syllables, to_seconds
 
 logger = logging.getLogger(__name__)
 
+_BLOCK = 16_384
 _MOST_CHANNELS = 16
 _FULL_SCALES = {np.dtype(np.int16): 2.0**15, np.dtype(np.int32): 2.0**31}
 
@@ -372,10 +373,14 @@ def _to_mono(array: npt.NDArray[np.generic], channel: int | None) -> tuple[Sampl
         signal = signal if stacked else signal.T
         if channel is not None and channel >= len(signal):
             raise UserError(f"samples have {len(signal)} channel(s), but channel {channel} (from 0) was asked for")
-        levels = Levels(len(signal))
-        levels.add(signal.T)
-        signal = signal.mean(axis=0) if channel is None else signal[channel]
-        cancelled = channel is None and levels.cancel(signal)
+        if channel is None:
+            levels = Levels(len(signal))
+            for begin in range(0, signal.shape[1], _BLOCK):
+                levels.add(signal[:, begin : begin + _BLOCK].T)
+            signal = signal.mean(axis=0)
+            cancelled = levels.cancel(signal)
+        else:
+            signal = signal[channel]
     if np.issubdtype(array.dtype, np.floating):
         signal = scale_up(signal)
     return np.ascontiguousarray(signal), cancelled

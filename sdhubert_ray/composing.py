@@ -17,8 +17,8 @@ from sdhubert_ray.errors import UserError
 
 Options = TypeVar("Options")
 
-# ${name:...} calls a function, ${name} is another key.
-_RESOLVER = re.compile(r"(?<!\\)\$\{\s*[\w.]+\s*:")
+# ${name:...} calls a function, whose name may itself be made of others; ${name} is another key.
+_RESOLVER = re.compile(r"\$\{.*:", re.DOTALL)
 
 _schemas: dict[type[Any], DictConfig] = {}
 
@@ -36,9 +36,10 @@ def read_parts(path: str | None, overrides: Sequence[str], flags: Mapping[str, o
     """
     given = [_read_yaml(path)] if path else []
     given += [_read_override(text) for text in overrides]
+    given += [from_dotted(key, value) for key, value in flags.items()]
     for part in given:
         _refuse_environment(OmegaConf.to_container(part, resolve=False))
-    return given + [from_dotted(key, value) for key, value in flags.items()]
+    return given
 
 
 def _refuse_environment(config: Any, prefix: str = "") -> None:  # noqa: ANN401 - whatever YAML holds
@@ -51,7 +52,7 @@ def _refuse_environment(config: Any, prefix: str = "") -> None:  # noqa: ANN401 
             _refuse_environment(value, prefix)
     elif isinstance(config, str) and (found := _RESOLVER.search(config)):
         raise UserError(
-            f"config key {prefix}: {found[0]}...}} would be read from outside the configuration, which a run writes "
+            f"config key {prefix}: {found[0]}... would be read from outside the configuration, which a run writes "
             "down; give the value itself, or leave secrets where the store's own library looks for them"
         )
 

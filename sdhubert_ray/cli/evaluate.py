@@ -24,7 +24,7 @@ evaluate = typer.Typer(
 )
 
 _MAX_SHIFT = 1.0
-_TOLERANCE, _MAX_TOLERANCE = 0.05, 1.0
+_MAX_TOLERANCE = 1.0
 
 Segments = Annotated[str, typer.Argument(metavar="SEGMENTS", help="An output folder or URI of `sdhubert segment`.")]
 References = Annotated[
@@ -71,9 +71,11 @@ def boundary(
     ] = None,
     shift: Annotated[float | None, typer.Option(help="Seconds added to the reference, chosen before.")] = None,
     tolerance: Annotated[
-        float,
-        typer.Option(help="Seconds within which boundaries match; 0.050001 takes all that are written 50 ms apart."),
-    ] = _TOLERANCE,
+        float | None,
+        typer.Option(
+            help="Seconds within which boundaries match (default: 0.05; 0.050001 takes all written 50 ms apart)."
+        ),
+    ] = None,
     missing: Missing = "error",
     by: By = None,
     tier: TierName = None,
@@ -91,7 +93,7 @@ def boundary(
         raise UserError("--shift and --tune cannot both be given; leave out one")
     if shift is not None and not abs(shift) <= _MAX_SHIFT:
         raise UserError(f"--shift is {shift}; it has to be in seconds, from -{_MAX_SHIFT} to {_MAX_SHIFT}")
-    if not 0 < tolerance <= _MAX_TOLERANCE:
+    if tolerance is not None and not 0 < tolerance <= _MAX_TOLERANCE:
         raise UserError(f"--tolerance is {tolerance}; it has to be in seconds, over 0 and up to {_MAX_TOLERANCE}")
     if tune_segments is not None and tune is None:
         raise UserError("--tune-segments needs --tune, the references of its recordings")
@@ -101,16 +103,18 @@ def boundary(
     from sdhubert_ray.evaluation.joining import JoinOptions
     from sdhubert_ray.evaluation.published import BOUNDARY
     from sdhubert_ray.evaluation.scoring import Bootstrap, Shift, evaluate_boundary, measure_rate
+    from sdhubert_ray.metrics import TOLERANCE
 
+    within = TOLERANCE if tolerance is None else tolerance
     options = JoinOptions(missing, tuple(dict.fromkeys(by or [])), _split_rename(rename))
     wanted = load_references(references, tier)
     chosen = Shift() if shift is None else Shift(shift, "given")
     if tune is not None:
-        chosen = _tune(wanted, references, tune, tune_segments or segments, options, tier, tolerance)
+        chosen = _tune(wanted, references, tune, tune_segments or segments, options, tier, within)
     joined = join(wanted, segments, options)
     drawn = Bootstrap(bootstrap, seed)
     report, rate = (
-        evaluate_boundary(joined, chosen.seconds, drawn, tolerance),
+        evaluate_boundary(joined, chosen.seconds, drawn, within),
         measure_rate(joined, _units_there(segments)[0]),
     )
     _print_join(joined, missing)
@@ -118,13 +122,13 @@ def boundary(
     console.print(tables.rate_table(rate), soft_wrap=True)
     for table in tables.boundary_groups(report):
         console.print(table, soft_wrap=True)
-    published = _print_published(joined, BOUNDARY) if tolerance == _TOLERANCE else []
+    published = _print_published(joined, BOUNDARY) if within == TOLERANCE else []
     if chosen.source == "not tuned":
         note("NOT TUNED: the shift of protocol sdhubert is 0; --tune REFERENCES chooses it on validation recordings")
     if json_file:
         figures = {
             "shift": asdict(chosen),
-            "tolerance": tolerance,
+            "tolerance": within,
             "token_rate": asdict(rate),
             **asdict(report),
             "published": published,

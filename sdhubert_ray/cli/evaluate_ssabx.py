@@ -93,8 +93,8 @@ def ssabx(
     looked_for = list(dict.fromkeys(clip.uri for clip in found.clips))[:_LOOKED_FOR]
     if not any(map(storage.exists, looked_for)):
         raise UserError(
-            f"AUDIO_ROOT {audio_root} holds none of the files that {triplets} names, such as {looked_for[0]}; name the "
-            "folder that they are relative to"
+            f"AUDIO_ROOT {audio_root} holds none of the first {len(looked_for)} files that {triplets} names, such as "
+            f"{looked_for[0]}; name the folder that they are relative to"
         )
 
     from sdhubert_ray.encoder import fetch_checkpoint

@@ -23,12 +23,12 @@ def manifest(
 ) -> None:
     """List recordings, probe how long they are, cut long ones into pieces: a manifest for `sdhubert segment`."""
     from sdhubert_ray.corpus import list_input, write_manifest
-    from sdhubert_ray.corpus.schemes import SCHEMES
+    from sdhubert_ray.storage.entries import SCHEMES
 
     check_file(target, overwrite, ".parquet")
-    summary = write_manifest(
-        list_input(source, select(where, limit, split), (*SCHEMES, *(schemes or ()))), target, piece_seconds
-    )
+    allowed = (*SCHEMES, *(schemes or ()))
+    listing = list_input(source, select(where, limit, split), allowed, "--scheme")
+    summary = write_manifest(listing, target, piece_seconds)
     ignored = f", {summary.ignored} other files ignored" if summary.ignored else ""
     hours = summary.seconds / 3600
     print(f"{summary.num_recordings} recordings in {summary.num_rows} rows, {hours:.3f} hours{ignored}: {target}")

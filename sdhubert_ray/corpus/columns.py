@@ -1,7 +1,6 @@
 """The columns of an input: their types, which names are taken, and what a row has to hold."""
 
 import difflib
-import math
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,6 +33,8 @@ _RESERVED = (
 ) - set(INPUT_TYPES)
 _PIECE_COLUMNS = frozenset(("key", "piece", "num_pieces"))
 _REQUIRED = ("uri", "id")
+MOST_SECONDS = 1e7
+"""Of a recording: four months. What is longer was meant in other units."""
 _NUMBERS = ("start", "end", "duration", "channel", "byte_offset", "byte_size", "source_size")
 
 
@@ -109,11 +110,14 @@ def check_rows(table: pa.Table, first_row: int, where: str) -> None:
     for name in _NUMBERS:
         if name in table.column_names:
             column = table.column(name)
-            fine = pc.and_(pc.greater_equal(column, 0), pc.less(column, math.inf))
+            most = MOST_SECONDS if pa.types.is_floating(column.type) else None
+            fine = pc.greater_equal(column, 0)
+            fine = fine if most is None else pc.and_(fine, pc.less(column, most))
             bad = pc.index(pc.fill_null(fine, True), False).as_py()
             if bad >= 0:
+                within = "" if most is None else f", and less than {most:,.0f} seconds"
                 name_of_row, value = table.column("id")[bad].as_py(), column[bad].as_py()
-                raise UserError(f"{where}: id {name_of_row!r} has {name} {value}; it has to be 0 or more")
+                raise UserError(f"{where}: id {name_of_row!r} has {name} {value}; it has to be 0 or more{within}")
     _check_times(table, where)
 
 

@@ -10,7 +10,7 @@ from sdhubert_ray import storage
 from sdhubert_ray.corpus.files import File, audio_source, has_audio_name, stat_files
 from sdhubert_ray.corpus.packed import parquet_source, tar_source
 from sdhubert_ray.corpus.reading import PIECE_SECONDS_KEY, open_parquet, parquet_manifest, text_manifest
-from sdhubert_ray.corpus.schemes import SCHEMES, allow
+from sdhubert_ray.corpus.schemes import allow
 from sdhubert_ray.corpus.selection import (
     Listing,
     Selection,
@@ -23,13 +23,16 @@ from sdhubert_ray.corpus.selection import (
 from sdhubert_ray.corpus.shards import PARQUET_SUFFIX, TAR_SUFFIX, find_audio, is_compressed_tar
 from sdhubert_ray.corpus.texts import is_text_manifest
 from sdhubert_ray.errors import UserError
+from sdhubert_ray.storage.entries import SCHEMES
 
 _MOST_NAMES = 1_000_000
 """A brace pattern of more names is taken for a slip of the keyboard."""
 _EVERYTHING = Selection()
 
 
-def list_input(uri: str, selection: Selection = _EVERYTHING, schemes: Collection[str] = SCHEMES) -> Listing:
+def list_input(
+    uri: str, selection: Selection = _EVERYTHING, schemes: Collection[str] = SCHEMES, option: str = "audio.schemes"
+) -> Listing:
     """List the recordings of an input, streamed.
 
     Args:
@@ -37,7 +40,8 @@ def list_input(uri: str, selection: Selection = _EVERYTHING, schemes: Collection
             bytes, or a manifest (.parquet, or text as `texts.parse_manifest` takes it). An `id` is the path relative to
             the folder, or to the fixed part of the pattern, with its ending.
         selection: which of them are taken.
-        schemes: of the URIs that a manifest may name, see `schemes.SCHEMES`.
+        schemes: of the URIs that a manifest may name, see `storage.entries.SCHEMES`.
+        option: what the user allows more of them by, for messages.
 
     Raises:
         UserError: nothing there, nothing of use in it, a broken shard or manifest. What shows only later in the input
@@ -45,7 +49,7 @@ def list_input(uri: str, selection: Selection = _EVERYTHING, schemes: Collection
         TransientError: a store could not be reached.
     """
     try:
-        source = _find(uri, selection.splits, schemes)
+        source = _find(uri, selection.splits, schemes, option)
     except storage.TransientError:
         raise
     except OSError as error:
@@ -53,11 +57,11 @@ def list_input(uri: str, selection: Selection = _EVERYTHING, schemes: Collection
     return select(source, selection)
 
 
-def _find(uri: str, splits: tuple[str, ...], schemes: Collection[str]) -> Source:
+def _find(uri: str, splits: tuple[str, ...], schemes: Collection[str], option: str) -> Source:
     if storage.exists(uri):
         if storage.is_folder(uri):
             return _folder(uri, tuple(dict.fromkeys(name.strip("/") for name in splits)))
-        source = _one_file(uri, schemes)
+        source = _one_file(uri, schemes, option)
     elif "{" in uri:
         source = _several(uri, _expand_braces(uri), named=True)
     elif storage.has_magic(uri):
@@ -67,10 +71,10 @@ def _find(uri: str, splits: tuple[str, ...], schemes: Collection[str]) -> Source
     return select_splits(source, splits)
 
 
-def _one_file(uri: str, schemes: Collection[str]) -> Source:
+def _one_file(uri: str, schemes: Collection[str], option: str) -> Source:
     suffix = PurePosixPath(uri).suffix.lower()
     if is_text_manifest(PurePosixPath(uri).name):
-        return allow(text_manifest(uri), uri, schemes)
+        return allow(text_manifest(uri), uri, schemes, option)
     file = File(PurePosixPath(uri).name, storage.absolute(uri))
     if suffix == TAR_SUFFIX:
         return tar_source([file], f"tar {uri}", 0)
@@ -79,7 +83,7 @@ def _one_file(uri: str, schemes: Collection[str]) -> Source:
             schema = parquet.schema_arrow
         if PIECE_SECONDS_KEY not in (schema.metadata or {}) and find_audio(schema):
             return parquet_source([file], f"Parquet file {uri}", 0)
-        return allow(parquet_manifest(uri, schema), uri, schemes)
+        return allow(parquet_manifest(uri, schema), uri, schemes, option)
     if is_compressed_tar(uri):
         raise _compressed(f"input {uri} is")
     return audio_source(f"input {uri}", lambda: stat_files([file]), file, Tally())
@@ -101,7 +105,8 @@ def _folder(uri: str, splits: tuple[str, ...]) -> Source:
         else:
             others += 1
             compressed = compressed or (file.name if is_compressed_tar(file.name) else "")
-            manifest = manifest or (file.name if is_text_manifest(file.name) else "")
+            is_manifest = is_text_manifest(file.name) and (".json" not in file.name[-8:] or "manifest" in file.name)
+            manifest = manifest or (file.name if is_manifest or ".jsonl" in file.name[-9:] else "")
     tars, parquets = shards[TAR_SUFFIX], shards[PARQUET_SUFFIX]
     if tars:
         return tar_source(tars, where, others + len(parquets))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sdhubert_ray.corpus.columns import MOST_SECONDS
 from sdhubert_ray.corpus.shards import audio_to_decode
 from sdhubert_ray.errors import AudioError, UserError
 from sdhubert_ray.output.tables import MANIFEST_FIELDS
@@ -169,6 +170,7 @@ def _known_durations(table: pa.Table, start: Floats, end: Floats, piece_seconds:
 def _probe(place: _Place) -> float:
     try:
         with audio_to_decode(*place, sparse=True) as file:
-            return probe_duration(file)
+            seconds = probe_duration(file)
+            return seconds if seconds < MOST_SECONDS else np.nan
     except (OSError, AudioError, UserError):
         return np.nan  # the decode stage meets the same error and records it in the row

@@ -95,7 +95,7 @@ def open_parquet(uri: str, where: str, size: int | None = None) -> Iterator[pa.p
         raise
     except FileNotFoundError as error:
         raise UserError(f"{where} does not exist") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _unreadable(where, error) from error
 
 
@@ -132,6 +132,9 @@ def _pieces_manifest(uri: str, where: str, schema: pa.Schema) -> Source:
         columns = {
             field.name: cast(table.column(field.name), field.type, field.name, where) for field in MANIFEST_FIELDS
         }
+        for name in ("key", "id", "uri", "piece", "num_pieces", "start"):
+            if columns[name].null_count:
+                raise UserError(f"{where} is one of pieces but has a row without {name!r}; make it anew")
         return pa.table({**columns, **{name: table.column(name) for name in table.column_names if name not in columns}})
 
     def read() -> Iterator[pa.Table]:

@@ -9,18 +9,15 @@ from sdhubert_ray.corpus.selection import Source
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.storage.retries import shown
 
-SCHEMES = ("file", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hdfs", "hf")
-"""Schemes of URIs that a manifest may name: files of the machine (paths too) and object stores. Not the web, whose
-addresses may lead into a cluster's own network, nor filesystems in a chain."""
 
-
-def allow(source: Source, uri: str, schemes: Collection[str]) -> Source:
+def allow(source: Source, uri: str, schemes: Collection[str], option: str) -> Source:
     """The rows of a manifest, refused where one names a place of a scheme that is not allowed.
 
     Args:
         source: the manifest.
         uri: its own, beside which all of its scheme and host may lie.
         schemes: those that are allowed.
+        option: what the user allows more by.
 
     Raises:
         UserError: while it is read.
@@ -30,11 +27,13 @@ def allow(source: Source, uri: str, schemes: Collection[str]) -> Source:
     def read() -> Iterator[pa.Table]:
         for batch in source.read():
             for name, place in zip(batch.column("id").to_pylist(), batch.column("uri").to_pylist(), strict=True):
+                if place is None:
+                    raise UserError(f"{source.where}: id {name!r} has no uri")
                 scheme, host = _place(place)
                 if scheme not in schemes and (scheme, host) != own:
                     raise UserError(
                         f"{source.where}: id {name!r} is at {shown(place)}, but only {', '.join(schemes)} are fetched "
-                        f"from (audio.schemes); add {scheme} if that is meant"
+                        f"from; allow {scheme} by {option} if that is meant"
                     )
             yield batch
 

@@ -8,6 +8,7 @@ read, of a Parquet file only the audio of the row groups asked for.
 import bisect
 import contextlib
 import io
+import posixpath
 import tarfile
 import threading
 import unicodedata
@@ -84,8 +85,8 @@ def beside(uri: str, name: str) -> str:
 
 
 def is_relative(name: str) -> bool:
-    """Tell whether a name in a shard is relative to its folder: others may lead anywhere, with our credentials."""
-    return not (name.startswith("/") or "://" in name)
+    """Tell whether a name in a shard is of its folder or below it: others may lead anywhere, with our credentials."""
+    return not (name.startswith("/") or "://" in name or posixpath.normpath(name).startswith(".."))
 
 
 def open_audio(
@@ -197,6 +198,8 @@ def _index_one(file: BinaryIO, start: int, members: list[Member]) -> int | None:
             end = tar.offset
     except (tarfile.TarError, ValueError) as error:
         raise AudioError(_describe_damage(file, str(error))) from error
+    except RecursionError as error:
+        raise AudioError("is damaged: a member has hundreds of headers") from error
     # tarfile takes any end for the end: only a block of zeros is one.
     file.seek(end)
     block = file.read(tarfile.BLOCKSIZE)
@@ -207,7 +210,15 @@ def _index_one(file: BinaryIO, start: int, members: list[Member]) -> int | None:
     while block and not block.strip(b"\0"):  # what fills the last record
         end += len(block)
         block = file.read(tarfile.BLOCKSIZE)
-    return end if block[257:262] == b"ustar" else None
+    return end if _is_header(block) else None
+
+
+def _is_header(block: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
 
 
 def find_audio(schema: pa.Schema) -> AudioColumn | None:
@@ -335,7 +346,7 @@ def _open_row(uri: str, member: str, size: int | None) -> BinaryIO:
     if path and is_relative(path):
         return storage.open_binary(beside(uri, path))
     if path:
-        raise AudioError(f"has a name instead of audio bytes in row {member}, {path!r}, that is not relative to it")
+        raise AudioError(f"has a name instead of audio bytes in row {member}, {path!r}, that leads out of its folder")
     raise AudioError(f"has no audio bytes in row {member}")
 
 

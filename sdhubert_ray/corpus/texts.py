@@ -1,6 +1,7 @@
 """Manifests as text: CSV in its dialects, JSON lines, and those of NeMo, lhotse, Kaldi and fairseq."""
 
 import gzip
+import io
 import json
 import re
 import zlib
@@ -9,9 +10,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
 from sdhubert_ray import storage
+from sdhubert_ray.corpus.shards import beside
 
 _JSON_SUFFIXES = (".jsonl", ".json")
 _TABLE_SUFFIXES = (".csv", ".tsv")
@@ -22,9 +25,15 @@ URI_NAMES = ("uri", "audio_filepath")
 """What the column is called that names the audio."""
 _TEXT_COLUMNS = ("id", *URI_NAMES, "member", "source_version")
 _DELIMITERS = ",;\t"
-_BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+_BYTE_ORDER_MARKS = (
+    (b"\xef\xbb\xbf", "utf-8"),
+    (b"\xff\xfe\0\0", "utf-32-le"),
+    (b"\xff\xfe", "utf-16-le"),
+    (b"\xfe\xff", "utf-16-be"),
+)
 # What lhotse tells of who speaks, and what, where a cut has one supervision.
 _OF_SUPERVISION = ("speaker", "language", "gender", "text")
+_MOST_BYTES = 2 << 30
 _ARCHIVE = re.compile(r"\.ark:\d+$")
 
 
@@ -51,9 +60,12 @@ def parse_manifest(uri: str) -> pa.Table:
     if name.endswith(_GZIP_SUFFIX):
         name = name.removesuffix(_GZIP_SUFFIX)
         try:
-            data = gzip.decompress(data)
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+                data = file.read(_MOST_BYTES + 1)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"it is no whole gzip file: {error}") from error
+        if len(data) > _MOST_BYTES:
+            raise ValueError(f"it is over {_MOST_BYTES >> 30} GiB when unpacked; take Parquet for so many rows")
     text = _decode(data)
     if name.endswith(_KALDI_SUFFIX):
         return _from_kaldi(text, lambda other: _read_beside(uri, other))
@@ -79,24 +91,33 @@ def _from_csv(text: str) -> pa.Table:
     names = {mark: {name.strip().strip('"') for name in header.split(mark)} for mark in _DELIMITERS}
     delimiter = next((mark for mark in _DELIMITERS if names[mark] & set(URI_NAMES)), ",")
     # Ids such as 0001 are names, not numbers.
-    options = pyarrow.csv.ConvertOptions(
-        column_types=dict.fromkeys(_TEXT_COLUMNS, pa.string()), strings_can_be_null=True, null_values=[""]
-    )
+    written = (name for name in header.rstrip("\r").split(delimiter) if name.strip().strip('"') in _TEXT_COLUMNS)
+    types = {name.strip('"'): pa.string() for name in written}
+    options = pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
     # In memory of Arrow's own: a thread of it that lets go of Python's needs the interpreter, see `parquet_file`.
     held = pa.BufferOutputStream()
     held.write(text.encode())
-    return pyarrow.csv.read_csv(
+    table = pyarrow.csv.read_csv(
         pa.BufferReader(held.getvalue()),
         parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter),
         convert_options=options,
     )
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_string(column.type):
+            broken = pc.index(pc.fill_null(pc.match_substring(column, "\n"), False), True).as_py()
+            if broken >= 0:
+                raise ValueError(
+                    f"row {broken + 1} has a line break in column {name.strip()!r}, so that lines may have become one; "
+                    "is a quote without its other one in it?"
+                )
+    return table.rename_columns([name.strip() for name in table.column_names])
 
 
 def _from_fairseq(text: str) -> pa.Table | None:
     """A folder, then a relative path and its number of samples in each line; None if this is none."""
     root, *lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()] or [""]
     rows = [line.split("\t") for line in lines]
-    if not rows or "\t" in root or "," in root or not all(len(row) == 2 and row[1].isdecimal() for row in rows):
+    if not rows or "\t" in root or not all(len(row) == 2 and row[1].isdecimal() for row in rows):
         return None
     paths = [row[0] for row in rows]
     return pa.table({"id": paths, "uri": [storage.join(root, path) for path in paths]})
@@ -108,20 +129,22 @@ def _from_json(text: str) -> pa.Table:
             rows = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"line {error.lineno} is no JSON: {error.msg}") from error
+        except RecursionError as error:
+            raise ValueError("it is nested too deep") from error
         numbered = [(f"entry {number}", row) for number, row in enumerate(rows, start=1)]
     else:
         numbered = [(f"line {number}", _parse_line(number, line)) for number, line in _lines(text)]
     for place, row in numbered:
         if not isinstance(row, dict):
             raise ValueError(f"{place} is no JSON object")
-    rows = [_from_lhotse(place, row) if _is_lhotse(row) else row for place, row in numbered]
+    rows = [_checked_lhotse(place, row) if _is_lhotse(row) else row for place, row in numbered]
     names = list(dict.fromkeys(name for row in rows for name in row))
     return pa.table({name: _column(name, [row.get(name) for row in rows]) for name in names})
 
 
 def _lines(text: str) -> Iterable[tuple[int, str]]:
     # Only \n ends a line of JSON: transcripts may hold the other separators that splitlines knows.
-    return ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
+    return ((number, line) for number, line in enumerate(io.StringIO(text, newline="\n"), start=1) if line.strip())
 
 
 def _parse_line(number: int, line: str) -> object:
@@ -129,10 +152,21 @@ def _parse_line(number: int, line: str) -> object:
         return json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"line {number} is no JSON: {error.msg}; each line has to hold one object") from error
+    except RecursionError as error:
+        raise ValueError(f"line {number} is nested too deep") from error
 
 
 def _is_lhotse(row: dict[str, Any]) -> bool:
+    if set(URI_NAMES) & set(row):  # whose other columns may be called as lhotse's
+        return False
     return isinstance(row.get("recording"), dict) or isinstance(row.get("sources"), list) or "tracks" in row
+
+
+def _checked_lhotse(place: str, row: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return _from_lhotse(place, row)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{place} is no cut or recording as lhotse writes it") from error
 
 
 def _from_lhotse(place: str, row: dict[str, Any]) -> dict[str, Any]:
@@ -154,6 +188,8 @@ def _from_lhotse(place: str, row: dict[str, Any]) -> dict[str, Any]:
         channels = row.get("channel")
         channel = channels[0] if isinstance(channels, list) and len(channels) == 1 else channels
         there = source.get("channels") or []
+        if isinstance(channel, list) and sorted(channel) != sorted(there):
+            raise ValueError(f"{place} is of some channels of several; write its audio first (lhotse: `save_audios`)")
         if channel in there and len(there) > 1:
             found["channel"] = there.index(channel)
         supervisions = row.get("supervisions") or []
@@ -205,9 +241,12 @@ def _from_kaldi(text: str, read_beside: Callable[[str], str | None]) -> pa.Table
             if len(fields) not in (3, 4) or fields[0] not in recordings:
                 raise ValueError(f"{place} is not: utterance, a recording of wav.scp, start, end")
             start, end = (_seconds(field, place) for field in fields[1:3])
+            if len(fields) == 4 and not fields[3].isdecimal():
+                raise ValueError(f"{place} has the channel {fields[3]!r}; it has to be a number, from 0")
             rows.append(
                 {
                     "id": name,
+                    **({"channel": int(fields[3])} if len(fields) == 4 else {}),
                     "uri": recordings[fields[0]],
                     "duration": durations.get(fields[0]),
                     "start": start,
@@ -224,12 +263,10 @@ def _from_kaldi(text: str, read_beside: Callable[[str], str | None]) -> pa.Table
 def _pairs(text: str | None, file: str) -> Iterable[tuple[int, str, str]]:
     """The lines of one of Kaldi's files: number, name, and what stands behind it."""
     for number, line in _lines(text or ""):
-        name, _, rest = line.strip().partition(" ")
-        if not rest.strip():
-            name, _, rest = line.strip().partition("\t")
-        if not rest.strip():
+        name, *rest = line.strip().split(None, 1)
+        if not rest:
             raise ValueError(f"{file}, line {number} has nothing behind {name!r}")
-        yield number, name, rest.strip()
+        yield number, name, rest[0]
 
 
 def _seconds(text: str, place: str) -> float:
@@ -241,5 +278,5 @@ def _seconds(text: str, place: str) -> float:
 
 def _read_beside(uri: str, name: str) -> str | None:
     """The text of another file in the folder of a file, or None where there is none."""
-    other = storage.join(uri.rpartition("/")[0] or ".", name)
+    other = beside(uri, name)
     return _decode(storage.read_bytes(other)) if storage.exists(other) else None

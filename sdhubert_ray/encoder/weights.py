@@ -68,7 +68,9 @@ def fetch_checkpoint(name: str) -> Checkpoint:
         found = read_config(name, data)
         shape = json.loads((_ASSETS / found.speech_upstream / "config.json").read_text())
         return Checkpoint(name, data, shape, found.options)
-    asked, _, digest = name.partition(_DIGEST_MARK)
+    asked, mark, digest = name.partition(_DIGEST_MARK)
+    if mark and not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+        raise UserError(f"checkpoint {name}: {digest!r} is no SHA-256; it has 64 hexadecimal digits")
     uri = _download_released(digest) if asked == RELEASED else asked
     try:
         data = storage.read_bytes(uri)
@@ -78,7 +80,7 @@ def fetch_checkpoint(name: str) -> Checkpoint:
         raise UserError(f"checkpoint {name} is a folder; name the .pt file in it") from error
     except OSError as error:
         raise UserError(f"checkpoint {name} cannot be read ({error})") from error
-    _check_digest(name, data, digest or _kept_digest(uri))
+    _check_digest(name, data, digest or (_kept_digest(uri) if asked == RELEASED else None))
     found = read_config(name, data)
     shape = found.upstream if found.upstream is not None else _read_upstream(found.speech_upstream, uri)
     return Checkpoint(name, data, shape, found.options)
@@ -100,7 +102,7 @@ def _kept_digest(uri: str) -> str | None:
     """The digest that was written beside a file when it was downloaded, as `sha256sum` has it; None: there is none."""
     try:
         text = storage.read_bytes(f"{uri}{_DIGEST_ENDING}").decode(errors="replace")
-    except OSError:
+    except FileNotFoundError:
         return None
     return text.split(maxsplit=1)[0] if text.strip() else None
 
@@ -108,8 +110,6 @@ def _kept_digest(uri: str) -> str | None:
 def _check_digest(name: str, data: bytes, wanted: str | None) -> None:
     if wanted is None:
         return
-    if not re.fullmatch(r"[0-9a-f]{64}", wanted.lower()):
-        raise UserError(f"checkpoint {name}: {wanted!r} is no SHA-256; it has 64 hexadecimal digits")
     found = hashlib.sha256(data).hexdigest()
     if found != wanted.lower():
         raise UserError(
@@ -179,15 +179,15 @@ def _read_upstream(upstream: str, checkpoint_uri: str) -> dict[str, Any]:
 
     A folder of the working directory is none of these: it is another one wherever the command is called.
     """
-    beside = storage.join(checkpoint_uri.rpartition("/")[0] or ".", upstream)
     is_absolute = upstream.startswith("/") or "://" in upstream
-    for folder in (beside, *((upstream,) if is_absolute else ())):
-        values = _read_folder_config(folder)
-        if values is not None:
-            return values
+    folder = checkpoint_uri.rpartition("/")[0] if "/" in checkpoint_uri else "."
+    beside = upstream if is_absolute else storage.join(folder, upstream)
+    values = _read_folder_config(beside)
+    if values is not None:
+        return values
     if upstream in _KNOWN_UPSTREAMS:
         return _known_config(upstream)
-    if Path(upstream).is_dir():  # which transformers would take for it
+    if not is_absolute and Path(upstream).is_dir():  # which transformers would take for it
         raise UserError(
             f"speech_upstream {upstream!r} of checkpoint {checkpoint_uri} is a folder of the working directory, which "
             f"may be another encoder's; put its config.json into {beside}"

@@ -120,7 +120,7 @@ def join(
     missing = [reference.file_name for number, reference in enumerate(references) if number not in found]
     if missing and (options.missing == "error" or not found):
         raise _missing_error(output, references, missing, failed, [*meeting.ids.values(), *meeting.extra])
-    _refuse_other_times(list(found.values()))
+    _refuse_other_times([(one.reference, meeting.ends[number]) for number, one in found.items()])
     if options.missing == "empty":
         for number, reference in enumerate(references):
             groups = meeting.groups.get(number, tuple(_NO_GROUP for _ in options.by))
@@ -142,19 +142,23 @@ def _renamed(reference: Reference, old: str, new: str) -> Reference:
     return replace(reference, id=names[0], file_name=names[1])
 
 
-def _refuse_other_times(utterances: Sequence[Utterance]) -> None:
-    """Refuse references whose times are far behind the ends of their recordings: they are in no seconds."""
-    measured = [one for one in utterances if one.duration and len(one.reference.syllables)]
+def _refuse_other_times(ended: Sequence[tuple[Reference, float]]) -> None:
+    """Refuse references whose times are far behind the ends of their recordings: they are in no seconds.
+
+    Args:
+        ended: references, and where their recordings end, in seconds of the file.
+    """
+    measured = [(float(one.syllables.max()) / end, one, end) for one, end in ended if end and len(one.syllables)]
     if not measured:
         return
-    factors = [float(one.reference.syllables.max()) / one.duration for one in measured]
-    if float(np.median(factors)) < _NO_SECONDS:
+    measured.sort(key=lambda entry: entry[0])
+    factor, one, end = measured[len(measured) // 2]
+    if factor < _NO_SECONDS:
         return
-    one = measured[int(np.argsort(factors)[len(factors) // 2])]
-    unit = "samples" if float(np.max(factors)) > _NO_MILLISECONDS else "milliseconds"
+    unit = "samples" if measured[-1][0] > _NO_MILLISECONDS else "milliseconds"
     raise UserError(
-        f"the references are in {unit}, it seems: that of {one.reference.file_name} ends at "
-        f"{one.reference.syllables.max():g}, its recording at {one.duration:.3f} s; give seconds"
+        f"the references are in {unit}, it seems: that of {one.file_name} ends at {one.syllables.max():g}, its "
+        f"recording at {end:.3f} s; give seconds"
     )
 
 
@@ -194,6 +198,7 @@ class _Meeting:
         self._waiting: dict[int, Array] = {}  # features that are not quantized yet
         self.ids: dict[int, str] = {}
         self.groups: dict[int, tuple[str, ...]] = {}
+        self.ends: dict[int, float] = {}  # of recordings, seconds of the file
         self.failed: dict[str, str] = {}
         self.num_extra = 0
         self.extra: list[str] = []
@@ -218,6 +223,7 @@ class _Meeting:
         if result.status in FAILED_STATUSES:
             self.failed[file_id] = result.status
             return
+        self.ends[number] = result.duration + float(table.column("offset")[0].as_py())
         self._found[number] = Utterance(reference, result.segments, result.units, result.duration, self.groups[number])
         if self._quantize is not None and len(result.segments):
             if result.segment_features is None:

@@ -110,7 +110,8 @@ class Lease:
                 "wait until it has ended, or choose another output"
             )
         # Dead: of those that see it, one replaces it; where a store lets several, the one whose content stays.
-        taken = self._create() if found is None else self._replace(found)
+        is_there = found is not None and storage.read_now(self._uri) is not None  # or it was given back meanwhile
+        taken = self._replace(found) if found is not None and is_there else self._create()
         if taken:
             time.sleep(self.times.settle)
         if not taken or not self._is_ours():

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
 from sdhubert_ray.composing import compose, merge, read_parts
-from sdhubert_ray.corpus.schemes import SCHEMES
 from sdhubert_ray.errors import require_choice
 from sdhubert_ray.output import OutputOptions
 from sdhubert_ray.speech.audio import AudioOptions
@@ -13,6 +12,7 @@ from sdhubert_ray.speech.presets import EncoderOptions, SegmentationOptions, get
 from sdhubert_ray.speech.spans import SpeechOptions
 from sdhubert_ray.speech.syllables import SyllableOptions
 from sdhubert_ray.speech.windows import WindowOptions
+from sdhubert_ray.storage.entries import SCHEMES
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("float32", "bfloat16", "float16")

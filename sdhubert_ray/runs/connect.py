@@ -20,8 +20,8 @@ from sdhubert_ray.errors import BusyError, UserError
 from sdhubert_ray.runs.placement import alive_nodes, total
 
 _CONNECT_SECONDS = 5.0
-# Behind it come /ray/session_2026-11-30_06-28-08_448356_4194304/sockets/plasma_store.
-_LONGEST_FOLDER = 36
+# The name of a socket has 107 bytes at most; this comes behind the folder, with process numbers of seven digits.
+_LONGEST_FOLDER = 107 - len("/ray/session_2026-11-30_06-28-08_448356_4194304/sockets/plasma_store")
 _EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception)): (.+)$", re.MULTILINE)
 
 
@@ -75,10 +75,7 @@ def _start_or_join(address: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _short_folder() -> Iterator[str | None]:
-    """A short name for the folder of temporary files, which Ray has its sockets in; None where it is short enough.
-
-    Their names may have 107 bytes in all.
-    """
+    """A short name for the folder of temporary files, which Ray has its sockets in; None where it is short enough."""
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     if len(os.fsencode(folder)) <= _LONGEST_FOLDER:
         yield None

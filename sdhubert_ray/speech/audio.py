@@ -11,11 +11,10 @@ from fractions import Fraction
 from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 import soxr
 
 from sdhubert_ray.errors import AudioError
-from sdhubert_ray.speech.containers import Part, lay_out
+from sdhubert_ray.speech.containers import Part, after, first_part, is_chained_ogg
 from sdhubert_ray.speech.decoders import Decoder, Samples, open_part
 
 SAMPLE_RATE = 16_000
@@ -38,6 +37,10 @@ JOINT_SEARCH_SECONDS = 10.0
 _CANCELLED = 0.01
 # Audio of floats that is weaker than the least step of 16 bits is of another scale.
 _WEAKEST_PEAK = 2.0**-15
+# Ends that are asked for may lie so far behind that of the file.
+_ROUNDING_SECONDS = 0.1
+# Files that are joined in one.
+_MOST_PARTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -113,13 +116,25 @@ def probe_duration(file: BinaryIO) -> float:
     Raises:
         AudioError: the file is not audio that can be decoded.
     """
-    seconds = 0.0
-    for part in lay_out(file, from_start=False, to_end=False):
-        with closing(open_part(file, part)) as sound:
-            frames = sound.frames
-            if frames is None:
-                frames = sum(len(block.samples) for block in sound.blocks(None))
-            seconds += frames / sound.rate
+    seconds, rate = 0.0, 0
+    part: Part | None = first_part(file)
+    looks_on = is_chained_ogg(file)
+    while part is not None:
+        try:
+            with closing(open_part(file, part)) as sound:
+                if sound.rate != (rate or sound.rate):
+                    break
+                rate, frames = sound.rate, sound.frames
+                if frames is None:
+                    frames = sum(len(block.samples) for block in sound.blocks(None))
+                seconds += frames / rate
+        except AudioError:
+            if not rate:
+                raise
+            break  # it ends there for who reads it, too
+        # Joined FLAC and Ogg are found when they are read; of Ogg the last page may tell.
+        is_told = part.following is not None or looks_on
+        part = after(file, part, part.start)[1] if is_told else None
     return seconds
 
 
@@ -137,23 +152,25 @@ def read_audio(file: BinaryIO, span: Span, channel: int | None = None) -> Audio:
     Raises:
         AudioError: not decodable, holding NaN or infinite samples, or without the channel asked for.
     """
-    parts = lay_out(file, from_start=span.start == 0, to_end=span.end is None)
-    with closing(open_part(file, parts[0])) as sound:
+    part = first_part(file)
+    with closing(open_part(file, part)) as sound:
         if channel is not None and not 0 <= channel < sound.channels:
             raise AudioError(f"has {sound.channels} channel(s), but channel {channel} (from 0) was asked for")
-        rate, margin = sound.rate, JOINT_SEARCH_SECONDS / 2
+        rate, margin, floating = sound.rate, JOINT_SEARCH_SECONDS / 2, sound.floating
         first = max(0, round((span.start - margin * span.joint_start) * rate))
         stop = None if span.end is None else round((span.end + margin * span.joint_end) * rate)
         reading = _Reading(sound, first, stop, channel)
-        reading.read(sound, parts[0])
-    for part in parts[1:]:
-        if reading.is_complete():
+        following = reading.read(file, sound, part)
+    for _ in range(_MOST_PARTS):
+        if following is None:
             break
+        part = following
         try:
             with closing(open_part(file, part)) as sound:
-                reading.read(sound, part)
+                following = reading.read(file, sound, part)
         except AudioError as error:
             reading.stop_at(error)
+            following = None
     reading.end()
     found = reading.signal()
     first = min(first, reading.position)
@@ -165,7 +182,8 @@ def read_audio(file: BinaryIO, span: Span, channel: int | None = None) -> Audio:
     if not np.isfinite(signal).all():
         bad = (begin + int(np.flatnonzero(~np.isfinite(signal))[0])) / rate
         raise AudioError(f"holds NaN or infinite samples, the first at {bad:.3f} s")
-    samples = resample(scale_up(signal) if sound.floating else signal, rate)
+    is_whole = not first and span.end is None  # in a loud file a weak part is silence
+    samples = resample(scale_up(signal) if floating and is_whole else signal, rate)
     return Audio(samples, begin / rate, len(signal) / rate, reading.shortfall, reading.levels.cancel(found))
 
 
@@ -215,20 +233,20 @@ class Levels:
         self._count = 0
         self._sums = np.zeros((2, channels))
 
-    def add(self, samples: npt.NDArray[np.floating]) -> None:
-        """Take (n, channels) samples."""
+    def add(self, samples: Samples) -> None:
+        """Take (n, channels) samples: some thousands, whose sums float32 can hold."""
         self._count += len(samples)
         with np.errstate(invalid="ignore", over="ignore"):  # samples that are no numbers are refused elsewhere
-            self._sums += [samples.sum(axis=0, dtype=np.float64), np.square(samples, dtype=np.float64).sum(axis=0)]
+            self._sums += [samples.sum(axis=0), np.einsum("ij,ij->j", samples, samples)]
 
     def cancel(self, average: Samples) -> bool:
-        """Tell whether the average of the channels, (n,), is weaker by 40 dB than the loudest of them."""
+        """Tell whether the average of the channels, (n,), is 40 dB weaker than the loudest of them makes it alone."""
         if not self._count:
             return False
         mean, power = self._sums / self._count
         with np.errstate(invalid="ignore", over="ignore"):
             loudest = math.sqrt(np.maximum(power - mean**2, 0).max())
-            return loudest >= SILENT_STD and _deviation(average) < _CANCELLED * loudest
+            return loudest > 0 and _deviation(average) < _CANCELLED * loudest / self._sums.shape[1]
 
 
 class _Reading:
@@ -242,18 +260,15 @@ class _Reading:
         self.position = 0  # frames of the file that have been passed
         self.shortfall: str | None = None
 
-    def is_complete(self) -> bool:
-        return self.shortfall is not None or (self._stop is not None and self.position >= self._stop)
-
-    def read(self, sound: Decoder, part: Part) -> None:
-        """Read a part, up to `stop`."""
+    def read(self, file: BinaryIO, sound: Decoder, part: Part) -> Part | None:
+        """Read a part, up to `stop`; tells the part to go on with, if there is one."""
         like = self._like
         if (sound.rate, sound.channels) != (like.rate, like.channels):
             self.shortfall = (
                 f"goes on at {self._seconds():.3f} s with audio of {sound.rate} Hz and {sound.channels} channel(s), "
                 "which was not read"
             )
-            return
+            return None
         begin = self.position
         stop = None if self._stop is None else self._stop - begin
         skip = max(0, self._first - begin)
@@ -265,10 +280,14 @@ class _Reading:
         failure = None
         for block in sound.blocks(None if stop is None else stop - (self.position - begin)):
             failure = block.error
-            self._keep(block.samples[skip:])
+            if len(block.samples) > skip:
+                self._keep(block.samples[skip:])
             skip = max(0, skip - len(block.samples))
             self.position += len(block.samples)
-        self.shortfall = self._lost(sound, part, begin, stop, failure)
+        is_over = stop is None or self.position - begin < stop
+        flaw, following = after(file, part, sound.reached) if is_over else (None, None)
+        self.shortfall = self._lost(sound, flaw, begin, stop, failure)
+        return following if self.shortfall is None else None
 
     def signal(self) -> Samples:
         """(n,) float32."""
@@ -276,13 +295,14 @@ class _Reading:
 
     def end(self) -> None:
         """Say so when there were no more parts before `stop`."""
-        if self.shortfall is None and self._stop is not None and self.position < self._stop - self._like.tolerance:
+        rounding = max(self._like.tolerance, round(_ROUNDING_SECONDS * self._like.rate))
+        if self.shortfall is None and self._stop is not None and self.position < self._stop - rounding:
             wanted = self._stop / self._like.rate
             self.shortfall = f"ends at {self._seconds():.3f} s, before the {wanted:.3f} s that were asked for"
 
     def stop_at(self, reason: AudioError) -> None:
         """Say that the next part could not be opened."""
-        self.shortfall = f"goes on at {self._seconds():.3f} s with what {str(reason).removeprefix('is ')}"
+        self.shortfall = f"goes on at {self._seconds():.3f} s with a part that {reason}"
 
     def _keep(self, samples: Samples) -> None:
         if self._channel is not None:
@@ -295,7 +315,7 @@ class _Reading:
     def _seconds(self) -> float:
         return self.position / self._like.rate
 
-    def _lost(self, sound: Decoder, part: Part, begin: int, stop: int | None, failure: str | None) -> str | None:
+    def _lost(self, sound: Decoder, flaw: str | None, begin: int, stop: int | None, failure: str | None) -> str | None:
         """What is missing of a part, as a sentence without its subject, or None."""
         at = f"{self._seconds():.3f} s"
         decoded, promised = self.position - begin, sound.frames
@@ -307,9 +327,7 @@ class _Reading:
                 return f"is truncated: its header promises {whole}, it ends at {at}"
         elif promised is None and failure is not None:
             return f"is damaged: decoding stopped at {at} ({failure})"
-        if part.flaw is not None and (stop is None or (promised is not None and stop >= promised)):
-            return f"{part.flaw}; it ends at {at}"
-        return None
+        return None if flaw is None else f"{flaw}; it ends at {at}"
 
 
 def _find_joint(signal: Samples, first: int, nominal: float, rate: int) -> int:

@@ -6,7 +6,8 @@ is told by its content, not its name.
 
 import contextlib
 import io
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
@@ -15,16 +16,17 @@ import numpy.typing as npt
 import soundfile
 
 from sdhubert_ray.errors import AudioError, first_line
-from sdhubert_ray.speech.containers import Part
+from sdhubert_ray.speech.containers import FLAC_START, Part
 
 if TYPE_CHECKING:
-    from av import AudioFrame
+    pass
 
 MIN_RATE, MAX_RATE = 1000, 768_000
 """Sample rates that are taken, Hz; others are of broken headers."""
 
 Samples = npt.NDArray[np.float32]
 
+_MARK_OVERLAP = 7  # a mark may lie across the end of a read
 _READ_FRAMES = 16_384
 # Seeking in these codings, or in what is packed so, lands near the asked sample only: they are decoded from the start.
 _INEXACT_FORMATS = frozenset({"MP3", "OGG"})
@@ -32,10 +34,11 @@ _INEXACT_CODINGS = frozenset({"MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III",
 # Formats whose samples need not fill [-1, 1].
 _FLOATING = frozenset({"FLOAT", "DOUBLE"})
 _UNKNOWN_FRAMES = 1 << 50
-# Samples of a channel that a byte may hold: silence in flac, vorbis and opus; the sparsest of the other codings is mp3
-# of 8 kbit/s. Decoders of broken files give zeros for ever.
+# Samples of a channel that a byte may hold, with room to spare: silence takes a byte for 340 samples in flac, 220 in
+# vorbis and 200 in ALAC; of the other codings mp3 of 8 kbit/s takes one for 48. Decoders of broken files give zeros for
+# ever.
 _DENSE_FORMATS = frozenset({"FLAC", "OGG"})
-_DENSE, _SPARSE = 8192, 64
+_DENSE, _SPARSE = 8192, 512
 _LEAST_FRAMES = 1 << 16
 _ENDLESS_BYTES = 1 << 53
 # A header without samples before more bytes than this was never finished.
@@ -46,14 +49,13 @@ _MISSING_SECONDS = 0.1
 
 # What FFmpeg reads, and how such a file begins: (offset, bytes, FFmpeg's name of the format). No other of its formats
 # is tried: some are lists of further files or addresses.
-_FFMPEG_FORMATS = (
+_FFMPEG_ALONE = (
     (4, b"ftyp", "mov"),  # m4a, mp4, mov, 3gp
     (4, b"moov", "mov"),
     (4, b"mdat", "mov"),
     (4, b"wide", "mov"),
     (0, b"\x1a\x45\xdf\xa3", "matroska"),  # webm, mkv
-    (0, b"\xff\xf1", "aac"),
-    (0, b"\xff\xf9", "aac"),
+    *((0, bytes([0xFF, second]), "aac") for second in (0xF0, 0xF1, 0xF8, 0xF9)),
     (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "asf"),  # wma
     (0, b"#!AMR", "amr"),
     (0, b"\x0b\x77", "ac3"),
@@ -63,16 +65,18 @@ _FFMPEG_FORMATS = (
     (0, b"FLV", "flv"),
     (0, b"G@\x00", "mpegts"),
     (0, b"G@\x11", "mpegts"),
-    # Codings that libsndfile does not know, in containers that it does; and mp3, which it takes for the rest of a
-    # Macintosh file where the working directory has a `.AppleDouble`, as file servers make them.
-    *((0, bytes([0xFF, second]), "mp3") for second in (0xFB, 0xFA, 0xF3, 0xF2, 0xE3, 0xE2, 0xFD, 0xFC, 0xF5, 0xF4)),
+)
+# What libsndfile is asked for first: it may not know the coding; and it takes an mp3 for the rest of a Macintosh file
+# where the working directory has a `.AppleDouble`, as file servers make them.
+_FFMPEG_ELSE = (
     (0, b"RIFF", "wav"),
+    (0, b"BW64", "wav"),
     (0, b"riff", "w64"),
     (0, b"FORM", "aiff"),
     (0, b"caff", "caf"),
     (0, b"OggS", "ogg"),
+    *((0, bytes([0xFF, second]), "mp3") for second in (0xFB, 0xFA, 0xF3, 0xF2, 0xE3, 0xE2, 0xFD, 0xFC, 0xF5, 0xF4)),
 )
-_FFMPEG_FIRST = 16  # so many of them libsndfile is not asked for
 _MEASURED_FILES = frozenset({"matroska", "asf", "wv", "tta", "ape"})  # their header tells the length, of all streams
 # What PyAV raises by itself where a broken file has a stream, a rate or a coding that it does not expect.
 _OF_PYAV = (ArithmeticError, LookupError, ValueError)
@@ -102,6 +106,7 @@ class Decoder(Protocol):
         frames: samples of each channel that its header promises; None if it does not tell.
         tolerance: so many may be missing.
         floating: its samples may have any scale.
+        reached: the byte of the file up to which it has read.
     """
 
     rate: int
@@ -109,6 +114,10 @@ class Decoder(Protocol):
     frames: int | None
     tolerance: int
     floating: bool
+
+    @property
+    def reached(self) -> int:
+        """See above."""
 
     def seek(self, frame: int) -> bool:
         """Go on from a frame; False where that cannot be done to the sample, and then nothing has changed."""
@@ -128,23 +137,29 @@ def open_part(file: BinaryIO, part: Part) -> Decoder:
     """
     view = _View(file, part)
     head = view.read(16)
-    formats = [(index, name) for index, (at, magic, name) in enumerate(_FFMPEG_FORMATS) if head[at:].startswith(magic)]
-    if formats and formats[0][0] < _FFMPEG_FIRST:
-        return _checked(_FFmpeg(view, formats[0][1]))
+    if (name := _find_format(_FFMPEG_ALONE, head)) is not None:
+        return _checked(_FFmpeg(view, name))
+    if head.startswith(b"fLaC"):
+        view.mark = FLAC_START
     try:
         return _checked(_Sndfile(view, part.measured))
     except soundfile.LibsndfileError as error:
         if not head:
             raise AudioError("is an empty file (0 bytes)") from error
-        if formats:
+        if (name := _find_format(_FFMPEG_ELSE, head)) is not None:
             with contextlib.suppress(AudioError):  # of the two, libsndfile tells better what is wrong
-                return _checked(_FFmpeg(view, formats[0][1]))
+                return _checked(_FFmpeg(view, name))
         reason = _reason(error)
         raise AudioError(f"is not audio that can be decoded ({reason})") from error
 
 
+def _find_format(known: Iterable[tuple[int, bytes, str]], head: bytes) -> str | None:
+    return next((name for at, magic, name in known if head[at:].startswith(magic)), None)
+
+
 def _checked(decoder: Decoder) -> Decoder:
     if not MIN_RATE <= decoder.rate <= MAX_RATE or decoder.channels <= 0:
+        decoder.close()
         raise AudioError(f"has a broken header ({decoder.rate} Hz, {decoder.channels} channels)")
     return decoder
 
@@ -153,6 +168,7 @@ class _View:
     """A part of a file, as a file for libraries that read through callbacks, where no error can be raised.
 
     One that is endless says it is huge: libsndfile stops where it guesses the end of an mp3, and so guesses too late.
+    One with a mark ends before the mark where that is read: libFLAC would take another file for damage.
     """
 
     def __init__(self, file: BinaryIO, part: Part) -> None:
@@ -161,6 +177,12 @@ class _View:
         self.size = part.end - part.start
         self._position = 0
         self.endless = False
+        self.mark: re.Pattern[bytes] | None = None
+
+    @property
+    def reached(self) -> int:
+        """The byte of the file up to which it was read."""
+        return self._start + min(self._position, self.size)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         if self.endless and whence == io.SEEK_END and offset == 0:
@@ -182,6 +204,13 @@ class _View:
         self._file.seek(self._start + self._position)
         # The file's own: one from a store keeps its error for later, as a decoder cannot pass it on.
         got = int(self._file.readinto(view[:want]))  # type: ignore[attr-defined]
+        if self.mark is not None:
+            ahead = self._file.read(_MARK_OVERLAP) if got == want else b""
+            # Its own, at the very beginning, ends nothing.
+            found = self.mark.search(bytes(view[:got]) + ahead, 0 if self._position else 1)
+            if found is not None and found.start() < got:
+                got = found.start()
+                self.size = self._position + got
         self._position += got
         return got
 
@@ -216,17 +245,25 @@ class _Sndfile:
             view.endless = True
             view.seek(0)
             sound = _Sequential(view)
-        self._sound = sound
+        self._sound, self._view = sound, view
         if not sound.frames and view.size > _MAX_EMPTY_BYTES:
+            sound.close()
             raise AudioError(f"has a header of 0 samples before {view.size} bytes; its writer did not finish it")
         self.rate = int(sound.samplerate)
         self.channels = int(sound.channels)
         self.frames = int(sound.frames) if sound.frames < _UNKNOWN_FRAMES else None
-        self._most = _LEAST_FRAMES + view.size * (_DENSE if sound.format in _DENSE_FORMATS else _SPARSE)
+        is_dense = sound.format in _DENSE_FORMATS or sound.subtype.startswith("ALAC")
+        self._most = _LEAST_FRAMES + view.size * (_DENSE if is_dense else _SPARSE)
         if self.frames is not None and self.frames > self._most:
+            sound.close()
             raise AudioError(f"has a broken header ({self.frames} samples in {view.size} bytes)")
-        self.tolerance = _MISSING_FRAMES
+        is_mpeg = sound.format == "MP3" or sound.subtype.startswith("MPEG")
+        self.tolerance = _MISSING_FRAMES if is_mpeg else 0
         self.floating = sound.subtype in _FLOATING
+
+    @property
+    def reached(self) -> int:
+        return self._view.reached
 
     def close(self) -> None:
         self._sound.close()
@@ -271,32 +308,37 @@ def _reason(error: soundfile.LibsndfileError) -> str:
 class _FFmpeg:
     """FFmpeg: the first audio stream of a file."""
 
-    floating = False
-
     def __init__(self, view: _View, name: str) -> None:
         import av
 
+        self._view = view
+        self._errors = (av.FFmpegError, *_OF_PYAV)
         view.seek(0)
-        try:
-            # Titles may be in any encoding.
-            self._container = av.open(view, "r", format=name, options=_FFMPEG_OPTIONS, metadata_errors="replace")
-            if not self._container.streams.audio:
-                raise AudioError("has no audio in it")
-            stream = self._container.streams.audio[0]
-            if stream.codec_context is None:
-                raise AudioError("has audio of a coding that is not known")
-            stream.codec_context.thread_count = 1
-            self._frames = self._container.decode(stream)
-            self._first = next(self._frames, None)
-            if self._first is None:
-                raise AudioError("has no audio in it")
-            # PyAV's own arrays of channels that lie apart read behind their end where there are eight or more.
-            self._beside = av.AudioResampler("flt", self._first.layout, self._first.sample_rate)
-            self._samples(self._first)
-        except (av.FFmpegError, *_OF_PYAV) as error:
-            raise AudioError(f"is not audio that can be decoded ({_cause(error)})") from error
+        with contextlib.ExitStack() as on_failure:
+            try:
+                # Titles may be in any encoding.
+                container = av.open(view, "r", format=name, options=_FFMPEG_OPTIONS, metadata_errors="replace")
+                on_failure.callback(container.close)
+                if not container.streams.audio:
+                    raise AudioError("has no audio in it")
+                stream = container.streams.audio[0]
+                if stream.codec_context is None:
+                    raise AudioError("has audio of a coding that is not known")
+                stream.codec_context.thread_count = 1
+                self._frames = container.decode(stream)
+                first = next(self._frames, None)
+                if first is None:
+                    raise AudioError("has no audio in it")
+                # PyAV's own arrays of channels that lie apart read behind their end where there are eight or more.
+                self._beside = av.AudioResampler("flt", first.layout, first.sample_rate)
+                self._next = self._beside.resample(first)
+            except self._errors as error:
+                raise AudioError(f"is not audio that can be decoded ({_cause(error)})") from error
+            on_failure.pop_all()
+        self._container = container
         # Only what is decoded tells the rate of some AAC.
-        self.rate, self.channels = self._first.sample_rate, self._first.layout.nb_channels
+        self.rate, self.channels = first.sample_rate, first.layout.nb_channels
+        self.floating = stream.codec_context.name.startswith(("pcm_f32", "pcm_f64"))
         seconds = None
         self._is_cut = name == "mov"
         if self._is_cut and stream.duration is not None and stream.time_base is not None:
@@ -304,7 +346,13 @@ class _FFmpeg:
         elif name in _MEASURED_FILES and len(self._container.streams) == 1 and self._container.duration is not None:
             seconds = self._container.duration / av.time_base
         self.frames = None if seconds is None else max(0, round(seconds * self.rate))
+        if self.frames is not None and self.frames > _LEAST_FRAMES + view.size * _DENSE:
+            self.frames = None  # it is decoded to be measured
         self.tolerance = round(_MISSING_SECONDS * self.rate)
+
+    @property
+    def reached(self) -> int:
+        return self._view.reached
 
     def close(self) -> None:
         self._container.close()
@@ -313,29 +361,32 @@ class _FFmpeg:
         return False  # it lands on the packet before, whose decoder begins without the ones before that
 
     def blocks(self, frames: int | None) -> Iterator[Block]:
-        import av
-
         # An m4a tells where it ends; what fills its last packet is no sound.
         ends = [end for end in (frames, self.frames if self._is_cut else None) if end is not None]
         left = min(ends, default=None)
-        frame = self._first
-        try:
-            while frame is not None and (left is None or left > 0):
-                if (frame.sample_rate, frame.layout.nb_channels) != (self.rate, self.channels):
-                    yield Block(np.zeros((0, self.channels), np.float32), "its rate or channels change")
-                    return
-                samples = self._samples(frame)[:left]
+        nothing = np.zeros((0, self.channels), np.float32)
+        decoded = ended = 0  # samples that came; where the last of them lie in the file
+        while left is None or left > 0:
+            for beside in self._next:
+                samples: Samples = beside.to_ndarray().reshape(-1, self.channels)[:left].astype(np.float32, copy=False)
                 yield Block(samples)
+                decoded += len(samples)
                 left = None if left is None else left - len(samples)
+            try:
                 frame = next(self._frames, None)
-        except (av.FFmpegError, *_OF_PYAV) as error:
-            yield Block(np.zeros((0, self.channels), np.float32), _cause(error))
-
-    def _samples(self, frame: "AudioFrame") -> Samples:
-        """The samples of a frame, (n, channels) float32; integers of any width fill [-1, 1)."""
-        channels = frame.layout.nb_channels
-        arrays = [beside.to_ndarray().reshape(-1, channels) for beside in self._beside.resample(frame)]
-        return np.concatenate(arrays) if arrays else np.zeros((0, channels), np.float32)
+                if frame is None:
+                    if self.frames is not None and ended >= self.frames - self.tolerance:
+                        self.frames = decoded  # silence between its packets, or before them, counts in what it promises
+                    return
+                if (frame.sample_rate, frame.layout.nb_channels) != (self.rate, self.channels):
+                    yield Block(nothing, "its rate or channels change")
+                    return
+                if frame.pts is not None and frame.time_base is not None:
+                    ended = round(float(frame.pts * frame.time_base) * self.rate) + frame.samples
+                self._next = self._beside.resample(frame)
+            except self._errors as error:
+                yield Block(nothing, _cause(error))
+                return
 
 
 def _cause(error: Exception) -> str:

@@ -44,8 +44,10 @@ __all__ = [
     "raise_if_failed",
     "read_bytes",
     "read_json",
+    "read_now",
     "remove_files",
     "remove_own",
+    "replace",
     "scan",
     "stat",
     "tidy",
@@ -151,12 +153,12 @@ def stat(uri: str) -> Entry:
 
 def exists(uri: str) -> bool:
     """Tell whether there is a file or folder of this name. Raises OSError where a store does not tell."""
-    return local.path_of(uri).exists() if is_local(uri) else remote.exists(uri)
+    return local.exists(uri) if is_local(uri) else remote.exists(uri)
 
 
 def is_folder(uri: str) -> bool:
     """Tell whether this is a folder, or an object store's prefix. Raises OSError where a store does not tell."""
-    return local.path_of(uri).is_dir() if is_local(uri) else remote.is_folder(uri)
+    return local.is_folder(uri) if is_local(uri) else remote.is_folder(uri)
 
 
 def is_same_folder(one: str, other: str) -> bool:

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+SCHEMES = ("file", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hdfs", "hf")
+"""Schemes of URIs that a manifest may name: files of the machine (paths too) and object stores. Not the web, whose
+addresses may lead into a cluster's own network, nor filesystems in a chain."""
+
 # A digest says more than a time: a file that was copied once more is the same file.
 _VERSIONS = ("ETag", "etag", "md5Hash", "generation", "LastModified", "last_modified", "mtime", "updated", "created")
 

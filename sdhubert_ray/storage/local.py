@@ -18,7 +18,7 @@ from sdhubert_ray.storage.reading import LocalPart, RangeFile
 # What file systems without hard links say: FAT, and object stores that are mounted.
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 # What file systems without locks say.
-_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+_NO_LOCKS = frozenset({errno.EBADF, errno.EACCES, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 
 _PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial")
 
@@ -30,7 +30,7 @@ def path_of(uri: str) -> Path:
 
 def stat(uri: str) -> Entry:
     """What the file system tells of one file. Raises OSError."""
-    path = path_of(uri)
+    path = spelled(uri)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder")
     found = path.stat()
@@ -41,7 +41,7 @@ def open_part(uri: str, start: int, size: int | None) -> BinaryIO:
     """Open bytes [start, start + size) of a file, up to its end if `size` is None. Raises OSError."""
     if "\0" in uri:
         raise FileNotFoundError(uri)  # no file has such a name; Python would raise a ValueError
-    path = _spelled(path_of(uri))
+    path = spelled(uri)
     if path.exists() and not path.is_file() and not path.is_dir():
         raise OSError(f"{path} is no regular file")  # a pipe would be waited for
     file = path.open("rb", buffering=0)
@@ -54,12 +54,39 @@ def open_part(uri: str, start: int, size: int | None) -> BinaryIO:
     return RangeFile(LocalPart(file, start, max(whole - start, 0) if size is None else size))
 
 
-def _spelled(path: Path) -> Path:
-    """A path as the disk has it, where that is composed and this decomposed Unicode, or the other way round."""
-    if str(path).isascii() or path.exists():
+def spelled(uri: str) -> Path:
+    """The path that a local URI means, as the disk has it: its names may be composed Unicode there, or decomposed.
+
+    One that is nowhere, or has a name that no file can have, stays as it is.
+    """
+    path = path_of(uri)
+    if str(path).isascii() or _is_there(path):
         return path
-    others = [Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD")]
-    return next((other for other in others if other.exists()), path)
+    found = Path(path.anchor)
+    for part in path.parts[len(found.parts) :]:
+        forms = dict.fromkeys((part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD"))))
+        found = next((found / form for form in forms if _is_there(found / form)), found / part)
+    return found if _is_there(found) else path
+
+
+def exists(uri: str) -> bool:
+    """Tell whether there is a file or folder."""
+    return _is_there(spelled(uri))
+
+
+def is_folder(uri: str) -> bool:
+    """Tell whether this is a folder."""
+    path = spelled(uri)
+    return _is_there(path) and path.is_dir()
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
 
 
 def put(target: Path, parts: Iterable[bytes]) -> None:
@@ -77,7 +104,7 @@ def replace(target: Path, old: bytes, new: bytes) -> bool:
     Of several that do so at once one succeeds, on file systems with locks.
     """
     try:
-        with target.open("rb") as held:
+        with target.open("r+b") as held:  # over NFS an exclusive lock is one to write
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

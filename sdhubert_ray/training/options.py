@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from omegaconf import DictConfig, OmegaConf
 
 from sdhubert_ray.composing import compose, configs_folder, from_dotted, read_parts
-from sdhubert_ray.corpus.schemes import SCHEMES
 from sdhubert_ray.errors import UserError, require_choice
 from sdhubert_ray.speech.audio import MIN_SAMPLES, SAMPLE_RATE
+from sdhubert_ray.storage.entries import SCHEMES
 
 TEACHERS = ("ema", "frozen")
 PRECISIONS = ("auto", "float32", "bfloat16")

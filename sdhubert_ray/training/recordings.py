@@ -126,8 +126,9 @@ def list_recordings(options: DataOptions, folder: Path) -> RecordingCounts:
     elif options.source is not None:
         default_splits = DataOptions().train_splits
         splits = () if options.train_splits == default_splits else options.train_splits
-        train = list_input(options.source, Selection(splits=splits), options.schemes)
-        val = list_input(options.val_source, schemes=options.schemes) if options.val_source is not None else None
+        allowed = (options.schemes, "data.schemes")
+        train = list_input(options.source, Selection(splits=splits), *allowed)
+        val = None if options.val_source is None else list_input(options.val_source, Selection(), *allowed)
     else:
         raise UserError("no recordings are named; give data.root_dir=LIBRISPEECH_ROOT, or data.source=INPUT")
     hold_back = options.val_share if options.root_dir is None and val is None else 0.0

@@ -89,9 +89,9 @@ def test_hidden_members_and_folders_are_no_audio(tmp_path):
 def test_members_above_their_folder_and_joined_tars(tmp_path):
     """`tar -P` keeps `../`; tars of parts are joined by `cat`."""
     one = write_tar(tmp_path / "one.tar", [("../a.wav", b"a" * 700), ("../b.wav", b"b"), ("../.c.wav", b"hidden")])
-    two = write_tar(tmp_path / "two.tar", [("sub/c.wav", b"c" * 513), ("sub/d.txt", b"d")])
+    write_tar(tmp_path / "two.tar", [("sub/c.wav", b"c" * 513), ("sub/d.txt", b"d")])
     joined = tmp_path / "joined.tar"
-    joined.write_bytes(b"".join((tmp_path / name).read_bytes() for name in ("one.tar", "two.tar", "two.tar")[:2]))
+    joined.write_bytes(b"".join((tmp_path / name).read_bytes() for name in ("one.tar", "two.tar")))
     expected = {"../a.wav": b"a" * 700, "../b.wav": b"b", "sub/c.wav": b"c" * 513}
     rows = read(list_input(str(joined))).to_pylist()
     assert {row["id"]: open_row(row) for row in rows} == {f"joined/{name}": data for name, data in expected.items()}
@@ -100,7 +100,6 @@ def test_members_above_their_folder_and_joined_tars(tmp_path):
     assert [row["id"] for row in read(list_input(one)).to_pylist()] == ["one/../a.wav", "one/../b.wav"]
     (tmp_path / "broken.tar").write_bytes(joined.read_bytes()[:-9000])
     assert "truncated" in refusal(lambda: read(list_input(str(tmp_path / "broken.tar"))))
-    assert two
 
 
 def test_a_member_whose_name_is_no_utf_8_is_refused_with_its_tar(tmp_path):

@@ -74,7 +74,7 @@ def test_a_manifest_names_no_place_of_a_scheme_that_is_not_allowed(tmp_path, kin
         path = f"{tmp_path}/pieces.parquet"
     message = refusal(lambda: read(list_input(path)))
     assert f"id 'b' is at {scheme}://" in message
-    assert "(audio.schemes); add " + scheme in message
+    assert f"allow {scheme} by audio.schemes if that is meant" in message
     assert "secret" not in message
     assert len(read(list_input(path, schemes=["file", scheme]))) == 2
 
@@ -84,7 +84,7 @@ def test_what_lies_beside_a_manifest_may_be_named(tmp_path):
     storage.put(f"{root}/m.csv", f"uri\na.wav\n{root}/sub/b.wav\n".encode())
     assert [uri for _, uri in ids_and_uris(list_input(f"{root}/m.csv"))] == [f"{root}/a.wav", f"{root}/sub/b.wav"]
     storage.put(f"{root}/m.csv", b"uri\nmemory://elsewhere/b.wav\n")
-    assert "add memory" in refusal(list_input, f"{root}/m.csv")
+    assert "allow memory by" in refusal(list_input, f"{root}/m.csv")
 
 
 def test_numbers_as_ids_become_text(tmp_path):

@@ -92,8 +92,16 @@ def test_references_in_other_units_than_seconds_are_refused(tmp_path, factor, un
     assert len(join(wanted, output, JoinOptions()).utterances) == 3
     scaled = [replace(one, syllables=one.syllables * factor) for one in wanted]
     said = refusal(scaled, output, JoinOptions())
-    assert said.startswith(f"the references are in {unit}, it seems: that of a.wav ends at ")
+    assert said.startswith(f"the references are in {unit}, it seems: that of ")
     assert said.endswith("its recording at 4.000 s; give seconds")
+
+
+def test_references_of_parts_are_in_seconds_of_the_file(tmp_path):
+    """A second of a long recording, whose reference lies far behind the length of the part."""
+    row = make_row("a.wav", [(150.1, 150.4)], offset=150.0, duration=1.0)
+    output = make_output(tmp_path / "out", [row])
+    joined = join([Reference("a", "a.wav", np.array([[150.1, 150.9]]), ("A",))], output, JoinOptions())
+    assert len(joined.utterances) == 1
 
 
 def test_file_names_come_before_ids(tmp_path):

@@ -147,6 +147,19 @@ def test_of_two_that_see_a_dead_run_one_takes_it_over_though_the_other_was_stopp
     taken[0].release()
 
 
+def test_an_output_that_is_given_back_while_its_holder_is_looked_at_is_taken(tmp_path, clock, monkeypatch):
+    put_lease(tmp_path, ELSEWHERE)
+
+    def given_back(*_):
+        (tmp_path / "lease.json").unlink()
+        return False
+
+    monkeypatch.setattr(lease, "_is_alive", given_back)
+    ours = Lease(str(tmp_path), "ours")
+    assert read_lease(str(tmp_path))["run_id"] == "ours"
+    ours.release()
+
+
 def test_a_heartbeat_that_was_written_though_it_failed_is_no_other_run(tmp_path, monkeypatch):
     ours = Lease(str(tmp_path), "ours", QUICK)
     replace, failed = storage.replace, threading.Event()

@@ -221,14 +221,30 @@ def test_the_yaml_that_shows_every_option_holds_the_defaults():
     assert set(flatten(shown)) == {key for key, _ in leaves(JobConfig())}
 
 
-@pytest.mark.parametrize("text", ["${oc.env:SECRET}", "a/${oc.env:SECRET,x}/b", "${ oc.decode:x}", "${now:%Y}"])
-@pytest.mark.parametrize("place", ["override", "file"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "${oc.env:SECRET}",
+        "a/${oc.env:SECRET,x}/b",
+        "${ oc.decode:x}",
+        "${now:%Y}",
+        "${${checkpoint}:SECRET}",
+        "${oc.${checkpoint}:SECRET}",
+        r"\\${oc.env:SECRET}",
+    ],
+)
+@pytest.mark.parametrize("place", ["override", "file", "flag"])
 def test_nothing_is_looked_up_outside_the_configuration(tmp_path, monkeypatch, text, place):
     """It would stand in run.json, for all who read the output."""
     monkeypatch.setenv("SECRET", "hush")
     path = tmp_path / "job.yaml"
     path.write_text(f"quantizer: '{text}'\n")
-    message = refusal(f"quantizer={text}") if place == "override" else refusal(path=str(path))
+    given = {"override": [f"quantizer={text}"], "file": [], "flag": []}[place]
+    message = refusal(
+        *given,
+        path=str(path) if place == "file" else None,
+        flags={"quantizer": text} if place == "flag" else {},
+    )
     assert "quantizer" in message
     assert "would be read from outside the configuration" in message
     assert "hush" not in message

@@ -189,9 +189,11 @@ def test_one_of_many_replaces_a_file(tmp_path):
     assert len(names_in(tmp_path)) == 20
 
 
-def test_a_file_system_without_locks_replaces_too(tmp_path, monkeypatch):
-    def refuse(*_args):
-        raise OSError(errno.ENOLCK, "No locks available")
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EBADF, errno.EACCES, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_replaces_too(tmp_path, monkeypatch, number):
+    def refuse(held, _):
+        assert held.writable()  # NFS asks for that
+        raise OSError(number, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     storage.put(str(tmp_path / "x"), b"one")
