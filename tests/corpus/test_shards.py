@@ -101,6 +101,32 @@ def test_a_member_of_less_than_no_bytes_is_refused(tmp_path):
         index_tar(str(path))
 
 
+def test_a_member_of_a_thousand_headers_is_refused(tmp_path):
+    header = tarfile.TarInfo("p")
+    header.type, header.size = tarfile.XHDTYPE, 12
+    one = header.tobuf(tarfile.GNU_FORMAT) + b"12 foo=abcd\n" + bytes(500)
+    path = tmp_path / "x.tar"
+    path.write_bytes(one * 2000 + tarfile.TarInfo("a.wav").tobuf() + bytes(1024))
+    with pytest.raises(AudioError, match="is damaged"):
+        index_tar(str(path))
+
+
+def test_joined_tars_of_the_oldest_kind(tmp_path):
+    """V7 has no magic."""
+    header = bytearray(tarfile.TarInfo("a.wav").tobuf(tarfile.USTAR_FORMAT))
+    header[257:265] = bytes(8)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    one = bytes(header) + bytes(1024)
+    (tmp_path / "x.tar").write_bytes(one + one.replace(b"a.wav", b"b.wav").replace(b"%06o" % sum(header), b"xx"))
+    members = [bytes(header).replace(b"a.wav", b"b.wav")]
+    second = bytearray(members[0])
+    second[148:156] = b" " * 8
+    second[148:156] = b"%06o\0 " % sum(second)
+    (tmp_path / "x.tar").write_bytes(one + bytes(second) + bytes(1024))
+    assert [member.name for member in index_tar(str(tmp_path / "x.tar"))] == ["a.wav", "b.wav"]
+
+
 def test_a_row_group_that_claims_too_much_is_refused_before_it_is_read(tmp_path, monkeypatch):
     uri = str(tmp_path / "x.parquet")
     pq.write_table(pa.table({"audio": [bytes(3000)] * 4, "note": ["x" * 9000] * 4}), uri, row_group_size=2)

@@ -6,7 +6,8 @@ import json
 import pytest
 from manifest_inputs import ids_and_uris, list_table, refusal, touch
 
-from sdhubert_ray.corpus import Selection, list_input
+from sdhubert_ray.corpus import Selection, list_input, texts
+from sdhubert_ray.errors import UserError
 
 ROWS = [
     {"audio_filepath": "a.wav", "duration": 3.5, "text": "één"},
@@ -207,3 +208,94 @@ def test_kaldi_that_cannot_be_used(tmp_path, files, told):
 def test_a_folder_of_a_manifest_alone_names_it(tmp_path, name):
     touch(tmp_path, name, "text", "README")
     assert f"it has a manifest: name {tmp_path}/{name}" in refusal(list_input, str(tmp_path))
+
+
+# -- what was misread
+
+
+def test_a_quote_without_its_other_one_swallows_no_line(tmp_path):
+    """Transcripts begin with quotes."""
+    for ending, mark in ((".tsv", "\t"), (".csv", ",")):
+        path = tmp_path / f"m{ending}"
+        lines = [
+            f"uri{mark}text",
+            f'a.wav{mark}"Hello he said',
+            f"b.wav{mark}Hi",
+            f'c.wav{mark}there"',
+            f"d.wav{mark}x",
+        ]
+        path.write_text("\n".join(lines) + "\n")
+        assert "row 1 has a line break in column 'text'" in refusal(list_input, str(path))
+
+
+def test_spaces_behind_commas_and_utf_32(tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_bytes("id, uri\n001,a.wav\n".encode("utf-32"))
+    assert ids_and_uris(list_input(str(path))) == [("001", f"{tmp_path}/a.wav")]
+
+
+def test_own_columns_may_be_called_as_lhotse_calls_its(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"uri": "a.wav", "tracks": 2, "sources": ["librivox"], "recording": {"room": 1}}\n')
+    assert columns(path, "uri", "tracks") == [(f"{tmp_path}/a.wav", 2)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"start": "0.5"},
+        {"supervisions": [3]},
+        {"recording": {**RECORDING, "sources": [{**RECORDING["sources"][0], "channels": 3}]}},
+    ],
+)
+def test_odd_cuts_are_refused_by_their_line(tmp_path, change):
+    path = tmp_path / "cuts.jsonl"
+    path.write_text(lines([cut(id="good"), cut(**change)]))
+    assert "line 2 is no cut or recording as lhotse writes it" in refusal(list_input, str(path))
+
+
+def test_some_channels_of_several_are_refused(tmp_path):
+    path = tmp_path / "cuts.jsonl"
+    sources = [{"type": "file", "channels": [0, 1, 2], "source": "/data/rec.flac"}]
+    path.write_text(lines([cut(channel=[0, 1], recording={**RECORDING, "sources": sources})]))
+    assert "line 1 is of some channels of several" in refusal(list_input, str(path))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"uri": ' + "[" * 100_000])
+def test_json_that_is_nested_without_end_is_refused(tmp_path, text):
+    path = tmp_path / "m.jsonl"
+    path.write_text(text)
+    assert "nested too deep" in refusal(list_input, str(path))
+
+
+def test_a_gzip_that_is_much_larger_unpacked_is_refused_before_that(tmp_path, monkeypatch):
+    monkeypatch.setattr(texts, "_MOST_BYTES", 1000)
+    path = tmp_path / "m.jsonl.gz"
+    path.write_bytes(gzip.compress(b"\n" * 100_000))
+    assert "when unpacked" in refusal(list_input, str(path))
+
+
+def test_kaldi_with_tabs_and_channels(tmp_path):
+    path = write_kaldi(tmp_path, wav_scp="rec1\t/data/a b.wav\n", segments="u1\trec1\t0\t1.5\t1\n", utt2spk="u1\tann\n")
+    assert columns(path, "id", "uri", "end", "channel", "speaker") == [("u1", "/data/a b.wav", 1.5, 1, "ann")]
+    write_kaldi(tmp_path, segments="u1 rec1 0 1.5 A\n")
+    assert "segments, line 1 has the channel 'A'" in refusal(list_input, path)
+
+
+def test_a_folder_of_fairseq_may_have_any_name(tmp_path):
+    path = tmp_path / "train.tsv"
+    path.write_text("/corpus, old\na.flac\t225360\n")
+    assert ids_and_uris(list_input(str(path))) == [("a.flac", "/corpus, old/a.flac")]
+
+
+def test_times_and_places_that_cannot_be_are_refused(tmp_path):
+    path = tmp_path / "m.jsonl"
+    for row, told in (
+        ({"duration": 1e12}, "duration 1000000000000.0; it has to be 0 or more, and less than 10,000,000 seconds"),
+        ({"end": 1e300}, "less than 10,000,000 seconds"),
+        ({"byte_offset": -1, "byte_size": 5}, "byte_offset -1; it has to be 0 or more"),
+    ):
+        path.write_text(lines([{"uri": "a.wav", **row}]))
+        assert told in refusal(list_input, str(path))
+    path.write_text(lines([{"uri": "a.wav", "byte_offset": 9223372036854775000, "byte_size": 5}]))
+    assert columns(path, "byte_offset") == [(9223372036854775000,)]

@@ -234,8 +234,15 @@ def test_a_digest_can_be_given_of_any_checkpoint(tiny_checkpoint, change):
     )
     with pytest.raises(UserError, match="has the SHA-256"):
         fetch_checkpoint(f"{tiny_checkpoint}@sha256:{digest[1:]}{digest[0]}")
-    with pytest.raises(UserError, match="'abc' is no SHA-256; it has 64 hexadecimal digits"):
-        fetch_checkpoint(f"{tiny_checkpoint}@sha256:abc")
+    for wrong in ("", "abc"):  # the first is a variable of the shell that is not set
+        with pytest.raises(UserError, match=f"'{wrong}' is no SHA-256; it has 64 hexadecimal digits"):
+            fetch_checkpoint(f"{tiny_checkpoint}@sha256:{wrong}")
+
+
+def test_a_digest_that_somebody_keeps_beside_a_checkpoint_is_theirs(tmp_path, tiny_checkpoint):
+    shutil.copytree(tiny_checkpoint.parent, tmp_path / "c")
+    (tmp_path / "c" / "tiny.pt.sha256").write_text("SHA256 (tiny.pt) = 00\n")
+    fetch_checkpoint(str(tmp_path / "c" / "tiny.pt"))
 
 
 def test_hub_models_are_asked_for_by_revision(tmp_path, monkeypatch):
@@ -369,6 +376,8 @@ def test_an_upstream_folder_is_that_beside_and_none_of_the_working_directory(tmp
 def test_upstream_may_be_an_absolute_folder(tmp_path):
     write_config(tmp_path / "elsewhere", '{"hidden_size": 3}')
     name = write_checkpoint(tmp_path / "models", str(tmp_path / "elsewhere"))
+    uri = write_checkpoint(tmp_path / "more", f"file://{tmp_path}/elsewhere")
+    assert fetch_checkpoint(uri).upstream == {"hidden_size": 3}
     assert fetch_checkpoint(name).upstream == {"hidden_size": 3}
 
 

@@ -246,6 +246,25 @@ def test_a_name_is_found_in_either_form_of_unicode(tmp_path):
     assert storage.read_bytes(str(tmp_path / decomposed)) == b"d"
 
 
+def test_a_folder_and_a_file_may_be_of_different_forms(tmp_path):
+    """A folder that was made on Linux, with files from a Macintosh."""
+    folder, name = unicodedata.normalize("NFC", "Zoë"), unicodedata.normalize("NFD", "été.wav")
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / name).write_bytes(b"x")
+    for form in ("NFC", "NFD"):
+        uri = unicodedata.normalize(form, f"{tmp_path}/{folder}/{name}")
+        assert storage.exists(uri)
+        assert storage.stat(uri).size == 1
+        assert storage.read_bytes(uri) == b"x"
+        assert storage.is_folder(uri.rpartition("/")[0])
+
+
+def test_a_name_that_no_file_can_have_is_there_nowhere(tmp_path):
+    for name in ("x" * 300, "ë" * 200):
+        assert not storage.exists(f"{tmp_path}/{name}")
+        assert not storage.is_folder(f"{tmp_path}/{name}/x")
+
+
 def test_a_file_that_is_shorter_than_was_known_is_refused(tmp_path):
     (tmp_path / "x").write_bytes(b"12345")
     with pytest.raises(OSError, match="has 5 bytes, 7 were expected"):
