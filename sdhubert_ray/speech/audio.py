@@ -41,6 +41,8 @@ _WEAKEST_PEAK = 2.0**-15
 _ROUNDING_SECONDS = 0.1
 # Files that are joined in one.
 _MOST_PARTS = 10_000
+# No more of them is begun behind so much audio of one read: what is not known to be joined is not cut in pieces.
+_MOST_JOINED_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,8 @@ def probe_duration(file: BinaryIO) -> float:
 def read_audio(file: BinaryIO, span: Span, channel: int | None = None) -> Audio:
     """Decode a span of an audio file to 16 kHz mono. Files that were joined end to end are one.
 
-    Memory is bounded by the length of the span, whatever the length of the file.
+    Memory is bounded by the length of the span, whatever the length of the file; where it goes to the end, by that of a
+    part and an hour more.
 
     Args:
         file: the encoded bytes, seekable.
@@ -163,6 +166,9 @@ def read_audio(file: BinaryIO, span: Span, channel: int | None = None) -> Audio:
         following = reading.read(file, sound, part)
     for _ in range(_MOST_PARTS):
         if following is None:
+            break
+        if span.end is None and reading.position - first > _MOST_JOINED_SECONDS * rate:
+            reading.stop_at(AudioError("was joined to it, of which this is too much at once; split the file"))
             break
         part = following
         try:

@@ -7,7 +7,6 @@ import pytest
 from manifest_inputs import ids_and_uris, list_table, refusal, touch
 
 from sdhubert_ray.corpus import Selection, list_input, texts
-from sdhubert_ray.errors import UserError
 
 ROWS = [
     {"audio_filepath": "a.wav", "duration": 3.5, "text": "één"},

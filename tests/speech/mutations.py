@@ -67,7 +67,7 @@ def mutate(data, rng, others):
     for _ in range(int(rng.integers(1, 9))):
         # Half of the changes are in the header, where they do most.
         place = int(rng.integers(0, max(1, len(data) if rng.random() < 0.5 else min(len(data), 256))))
-        kind = rng.integers(0, 8)
+        kind = rng.integers(0, 9)
         if kind == 0:
             data[place : place + 1] = bytes([int(rng.integers(0, 256))])
         elif kind == 1 and place < len(data):
@@ -86,6 +86,9 @@ def mutate(data, rng, others):
             stretch = data[place : place + int(rng.integers(4, 4096))]
             at = int(rng.integers(0, len(data) + 1))
             data[at : at + (len(stretch) if rng.random() < 0.5 else 0)] = stretch
+        elif kind == 7:  # a stretch comes again and again
+            stretch = data[place : place + int(rng.integers(1, 64))]
+            data[place:place] = bytes(stretch) * int(rng.choice([2, 50, 4000]))
         else:  # from here on it is another file
             other = others[int(rng.integers(0, len(others)))][1]
             data[place:] = other[int(rng.integers(0, len(other))) :] if rng.random() < 0.5 else b""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from speech.encoding import encode, encode_by_ffmpeg, speech_like, tone
 
 from sdhubert_ray.errors import AudioError
+from sdhubert_ray.speech import audio as audio_module
 from sdhubert_ray.speech.audio import Span, probe_duration, read_audio
 from sdhubert_ray.storage.reading import Blocks, RangeFile
 
@@ -484,6 +485,14 @@ def test_a_tag_with_a_footer_is_skipped():
     data = write(speech_like(2.0), "mp3")
     tag = b"ID3\x04\x00\x10\x00\x00\x00\x20" + bytes(32) + b"3DI\x04\x00\x10\x00\x00\x00\x20"
     np.testing.assert_array_equal(read(tag + data).samples, read(data).samples)
+
+
+def test_hours_of_joined_files_are_not_held_at_once(monkeypatch):
+    monkeypatch.setattr(audio_module, "_MOST_JOINED_SECONDS", 2.5)
+    audio = read(write(speech_like(1.0), "flac") * 10)
+    assert audio.duration == 3.0
+    assert "too much at once; split the file" in audio.shortfall
+    assert read(write(speech_like(1.0), "wav") * 10, 4.0, 9.0).shortfall is None
 
 
 @pytest.mark.parametrize("unpadded", [True, False])
