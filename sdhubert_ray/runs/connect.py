@@ -45,18 +45,25 @@ def connected(address: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _start_or_join(address: str | None) -> Iterator[None]:
+    with contextlib.ExitStack() as places:
+        place = None if address else places.enter_context(_short_folder())
+        _init(address, place)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _init(address: str | None, place: str | None) -> None:
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    places = contextlib.ExitStack()
     try:
         if address:
             ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
         else:
             # Two at least: with a GPU its encoder holds one for good, the other stages share the rest.
             cpus = max(2, os.cpu_count() or 2)
-            place = places.enter_context(_short_folder())
             ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING, _temp_dir=place)
     except (OSError, ValueError, RuntimeError, RayError) as error:
-        places.close()
         reason = str(error).strip().splitlines()[0]
         if not address:
             raise UserError(f"Ray cannot be started on this machine ({reason})") from error
@@ -66,11 +73,6 @@ def _start_or_join(address: str | None) -> Iterator[None]:
         ) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own, which exits with 15
-    with places:
-        try:
-            yield
-        finally:
-            ray.shutdown()
 
 
 @contextlib.contextmanager

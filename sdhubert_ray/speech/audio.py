@@ -243,7 +243,8 @@ class Levels:
         """Take (n, channels) samples: some thousands, whose sums float32 can hold."""
         self._count += len(samples)
         with np.errstate(invalid="ignore", over="ignore"):  # samples that are no numbers are refused elsewhere
-            self._sums += [samples.sum(axis=0), np.einsum("ij,ij->j", samples, samples)]
+            ones = np.ones(len(samples), np.float32)
+            self._sums += [ones @ samples, np.diagonal(samples.T @ samples)]  # much faster than sums over an axis
 
     def cancel(self, average: Samples) -> bool:
         """Tell whether the average of the channels, (n,), is 40 dB weaker than the loudest of them makes it alone."""

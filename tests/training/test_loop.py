@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -286,3 +287,25 @@ def test_a_killed_driver_is_gone_on_from_by_the_same_command(tmp_path, speech, u
     assert losses(output) == losses(undisturbed)
     assert_same_state(last_state(output), last_state(undisturbed))
     assert "14 steps are done" in sdhubert("train", *arguments).stdout
+
+
+def test_what_a_killed_worker_has_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
+    """In the folder for temporary files, where others may have made what is called so."""
+    from sdhubert_ray.training import loop
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left = loop._new_folder("s3://bucket/run", 1)
+    (left / "half.ckpt").write_bytes(b"x")
+    other = loop._new_folder("s3://bucket/run", 2)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "kept").write_bytes(b"x")
+    trap = left.parent / f"{left.name[:-8]}trap"
+    trap.symlink_to(theirs, target_is_directory=True)
+    new = loop._new_folder("s3://bucket/run", 1)
+    assert new != left
+    assert list(new.iterdir()) == []
+    assert not left.exists()
+    assert other.exists()
+    assert (theirs / "kept").exists()
+    assert trap.is_symlink()
