@@ -182,9 +182,10 @@ def _end_of_nist(file: BinaryIO, start: int) -> int | None:
     """Where the samples of a NIST Sphere file end by its header; None where it does not tell, or they are packed."""
     header = _read(file, start, 1024)
     told = {name: int(value) for name, value in _NIST_NUMBER.findall(header)}
-    if len(told) < 3 or b"shorten" in header or header[8:16].strip() != b"1024":
+    if not {b"sample_count", b"channel_count"} <= set(told) or b"shorten" in header or header[8:16].strip() != b"1024":
         return None
-    return start + 1024 + told[b"sample_count"] * told[b"channel_count"] * told[b"sample_n_bytes"]
+    width = told.get(b"sample_n_bytes", 1)  # mu-law and A-law go without it
+    return start + 1024 + told[b"sample_count"] * told[b"channel_count"] * width
 
 
 def _end_of_chunks(file: BinaryIO, start: int, size: int, layout: _Layout) -> int | None:
@@ -192,14 +193,16 @@ def _end_of_chunks(file: BinaryIO, start: int, size: int, layout: _Layout) -> in
     header = layout.name + struct.calcsize(layout.size)
     wide: int | None = None  # the size of the samples in an RF64
     end = None
+    is_filled_up = False
     position = start + layout.head
     for _ in range(_MOST_CHUNKS):
         if position + header > size:
             return end
         head = _read(file, position, header)
-        if end is not None and not _is_chunk(head):
+        if end is not None and not _is_chunk(head, layout, size - position):
             # Some writers leave out the byte that fills up samples of an odd size.
-            if position != end or not _is_chunk(earlier := _read(file, position - 1, header)):
+            earlier = _read(file, position - 1, header)
+            if not is_filled_up or not _is_chunk(earlier, layout, size - position):
                 return end
             position, head = position - 1, earlier
         name, length = head[: layout.name], int(struct.unpack(layout.size, head[layout.name :])[0])
@@ -214,16 +217,20 @@ def _end_of_chunks(file: BinaryIO, start: int, size: int, layout: _Layout) -> in
             elif length <= 0 or length >= (UNKNOWN_SIZE if is_narrow else _UNKNOWN_WIDE):
                 return None
         behind = position + length + (0 if layout.counts_header else header)
-        if behind <= position or (end is not None and behind > size + layout.align):
+        if behind <= position:
             return end  # that was no chunk
         position = start + -(-(behind - start) // layout.align) * layout.align
+        is_filled_up = position == behind + 1
         if end is not None or name == layout.data:
             end = position
     return end
 
 
-def _is_chunk(head: bytes) -> bool:
-    return all(32 <= byte < 127 for byte in head[:4])
+def _is_chunk(head: bytes, layout: _Layout, left: int) -> bool:
+    """Tell whether this is the header of a chunk, or of another file, of which so many bytes are left."""
+    is_name = sum(32 <= byte < 127 for byte in head[:4]) >= 3  # some fill up their name with a zero
+    length = int(struct.unpack(layout.size, head[layout.name :])[0])
+    return is_name and (length <= left or head[:4] in _LAYOUTS)
 
 
 def _end_of_boxes(file: BinaryIO, start: int, size: int) -> int | None:
