@@ -16,10 +16,17 @@ from outputs import keys_in
 
 
 @FORKS
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize(
+    ("engine", "sent"),
+    [
+        ("local", signal.SIGINT),
+        ("local", signal.SIGTERM),
+        pytest.param("ray", signal.SIGINT, marks=pytest.mark.ray),
+        pytest.param("ray", signal.SIGTERM, marks=[pytest.mark.ray, pytest.mark.slow]),
+    ],
+)
 def test_interrupted_run_says_how_to_go_on(
-    sent: signal.Signals, engine: str, golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: str, sent: signal.Signals, golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     (tmp_path / "audio").mkdir()
@@ -51,6 +58,7 @@ def test_an_interrupt_while_a_command_is_loaded_ends_with_1(module: str, tmp_pat
     """Ctrl-C falls where a module is imported: at the very beginning, or when torch is, which takes seconds."""
     code = (
         "import importlib.abc, os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "class Interrupts(importlib.abc.MetaPathFinder):\n"
         "    def find_spec(self, name, path, target=None):\n"
         f"        if name == {module!r}:\n"
