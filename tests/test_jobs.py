@@ -77,6 +77,7 @@ def assert_same_rows(left: pa.Table, right: pa.Table) -> None:
     assert left.equals(right)
 
 
+@pytest.mark.slow
 def test_job_takes_the_installed_packages_not_the_sources_beside_it(cluster: Cluster) -> None:
     done = cluster.submit(".", "python", "-c", LOOK_AROUND)
     assert done.returncode == 0, done.stdout

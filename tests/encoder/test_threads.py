@@ -62,6 +62,7 @@ def test_the_weight_is_that_of_torch(base):
     torch.testing.assert_close(model.state_dict()[f"{place}.weight"], expected, rtol=2e-5, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_same_bits_in_this_process_and_on_ray(base, threads, golden, tmp_path):

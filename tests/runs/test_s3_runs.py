@@ -80,7 +80,10 @@ def undisturbed(folder, tiny_checkpoint):
 
 @pytest.mark.parametrize(
     ("engine", "count"),
-    [("local", 40), pytest.param("ray", 20, marks=pytest.mark.ray)],  # Ray's workers make the long pauses
+    [
+        ("local", 40),
+        pytest.param("ray", 20, marks=[pytest.mark.ray, pytest.mark.slow]),
+    ],  # Ray's workers make the long pauses
 )
 def test_a_run_through_a_broken_network_loses_nothing(
     engine, count, audio, undisturbed, s3_bucket, s3_server, tiny_checkpoint, tmp_path
