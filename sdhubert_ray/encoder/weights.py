@@ -55,22 +55,23 @@ def fetch_checkpoint(name: str) -> Checkpoint:
     """Read a checkpoint by name, path or URI.
 
     Args:
-        name: `bundled`, `sdhubert_base` (downloaded once into the cache), a path, or any URI that fsspec knows; the
-            last three with `@sha256:HEX` behind them are refused if their file has another digest.
+        name: `bundled`, `sdhubert_base` (downloaded once into the cache), a path, or any URI that fsspec knows; a
+            file is refused if it has another digest than `@sha256:HEX` behind the name, where that is given.
 
     Raises:
         UserError: it cannot be had or is no checkpoint, or its file has another digest than was given or, of one that
             was downloaded, than it had then; the message names the ways out.
     """
-    if name == BUNDLED:
-        logger.warning("RANDOM WEIGHTS: the bundled checkpoint shows that all works, its segments are no syllables.")
-        data = (_ASSETS / "bundled.pt").read_bytes()
-        found = read_config(name, data)
-        shape = json.loads((_ASSETS / found.speech_upstream / "config.json").read_text())
-        return Checkpoint(name, data, shape, found.options)
     asked, mark, digest = name.partition(_DIGEST_MARK)
     if mark and not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
         raise UserError(f"checkpoint {name}: {digest!r} is no SHA-256; it has 64 hexadecimal digits")
+    if asked == BUNDLED:
+        logger.warning("RANDOM WEIGHTS: the bundled checkpoint shows that all works, its segments are no syllables.")
+        data = (_ASSETS / "bundled.pt").read_bytes()
+        _check_digest(name, data, digest or None)
+        found = read_config(name, data)
+        shape = json.loads((_ASSETS / found.speech_upstream / "config.json").read_text())
+        return Checkpoint(name, data, shape, found.options)
     uri = _download_released(digest) if asked == RELEASED else asked
     try:
         data = storage.read_bytes(uri)

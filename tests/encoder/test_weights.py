@@ -293,6 +293,13 @@ def test_bundled_announces_random_weights(caplog):
     assert checkpoint.upstream["num_hidden_layers"] == 12
 
 
+def test_the_bundled_one_may_be_asked_for_by_its_digest():
+    data = fetch_checkpoint("bundled").data
+    assert fetch_checkpoint(f"bundled@sha256:{hashlib.sha256(data).hexdigest()}").data == data
+    with pytest.raises(UserError, match="has the SHA-256"):
+        fetch_checkpoint(f"bundled@sha256:{'0' * 64}")
+
+
 def test_other_checkpoints_announce_nothing(caplog, tiny_checkpoint):
     with caplog.at_level(logging.WARNING):
         fetch_checkpoint(str(tiny_checkpoint))
