@@ -63,7 +63,7 @@ class Part:
 def first_part(file: BinaryIO) -> Part:
     """The first part of an audio file, behind its tags; all of it, whatever the file holds."""
     size = file.seek(0, 2)
-    return _part_at(file, _skip_tags(file, 0, size), size)
+    return _part_at(file, _skip_tags(file, 0, size), size, 0)
 
 
 def after(file: BinaryIO, part: Part, reached: int) -> tuple[str | None, Part | None]:
@@ -88,7 +88,7 @@ def after(file: BinaryIO, part: Part, reached: int) -> tuple[str | None, Part | 
         begin = max(_end_of_starts(file, part.start), reached - 2 * _OGG_LARGEST_PAGE)
         following = _find(file, _OGG_START, begin, size)
         flaw = _flaw_of_ogg(file, part.start, size if following is None else following)
-    return flaw, None if following is None else _part_at(file, following, size)
+    return flaw, None if following is None else _part_at(file, following, size, following)
 
 
 def is_chained_ogg(file: BinaryIO) -> bool:
@@ -136,11 +136,11 @@ _NIST = b"NIST_1A\n"
 _NIST_NUMBER = re.compile(rb"(sample_count|channel_count|sample_n_bytes) -i (\d+)")
 
 
-def _part_at(file: BinaryIO, start: int, size: int) -> Part:
-    """The part that begins at a byte, with what follows it where its header tells."""
+def _part_at(file: BinaryIO, start: int, size: int, tagged: int) -> Part:
+    """The part that begins at a byte, its tags at `tagged`, with what follows it where its header tells."""
     head = _read(file, start, 12)
     if _is_mp3(head):
-        return _mp3_part(file, start, size)
+        return _mp3_part(file, start, size, tagged)
     tag = size - _ID3V1_BYTES
     if head[:4] == b"fLaC" and tag > start and _read(file, tag, 3) == b"TAG":  # which libFLAC takes for damage
         return Part(start, tag)
@@ -270,7 +270,7 @@ def _is_mp3(head: bytes) -> bool:
     return len(head) >= 2 and head[0] == 0xFF and head[1] & 0xE6 in (0xE2, 0xE4, 0xE6)
 
 
-def _mp3_part(file: BinaryIO, start: int, size: int) -> Part:
+def _mp3_part(file: BinaryIO, start: int, size: int, tagged: int) -> Part:
     """An mp3, up to the next one if it tells its size and another follows near by."""
     head = _read(file, start, _MP3_HEADER_BYTES)
     found = [(head.find(mark), mark) for mark in _MP3_MARKS if mark in head]
@@ -285,15 +285,15 @@ def _mp3_part(file: BinaryIO, start: int, size: int) -> Part:
         length = int.from_bytes(head[begin : begin + 4], "big")
     if length > size:  # whether the tags before it were counted or not
         return Part(start, size, f"is truncated: its header promises {length} bytes, {size - start} are there")
-    for told in dict.fromkeys((start + length, length)) if length else ():
-        following = _next_mp3(file, told, size) if told > start else None
+    for begin in dict.fromkeys((start, tagged)) if length else ():
+        following = _next_mp3(file, begin + length, size, bare=begin == start)
         if following is not None:
             return Part(start, following, following=following)
     return Part(start, size)
 
 
-def _next_mp3(file: BinaryIO, told: int, size: int) -> int | None:
-    """Where another mp3 begins about the byte that one is said to end at: a tag before it, or two frames in a row."""
+def _next_mp3(file: BinaryIO, told: int, size: int, *, bare: bool) -> int | None:
+    """Where another mp3 begins about the byte that one is said to end at: with a tag or a header, or (bare) frames."""
     near = _read(file, told, _MP3_NEAR)
     places = [0, *(match.start() for match in re.finditer(rb"ID3[\x02-\x04]|TAG", near))]
     frame = _mp3_frame(near)
@@ -306,7 +306,7 @@ def _next_mp3(file: BinaryIO, told: int, size: int) -> int | None:
         if length is not None and (is_marked or begin > told + place) and begin + length < size:
             return begin
     # No header: what goes on with frames is read as a part without one.
-    if frame is not None and _mp3_frame(_read(file, told + frame, 4)) is not None:
+    if bare and frame is not None and _mp3_frame(_read(file, told + frame, 4)) is not None:
         return told
     return None
 

@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from speech.encoding import encode, encode_by_ffmpeg, speech_like, tone
 
@@ -48,6 +48,7 @@ def made_by_ffmpeg(name, signal, rate=16_000):
 
 
 @settings(deadline=None, max_examples=60)
+@example(name="mp3", lengths=[8075, 9272], span=(0.0, None), repeated=False)
 @given(
     name=st.sampled_from(sorted(FORMATS)),
     lengths=st.lists(st.integers(4000, 60_000), min_size=1, max_size=4),
