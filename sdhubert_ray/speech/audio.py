@@ -292,7 +292,7 @@ class _Reading:
             skip = max(0, skip - len(block.samples))
             self.position += len(block.samples)
         is_over = stop is None or self.position - begin < stop
-        flaw, following = after(file, part, sound.reached) if is_over else (None, None)
+        flaw, following = after(file, part, sound.view.reached) if is_over else (None, None)
         self.shortfall = self._lost(sound, flaw, begin, stop, failure)
         return following if self.shortfall is None else None
 

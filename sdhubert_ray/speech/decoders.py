@@ -106,7 +106,7 @@ class Decoder(Protocol):
         frames: samples of each channel that its header promises; None if it does not tell.
         tolerance: so many may be missing.
         floating: its samples may have any scale.
-        reached: the byte of the file up to which it has read.
+        view: the part of the file that it reads, which tells how far it has been read.
     """
 
     rate: int
@@ -114,10 +114,7 @@ class Decoder(Protocol):
     frames: int | None
     tolerance: int
     floating: bool
-
-    @property
-    def reached(self) -> int:
-        """See above."""
+    view: "_View"
 
     def seek(self, frame: int) -> bool:
         """Go on from a frame; False where that cannot be done to the sample, and then nothing has changed."""
@@ -245,7 +242,7 @@ class _Sndfile:
             view.endless = True
             view.seek(0)
             sound = _Sequential(view)
-        self._sound, self._view = sound, view
+        self._sound, self.view = sound, view
         if not sound.frames and view.size > _MAX_EMPTY_BYTES:
             sound.close()
             raise AudioError(f"has a header of 0 samples before {view.size} bytes; its writer did not finish it")
@@ -260,10 +257,6 @@ class _Sndfile:
         is_mpeg = sound.format == "MP3" or sound.subtype.startswith("MPEG")
         self.tolerance = _MISSING_FRAMES if is_mpeg else 0
         self.floating = sound.subtype in _FLOATING
-
-    @property
-    def reached(self) -> int:
-        return self._view.reached
 
     def close(self) -> None:
         self._sound.close()
@@ -311,7 +304,7 @@ class _FFmpeg:
     def __init__(self, view: _View, name: str) -> None:
         import av
 
-        self._view = view
+        self.view = view
         self._errors = (av.FFmpegError, *_OF_PYAV)
         view.seek(0)
         with contextlib.ExitStack() as on_failure:
@@ -349,10 +342,6 @@ class _FFmpeg:
         if self.frames is not None and self.frames > _LEAST_FRAMES + view.size * _DENSE:
             self.frames = None  # it is decoded to be measured
         self.tolerance = round(_MISSING_SECONDS * self.rate)
-
-    @property
-    def reached(self) -> int:
-        return self._view.reached
 
     def close(self) -> None:
         self._container.close()

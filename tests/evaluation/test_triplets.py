@@ -65,4 +65,4 @@ def test_names_are_relative_to_the_root_unless_absolute(tmp_path):
         "/d/e.flac",
         "s3://bucket/f.flac",
     ]
-    assert read_triplets(path, "/root/").clips[0].uri == "/root/b/c.flac"
+    assert read_triplets(path, "/corpus/").clips[0].uri == "/corpus/b/c.flac"
