@@ -1,5 +1,7 @@
 """Encoders as small as they can be, and what goes in and comes out of them."""
 
+import io
+
 import numpy as np
 import torch
 from hypothesis import strategies as st
@@ -70,3 +72,12 @@ def check_padding(model, sizes, seed, padding, garbage, layers):
                 valid = expected.shape[1]
                 difference = (states[row, :valid] - expected[0]).abs().max()
                 assert difference < TOLERANCE * expected.abs().max()
+
+
+HUB_BASE = "facebook/hubert-base-ls960"
+
+
+def checkpoint_bytes(upstream, size=5000):
+    buffer = io.BytesIO()
+    torch.save({"config": {"speech_upstream": upstream}, "state_dict": {"w": torch.zeros(size)}}, buffer)
+    return buffer.getvalue()
