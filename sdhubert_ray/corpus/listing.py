@@ -21,7 +21,7 @@ from sdhubert_ray.corpus.selection import (
     select_splits,
 )
 from sdhubert_ray.corpus.shards import PARQUET_SUFFIX, TAR_SUFFIX, find_audio, is_compressed_tar
-from sdhubert_ray.corpus.texts import is_text_manifest
+from sdhubert_ray.corpus.texts import is_surely_manifest, is_text_manifest
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.storage.entries import SCHEMES
 
@@ -105,8 +105,7 @@ def _folder(uri: str, splits: tuple[str, ...]) -> Source:
         else:
             others += 1
             compressed = compressed or (file.name if is_compressed_tar(file.name) else "")
-            is_manifest = is_text_manifest(file.name) and (".json" not in file.name[-8:] or "manifest" in file.name)
-            manifest = manifest or (file.name if is_manifest or ".jsonl" in file.name[-9:] else "")
+            manifest = manifest or (file.name if is_surely_manifest(file.name) else "")
     tars, parquets = shards[TAR_SUFFIX], shards[PARQUET_SUFFIX]
     if tars:
         return tar_source(tars, where, others + len(parquets))

@@ -42,6 +42,12 @@ def is_text_manifest(name: str) -> bool:
     return name.lower().removesuffix(_GZIP_SUFFIX).endswith((*_JSON_SUFFIXES, *_TABLE_SUFFIXES, _KALDI_SUFFIX))
 
 
+def is_surely_manifest(name: str) -> bool:
+    """Tell by its name whether a file is a manifest in text: one that is only called JSON may be anything."""
+    bare = name.lower().removesuffix(_GZIP_SUFFIX)
+    return is_text_manifest(name) and (not bare.endswith(".json") or "manifest" in bare)
+
+
 def parse_manifest(uri: str) -> pa.Table:
     """Read a manifest in text as a whole: its rows, with the columns that it has, or those that ours are called.
 
@@ -70,7 +76,8 @@ def parse_manifest(uri: str) -> pa.Table:
     if name.endswith(_KALDI_SUFFIX):
         return _from_kaldi(text, lambda other: _read_beside(uri, other))
     if name.endswith(_TABLE_SUFFIXES):
-        return _from_fairseq(text) or _from_csv(text)
+        listed = _from_fairseq(text)
+        return _from_csv(text) if listed is None else listed
     return _from_json(text)
 
 

@@ -142,9 +142,12 @@ class Lease:
             try:
                 self._content["beat"] += 1
                 # An attempt before may have come through though it has failed: what is there tells.
-                if not self._replace(self._written) and not (self._is_ours() and self._replace(self._written)):
-                    self._lost = f"another run has taken over {self._uri}"
-                    return
+                if not self._replace(self._written):
+                    if not self._is_ours():
+                        self._lost = f"another run has taken over {self._uri}"
+                        return
+                    if not self._replace(self._written):
+                        raise UserError(f"{self._uri} is locked by another process")
                 written = time.monotonic()
             except (OSError, UserError) as error:
                 logger.warning("the heartbeat %s could not be written (%s)", self._uri, error)

@@ -9,7 +9,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,6 @@ import soundfile
 
 from sdhubert_ray.errors import AudioError, first_line
 from sdhubert_ray.speech.containers import FLAC_START, Part
-
-if TYPE_CHECKING:
-    pass
 
 MIN_RATE, MAX_RATE = 1000, 768_000
 """Sample rates that are taken, Hz; others are of broken headers."""

@@ -181,6 +181,26 @@ def test_a_heartbeat_that_was_written_though_it_failed_is_no_other_run(tmp_path,
     ours.release()
 
 
+def test_a_lease_that_another_process_has_locked_for_a_moment_is_not_lost(tmp_path, monkeypatch):
+    """Whoever looks whether to take it over locks it; a holder that is alive goes on."""
+    ours = Lease(str(tmp_path), "ours", QUICK)
+    replace, refused = storage.replace, threading.Semaphore(0)
+
+    def locked(*_):
+        refused.release()
+        return False
+
+    monkeypatch.setattr(storage, "replace", locked)
+    for _ in range(6):
+        assert refused.acquire(timeout=60)
+    monkeypatch.setattr(storage, "replace", replace)
+    beat, deadline = read_lease(str(tmp_path))["beat"], Deadline()
+    while read_lease(str(tmp_path))["beat"] <= beat:
+        deadline.look_again()
+        ours.check()
+    ours.release()
+
+
 def test_who_cannot_write_its_heartbeat_for_a_minute_has_lost_the_lease(tmp_path, clock, monkeypatch):
     ours = Lease(str(tmp_path), "ours", QUICK)
 
