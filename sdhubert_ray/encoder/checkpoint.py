@@ -23,6 +23,7 @@ from sdhubert_ray.speech.presets import PRESETS, EncoderOptions, with_values
 _TRAINING_KEYS = frozenset(
     ("masked_spec_embed", "speech_model.masked_spec_embed", "temp_s", "temp_t", "center", "center_momentum_")
 )
+_UPSTREAM_PREFIX = "speech_model."
 _HEAD_PREFIXES = ("layernorm.", "final_proj.", "final_lin.")
 
 # What torch's readers of zip and pickle raise on files that are damaged or something else.
@@ -40,8 +41,12 @@ _LOAD_ERRORS = (
 )
 
 
-UPSTREAM_KEY = "upstream"
-"""Where an exported checkpoint holds its encoder's config."""
+_UPSTREAM_KEY = "upstream"
+# The official file says it as torch did in 2023.
+_OFFICIAL_ENDINGS = {
+    "conv.parametrizations.weight.original0": "conv.weight_g",
+    "conv.parametrizations.weight.original1": "conv.weight_v",
+}
 
 
 @dataclass(frozen=True)
@@ -99,10 +104,49 @@ def read_config(name: str, data: bytes) -> CheckpointConfig:
         with_values(PRESETS["readme"], options)
     except UserError as error:
         raise UserError(f"checkpoint {name} carries segmentation options that are refused: {error}") from error
-    upstream = content.get(UPSTREAM_KEY)
+    upstream = content.get(_UPSTREAM_KEY)
     if upstream is not None and not isinstance(upstream, dict):
-        raise UserError(f"checkpoint {name} has an {UPSTREAM_KEY!r} that is no encoder's config; export it again")
+        raise UserError(f"checkpoint {name} has an {_UPSTREAM_KEY!r} that is no encoder's config; export it again")
     return CheckpointConfig(config["speech_upstream"], upstream, options)
+
+
+def pack_checkpoint(
+    config: Mapping[str, object],
+    upstream: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    segmentation: Mapping[str, Mapping[str, object]],
+) -> bytes:
+    """The bytes of a checkpoint in the official format, which holds its encoder's config too.
+
+    Args:
+        config: options of the model, with its `speech_upstream`.
+        upstream: values of the HubertConfig.
+        state: state dict of an `SDHuBERT`, under today's names.
+        segmentation: options that it should be used with: section -> field -> value.
+    """
+    buffer = io.BytesIO()
+    official = {
+        "config": dict(config),
+        _UPSTREAM_KEY: dict(upstream),
+        "state_dict": {_official_name(key): value.detach().clone() for key, value in state.items()},
+        "segmentation": {section: dict(values) for section, values in segmentation.items()},
+    }
+    torch.save(official, buffer)
+    return buffer.getvalue()
+
+
+def _official_name(name: str) -> str:
+    for ending, old in _OFFICIAL_ENDINGS.items():
+        if name.endswith(ending):
+            return name.removesuffix(ending) + old
+    return name
+
+
+def _todays_name(name: str) -> str:
+    for ending, old in _OFFICIAL_ENDINGS.items():
+        if name.endswith(old):
+            return name.removesuffix(old) + ending
+    return name
 
 
 def load_model(checkpoint: Checkpoint, options: EncoderOptions, dtype: str, device: str) -> SDHuBERT:
@@ -173,8 +217,27 @@ def read_weights(name: str, data: bytes) -> dict[str, Tensor]:
     return content
 
 
+def read_upstream_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The state dict of a checkpoint's HubertModel, under today's names: what a training may begin with.
+
+    Raises:
+        UserError: not a checkpoint in the official format.
+    """
+    state = _unpickle(checkpoint.name, checkpoint.data)["state_dict"]
+    return {
+        _todays_name(key.removeprefix(_UPSTREAM_PREFIX)): value.float()
+        for key, value in state.items()
+        if key.startswith(_UPSTREAM_PREFIX) and not _is_training_state(key)
+    }
+
+
 def _fill(model: SDHuBERT, state: Mapping[str, Tensor], name: str) -> None:
-    used = {key: value for key, value in state.items() if not _is_training_state(key)}
+    # Half precision is for smaller files: what is computed of weights before they are used is not rounded to it.
+    used = {
+        key: value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+        for key, value in state.items()
+        if not _is_training_state(key)
+    }
     try:
         result = model.load_state_dict(used, strict=False, assign=True)
     except RuntimeError as error:

@@ -1,14 +1,12 @@
 """From a training run to the handy checkpoint: the student alone, in the official format, ready for `segment`."""
 
-import io
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from sdhubert_ray import storage
-from sdhubert_ray.encoder.checkpoint import UPSTREAM_KEY, load_plain
+from sdhubert_ray.encoder.checkpoint import load_plain, pack_checkpoint
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.training.checkpoints import find_checkpoint, locate_checkpoint
 
@@ -21,11 +19,6 @@ _PLACES = {
     "distillation.head.": "",
     "distillation.loss.": "",
     "distillation.mask_vector": "masked_spec_embed",
-}
-# The official file says it as torch did in 2023.
-_OFFICIAL_ENDINGS = {
-    "conv.parametrizations.weight.original0": "conv.weight_g",
-    "conv.parametrizations.weight.original1": "conv.weight_v",
 }
 
 
@@ -61,33 +54,19 @@ def export_checkpoint(run: str, target: str, which: str = "best") -> Exported:
     belongs = content.get(CONTENT_KEY) if isinstance(content, dict) else None
     if not isinstance(belongs, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"checkpoint {source} is of no training by sdhubert_ray")
-    buffer = io.BytesIO()
-    official = {
-        "config": dict(belongs["config"]),
-        UPSTREAM_KEY: dict(belongs["upstream"]),
-        "state_dict": official_state(content["state_dict"]),
-        "segmentation": belongs["segmentation"],
-    }
-    torch.save(official, buffer)
-    storage.put(target, buffer.getvalue())
+    state = student_state(content["state_dict"])
+    storage.put(target, pack_checkpoint(belongs["config"], belongs["upstream"], state, belongs["segmentation"]))
     return Exported(source, int(content["global_step"]), target)
 
 
-def official_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The student's part of a training's state dict, under the official names."""
-    official = {}
-    for key, value in state.items():
-        for place, name in _PLACES.items():
-            if key.startswith(place):
-                official[_official_name(name + key.removeprefix(place))] = value.detach().clone()
-    return official
-
-
-def _official_name(name: str) -> str:
-    for ending, old in _OFFICIAL_ENDINGS.items():
-        if name.endswith(ending):
-            return name.removesuffix(ending) + old
-    return name
+def student_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The student's part of a training's state dict."""
+    return {
+        name + key.removeprefix(place): value
+        for key, value in state.items()
+        for place, name in _PLACES.items()
+        if key.startswith(place)
+    }
 
 
 def _find(run: str, which: str) -> str:

@@ -63,7 +63,7 @@ class LoopConfig:
     use_gpu: bool
 
 
-class _Trainer(TorchTrainer):
+class QuietTrainer(TorchTrainer):
     """Without what asks the dashboard every second whether the run is alive, and complains where there is none.
 
     It gives CPUs back that a dead driver has held; Ray does so by itself, if a little later.
@@ -152,7 +152,7 @@ def _fit(loop: LoopConfig, scaling: ScalingConfig) -> str | None:
     """Run the workers; tells why they refuse to go on, if they do."""
     config = loop.config
     parent, _, name = loop.output.rpartition("/")
-    trainer = _Trainer(
+    trainer = QuietTrainer(
         _train_worker,  # type: ignore[arg-type]  # it may return something
         train_loop_config={"loop": loop},
         scaling_config=scaling,
@@ -212,7 +212,7 @@ def _train_worker(given: dict[str, Any]) -> str | None:
     """Train as one of the workers; tells why it refuses to go on, if it does."""
     loop: LoopConfig = given["loop"]
     config, context = loop.config, ray.train.get_context()
-    _quieten()
+    quieten()
     share = Share(context.get_world_rank(), context.get_world_size(), config.data.batch_size)
     folder = _new_folder(loop.output, share.rank)
     strategy = RayDDPStrategy(forward_sync_buffers=False, gradient_as_bucket_view=True)  # type: ignore[no-untyped-call]
@@ -261,7 +261,7 @@ def _is_going() -> bool:
     return ray.train.get_preemption_info() is not None
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Leave out what Lightning and Ray Train tell of themselves."""
     for name in ("", "lightning.pytorch", "ray.data"):
         logging.getLogger(name).setLevel(logging.WARNING)

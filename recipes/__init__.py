@@ -1,0 +1,1 @@
+"""Recipes: how the checkpoints that are delivered were made."""

@@ -1,0 +1,244 @@
+"""Training on Ray Train: one process on a CPU up to GPUs on many nodes; the same command goes on where it was."""
+
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from ray.exceptions import RayError
+from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.exceptions import TrainingFailedError
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import AdamW
+
+from recipes.small.crops import Crop, CropOptions, FolderCrops
+from recipes.small.objective import Objective, ObjectiveOptions
+from sdhubert_ray.encoder.model import SDHuBERT, build_encoder
+from sdhubert_ray.errors import UserError, first_line
+from sdhubert_ray.runs.connect import connected, explain
+from sdhubert_ray.runs.placement import alive_nodes, most_cpus, total
+from sdhubert_ray.runs.session import IncompleteRunError
+from sdhubert_ray.speech.windows import WindowOptions
+from sdhubert_ray.training.loop import QuietTrainer, quieten
+
+_STATE_FILE = "state.pt"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How the encoder is trained.
+
+    Attributes:
+        steps: of the optimizer.
+        batch_size: crops of a step, of all workers.
+        lr: its peak; it rises for `warmup` steps and falls by half a cosine to 0.
+        warmup: steps.
+        weight_decay: of AdamW.
+        clip: norm of the gradient, the most.
+        average: decay of the average of the weights, which is what is kept.
+        checkpoint_every: steps.
+        workers: processes; each has a GPU where the cluster has one for each.
+        readers: processes beside each that make crops.
+    """
+
+    steps: int = 3600
+    batch_size: int = 8
+    lr: float = 1e-3
+    warmup: int = 200
+    weight_decay: float = 0.02
+    clip: float = 1.0
+    average: float = 0.999
+    checkpoint_every: int = 250
+    workers: int = 1
+    readers: int = 1
+    crops: CropOptions = field(default_factory=CropOptions)
+    objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "warmup", "checkpoint_every", "workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name} is {getattr(self, name)}; it has to be 1 or more")
+        if self.batch_size % self.workers:
+            raise ValueError(f"train.workers is {self.workers}; it has to divide train.batch_size, {self.batch_size}")
+
+
+class Learner(nn.Module):
+    """The encoder and what is asked of its last states."""
+
+    def __init__(self, encoder: SDHuBERT, options: ObjectiveOptions) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.objective = Objective(encoder.hidden_size, options)
+
+    def forward(self, crop: Crop) -> dict[str, Tensor]:
+        """The losses of (B, ...) crops, padded as windows are when they are segmented."""
+        pad = WindowOptions().pad_samples
+        samples = functional.pad(crop.samples, (pad, pad))
+        counts = torch.full((len(samples),), samples.shape[1], device=samples.device)
+        with torch.autocast(samples.device.type, torch.bfloat16):
+            *_, states = self.encoder.contextualise(
+                self.encoder.project(samples, counts), self.encoder.count_frames(counts)
+            )
+        losses: dict[str, Tensor] = self.objective(states[:, 1:].float(), crop.syllable, crop.parts)
+        return losses
+
+
+def train(upstream: Mapping[str, Any], speech: Path, out: Path, options: TrainOptions, seed: int) -> dict[str, Tensor]:
+    """Train an encoder of the values of a HubertConfig on the folders of `prepare`; what is there is gone on with.
+
+    Returns:
+        the averaged weights of the encoder.
+
+    Raises:
+        UserError: there is no room for so many workers.
+        IncompleteRunError: it could not finish; the same command goes on.
+    """
+    with connected(os.environ.get("RAY_ADDRESS")):
+        nodes = alive_nodes()
+        use_gpu = total(nodes).gpus >= options.workers
+        cpus = most_cpus(nodes, options.workers, int(use_gpu), limit=1 + options.readers if use_gpu else None)
+        if not cpus:
+            raise UserError(f"train.workers is {options.workers}, but so many find no place on the nodes; take fewer")
+        trainer = QuietTrainer(
+            _work,
+            train_loop_config={"given": _Given(dict(upstream), str(speech.absolute()), options, seed, cpus)},
+            scaling_config=ScalingConfig(
+                num_workers=options.workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}
+            ),
+            run_config=RunConfig(  # type: ignore[arg-type]
+                name="train",
+                storage_path=str(out.absolute()),
+                failure_config=FailureConfig(max_failures=3),
+                checkpoint_config=CheckpointConfig(num_to_keep=2),
+                logging_config=LoggingConfig(log_level="CRITICAL"),
+            ),
+        )
+        try:
+            checkpoint = trainer.fit().checkpoint
+        except SystemExit as error:  # Ray Train's answer to Ctrl-C
+            raise KeyboardInterrupt from error
+        except (RayError, TrainingFailedError) as error:
+            raise IncompleteRunError(f"training in {out / 'train'} could not finish ({explain(error)})") from error
+        if checkpoint is None:
+            raise IncompleteRunError(f"training in {out / 'train'} has left no checkpoint; remove it and begin again")
+        average: dict[str, Tensor] = _read(checkpoint, torch.device("cpu"))["average"]
+    return average
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What each worker is told: the encoder's config, the folder of `prepare`, options, seed, and its CPUs."""
+
+    upstream: dict[str, Any]
+    speech: str
+    options: TrainOptions
+    seed: int
+    cpus: int
+
+
+def _work(config: dict[str, Any]) -> None:
+    """Train as one of the workers."""
+    quieten()
+    rank = ray.train.get_context().get_world_rank()
+    try:
+        _train(config["given"], rank, ray.train.get_context().get_world_size())
+    except Exception as error:  # whatever it is: Ray Train, which is told to be quiet, tries again and says nothing
+        logger.error("worker %d has ended: %s: %s", rank, type(error).__name__, first_line(error))
+        raise
+
+
+def _train(given: _Given, rank: int, world: int) -> None:
+    options, device = given.options, ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(given.cpus)
+    torch.manual_seed(given.seed)
+    learner = Learner(new_encoder(given.upstream), options.objective).to(device).train()
+    average = new_encoder(given.upstream).to(device)
+    average.load_state_dict(learner.encoder.state_dict())
+    optimizer = AdamW(learner.parameters(), options.lr, betas=(0.9, 0.98), weight_decay=options.weight_decay)
+    begun = 0
+    if (checkpoint := ray.train.get_checkpoint()) is not None:
+        state = _read(checkpoint, device)
+        begun = state["step"]
+        learner.load_state_dict(state["learner"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+    model = ray.train.torch.prepare_model(learner)
+    told: list[dict[str, float]] = []
+    for step, crop in enumerate(_crops(given, begun, rank, world), begun + 1):
+        torch.manual_seed(given.seed + step * world + rank)  # of dropout: as many workers make the same steps again
+        for group in optimizer.param_groups:
+            group["lr"] = options.lr * share_of_lr(step, options)
+        losses = model(Crop(*(part.to(device) for part in crop)))
+        losses["sum"].backward()
+        nn.utils.clip_grad_norm_(model.parameters(), options.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        decay = min(options.average, step / (step + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(learner.encoder.parameters()), 1 - decay)
+        told.append({name: loss.item() for name, loss in losses.items()})
+        if step % options.checkpoint_every == 0 or step == options.steps:
+            state = {
+                "step": step,
+                "learner": learner.state_dict(),
+                "average": average.state_dict(),
+                "optimizer": optimizer.state_dict(),
+            }
+            _report(step, {name: fmean(losses[name] for losses in told) for name in told[0]}, state, rank)
+            told = []
+
+
+def _report(step: int, losses: dict[str, float], state: dict[str, Any], rank: int) -> None:
+    """Tell the mean losses of the first worker since the last time, and keep the state where the run is."""
+    if rank:
+        ray.train.report({"step": step})
+        return
+    print(f"step {step}: " + ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(state, Path(folder, _STATE_FILE))
+        ray.train.report({"step": step, **losses}, ray.train.Checkpoint.from_directory(folder))
+
+
+def _read(checkpoint: ray.train.Checkpoint, device: torch.device) -> dict[str, Any]:
+    with checkpoint.as_directory() as folder:
+        state: dict[str, Any] = torch.load(Path(folder, _STATE_FILE), map_location=device, weights_only=True)
+    return state
+
+
+def new_encoder(upstream: Mapping[str, Any]) -> SDHuBERT:
+    """An encoder with random weights, without what only masking would use."""
+    encoder = build_encoder(upstream)
+    del encoder.speech_model.masked_spec_embed
+    return encoder
+
+
+def share_of_lr(step: int, options: TrainOptions) -> float:
+    """The learning rate of a step, counted from 1, as a share of its peak."""
+    return min(1.0, step / options.warmup) * (1 + math.cos(math.pi * step / options.steps)) / 2
+
+
+def _crops(given: _Given, begun: int, rank: int, world: int) -> Iterator[Crop]:
+    """The crops of each step that is left: step s has numbers [s B, s B + B), dealt out to the workers."""
+    options, size = given.options, given.options.batch_size
+    order = [list(range(step * size + rank, (step + 1) * size, world)) for step in range(begun, options.steps)]
+    loader = torch.utils.data.DataLoader(
+        FolderCrops(given.speech, options.crops, given.seed),
+        batch_sampler=order,
+        num_workers=options.readers,
+        prefetch_factor=8 if options.readers else None,
+        # Threads of torch and Ray do not survive a fork.
+        multiprocessing_context="forkserver" if options.readers else None,
+    )
+    return iter(loader)
