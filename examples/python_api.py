@@ -10,8 +10,8 @@ DEMO = Path(__file__).parent.parent / "sdhubert_ray" / "assets" / "demo" / "synt
 
 def main(audio: str = str(DEMO), checkpoint: str = "bundled") -> None:
     """Print the syllables of a recording."""
-    segmenter = SDHuBERTSegmenter(checkpoint, layer=9, normcut_strategy="relative", normcut_threshold=0.1)
-    mincut = MincutWrapper(syl_dur=0.1, merge_threshold=0.4, ft_sr=50)
+    segmenter = SDHuBERTSegmenter(checkpoint)  # layers and thresholds are those that the checkpoint brings
+    mincut = MincutWrapper()
     outputs = mincut(segmenter(audio))
     print(f"{outputs['length']} frames, features {outputs['features'].shape}")
     for (start, end), feature in zip(outputs["segments"], outputs["segment_features"], strict=True):

@@ -569,7 +569,7 @@ def test_it_works_where_ray_cannot_be_imported(sounds):
     length, syllables = json.loads(result.stdout)
     assert length == len(samples_of(sounds[0])) // 320
     assert syllables > 0
-    assert "RANDOM WEIGHTS" in result.stderr
+    assert "RANDOM" not in result.stderr
 
 
 def test_samples_as_people_hold_them(segmenter, golden):

@@ -38,9 +38,7 @@ def ssabx(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Of audio and resources: audio.channel=0")
     ] = None,
-    checkpoint: Annotated[
-        str, typer.Option(help="A path or URI, sdhubert_base, or bundled (random weights).")
-    ] = "sdhubert_base",
+    checkpoint: Annotated[str, typer.Option(help="A path or URI, sdhubert_base, or bundled.")] = "sdhubert_base",
     embedding: Annotated[
         list[str] | None,
         typer.Option(help="favg (mean over frames, default) or cls (the CLS state); may be repeated."),

@@ -28,7 +28,7 @@ from sdhubert_ray.errors import UserError
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as syllables.syl_dur=0.2")]
 CheckpointName = Annotated[
-    str | None, typer.Option(help="A path or URI, sdhubert_base (default), or bundled (random weights).")
+    str | None, typer.Option(help="A path or URI, sdhubert_base (default), or bundled (small, needs no download).")
 ]
 QuantizerName = Annotated[
     str | None, typer.Option(help="A folder or URI of `sdhubert cluster`: syllables get its units.")

@@ -15,16 +15,17 @@ from torch import Tensor
 
 from sdhubert_ray import storage
 from sdhubert_ray.composing import configs_folder
-from sdhubert_ray.encoder.checkpoint import Checkpoint, read_config, read_weights
+from sdhubert_ray.encoder.checkpoint import Checkpoint, read_config, read_upstream_weights, read_weights
 from sdhubert_ray.errors import UserError
 
 BUNDLED = "bundled"
-RANDOM = "random"
+RANDOM, TINY = "random", "tiny"
 RELEASED = "sdhubert_base"
 _RELEASED_DRIVE_ID = "1u2jTdAck8qD6ZEb5bqHfvUNsN-9DgGfg"
 # Encoders whose config is in this package, so that they need no network.
 _BASE_UPSTREAM = "facebook/hubert-base-ls960"
 _KNOWN_UPSTREAMS = {_BASE_UPSTREAM: "hubert-base-ls960.json"}
+_RANDOM_UPSTREAMS = {RANDOM: "hubert-base-ls960.json", TINY: "hubert-tiny.json"}
 _MIN_RELEASED_BYTES = 100 << 20
 _DOWNLOAD_TIMEOUT_SECONDS = 60.0
 _MAX_REASON = 300
@@ -55,8 +56,9 @@ def fetch_checkpoint(name: str) -> Checkpoint:
     """Read a checkpoint by name, path or URI.
 
     Args:
-        name: `bundled`, `sdhubert_base` (downloaded once into the cache), a path, or any URI that fsspec knows; a
-            file is refused if it has another digest than `@sha256:HEX` behind the name, where that is given.
+        name: `bundled` (small, docs/bundled.md), `sdhubert_base` (downloaded once into the cache), a path, or any URI
+            that fsspec knows; a file is refused if it has another digest than `@sha256:HEX` behind the name, where that
+            is given.
 
     Raises:
         UserError: it cannot be had or is no checkpoint, or its file has another digest than was given or, of one that
@@ -66,13 +68,11 @@ def fetch_checkpoint(name: str) -> Checkpoint:
     if mark and not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
         raise UserError(f"checkpoint {name}: {digest!r} is no SHA-256; it has 64 hexadecimal digits")
     if asked == BUNDLED:
-        logger.warning("RANDOM WEIGHTS: the bundled checkpoint shows that all works, its segments are no syllables.")
-        data = (_ASSETS / "bundled.pt").read_bytes()
-        _check_digest(name, data, digest or None)
-        found = read_config(name, data)
-        shape = json.loads((_ASSETS / found.speech_upstream / "config.json").read_text())
-        return Checkpoint(name, data, shape, found.options)
-    uri = _download_released(digest) if asked == RELEASED else asked
+        uri = str(_ASSETS / "bundled.pt")
+    elif asked == RELEASED:
+        uri = _download_released(digest)
+    else:
+        uri = asked
     try:
         data = storage.read_bytes(uri)
     except FileNotFoundError as error:
@@ -146,9 +146,9 @@ def _download_released(digest: str) -> str:
             logger.warning("downloaded %s: SHA-256 %s", target, kept)
     except (OSError, requests.RequestException, urllib3.exceptions.HTTPError, gdown.exceptions.DownloadError) as error:
         raise UserError(
-            f"the released checkpoint {RELEASED} is not in {target.parent} and cannot be downloaded "
-            f"({_reason(error)}); where there is a network, fetch Google Drive file "
-            f"{_RELEASED_DRIVE_ID} to {target}, or give --checkpoint a path, or try --checkpoint {BUNDLED}"
+            f"the released checkpoint {RELEASED} needs a download, which is not possible ({_reason(error)}); "
+            f"--checkpoint {BUNDLED} is at hand, small, and finds syllables too; or give --checkpoint a path, or fetch "
+            f"Google Drive file {_RELEASED_DRIVE_ID} to {target} where there is a network"
         ) from error
     return str(target)
 
@@ -158,16 +158,19 @@ def fetch_upstream(name: str) -> Upstream:
 
     Args:
         name: a name on the hub, with `@REVISION` (a commit, tag or branch) behind it if need be; or a folder or URI of
-            a HubertModel (config.json and its weights); or random weights: a folder with config.json alone, `bundled`
-            (tiny), `random` (as hubert-base).
+            a HubertModel (config.json and its weights); `bundled`; or random weights: a folder with config.json alone,
+            `random` (as hubert-base), `tiny`.
 
     Raises:
         UserError: it cannot be had; the message names the ways out.
     """
+    values: dict[str, Any]
+    weights: dict[str, Tensor] | None
     if name == BUNDLED:
-        values, weights = json.loads((_ASSETS / "upstream/config.json").read_text()), None
-    elif name == RANDOM:
-        values, weights = _known_config(_BASE_UPSTREAM), None
+        checkpoint = fetch_checkpoint(BUNDLED)
+        values, weights = dict(checkpoint.upstream), read_upstream_weights(checkpoint)
+    elif name in _RANDOM_UPSTREAMS:
+        values, weights = _own_config(_RANDOM_UPSTREAMS[name]), None
     elif (found := _read_folder_config(name)) is not None:
         values, weights = found, _read_folder_weights(name)
     else:
@@ -187,7 +190,7 @@ def _read_upstream(upstream: str, checkpoint_uri: str) -> dict[str, Any]:
     if values is not None:
         return values
     if upstream in _KNOWN_UPSTREAMS:
-        return _known_config(upstream)
+        return _own_config(_KNOWN_UPSTREAMS[upstream])
     if not is_absolute and Path(upstream).is_dir():  # which transformers would take for it
         raise UserError(
             f"speech_upstream {upstream!r} of checkpoint {checkpoint_uri} is a folder of the working directory, which "
@@ -243,10 +246,10 @@ def _read_hub(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UserError(
             f"speech_upstream {name!r} is neither a folder with a config.json nor can it be had from the hub "
             f"({str(error).strip().splitlines()[0]}); copy its config.json and weights into a folder and name that, "
-            f"or begin with random weights: {RANDOM} or {BUNDLED}"
+            f"or begin with {BUNDLED}, or with random weights: {RANDOM} or {TINY}"
         ) from error
     return dict(model.config.to_dict()), dict(model.state_dict())
 
 
-def _known_config(upstream: str) -> dict[str, Any]:
-    return dict(json.loads((configs_folder() / _KNOWN_UPSTREAMS[upstream]).read_text()))
+def _own_config(name: str) -> dict[str, Any]:
+    return dict(json.loads((configs_folder() / name).read_text()))

@@ -119,7 +119,7 @@ class JobConfig:
 
     Attributes:
         preset: `readme` or `paper`: the defaults of the five sections that follow.
-        checkpoint: a path or URI, `bundled` (small, random weights), or `sdhubert_base` (the released one).
+        checkpoint: a path or URI, `bundled` (small, in the package), or `sdhubert_base` (the released one).
         device: `auto` takes a GPU where there is one.
         dtype: precision of the encoder.
         max_failed: more rows unreadable, missing or failed end the run with exit code 3.

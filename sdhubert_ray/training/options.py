@@ -48,7 +48,7 @@ class ModelOptions:
 
     Attributes:
         speech_upstream: what training begins with: a name on the hub, or a folder of a HubertModel (config.json with
-            weights); or random weights: a folder with config.json alone, `bundled` (tiny), `random` (as hubert-base).
+            weights), `bundled`; or random weights: a folder with config.json alone, `random` (as hubert-base), `tiny`.
         reinit_layers: transformer layers, counted from 0, that begin anew (Xavier normal).
         ema_decay: share of the teacher that stays in a step.
         final_dim: width of the projection head.

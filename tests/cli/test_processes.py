@@ -29,7 +29,7 @@ def segmented(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output of `sdhubert segment`, with the features of its frames."""
     output = tmp_path_factory.mktemp("segmented") / "out"
     done = sdhubert_process("segment", DEMO, output, "--checkpoint", "bundled", "--frame-features", "float16")
-    assert "RANDOM WEIGHTS" in done.stderr
+    assert "RANDOM" not in done.stderr
     assert "1 ok" in done.stdout
     return output
 

@@ -1,17 +1,24 @@
 """Where checkpoints come from: by name, path and URI, with a digest; and where their encoder's config does."""
 
+import dataclasses
 import hashlib
+import io
 import json
 import logging
 import shutil
 
 import pytest
+import torch
 import transformers
 from models import HUB_BASE, checkpoint_bytes
 
-from sdhubert_ray.encoder import weights
+from sdhubert_ray.encoder import load_model, weights
+from sdhubert_ray.encoder.checkpoint import fold_weight_norm
 from sdhubert_ray.encoder.weights import fetch_checkpoint
 from sdhubert_ray.errors import UserError
+from sdhubert_ray.speech.presets import EncoderOptions
+from sdhubert_ray.training.options import ModelOptions
+from sdhubert_ray.training.start import build_distillation
 
 
 @pytest.mark.parametrize("change", [str.lower, str.upper])
@@ -53,14 +60,44 @@ def test_hub_models_are_asked_for_by_revision(tmp_path, monkeypatch):
 # -- the bundled one
 
 
-def test_bundled_announces_random_weights(caplog):
+def test_bundled_is_small_and_brings_its_options(caplog):
     with caplog.at_level(logging.WARNING):
         checkpoint = fetch_checkpoint("bundled")
-    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert "RANDOM WEIGHTS" in record.getMessage()
-    assert "\n" not in record.getMessage()
+    assert caplog.records == []
     assert checkpoint.name == "bundled"
-    assert checkpoint.upstream["num_hidden_layers"] == 12
+    assert len(checkpoint.data) < 12e6
+    assert checkpoint.options["speech"]["normcut_strategy"] == "absolute"
+    state = torch.load(io.BytesIO(checkpoint.data), weights_only=True)["state_dict"]
+    assert {value.dtype for value in state.values()} == {torch.float16}
+
+
+def test_half_precision_is_of_the_file_only():
+    """The positional convolution is folded of float32 weights, not rounded to half once more."""
+    checkpoint = fetch_checkpoint("bundled")
+    content = torch.load(io.BytesIO(checkpoint.data), weights_only=True)
+    whole = {key: value.float() for key, value in content["state_dict"].items()}
+    buffer = io.BytesIO()
+    torch.save(content | {"state_dict": whole}, buffer)
+    layers = EncoderOptions(1, 1)
+    half, single = (
+        load_model(one, layers, "float32", "cpu").state_dict()
+        for one in (checkpoint, dataclasses.replace(checkpoint, data=buffer.getvalue()))
+    )
+    assert all(torch.equal(value, single[key]) for key, value in half.items())
+
+
+def test_training_may_begin_with_the_bundled_one():
+    found = weights.fetch_upstream("bundled")
+    checkpoint = fetch_checkpoint("bundled")
+    assert found.config == checkpoint.upstream
+    options = ModelOptions("bundled", reinit_layers=(), final_dim=16)
+    student = build_distillation(found, options, 0).student
+    ours = load_model(checkpoint, EncoderOptions(6, 6), "float32", "cpu")
+    fold_weight_norm(student.speech_model.encoder.pos_conv_embed.conv)
+    expected = ours.speech_model.state_dict()
+    state = student.speech_model.state_dict()
+    assert set(state) - set(expected) == {"masked_spec_embed"}
+    assert all(torch.equal(state[key], value) for key, value in expected.items())
 
 
 def test_the_bundled_one_may_be_asked_for_by_its_digest():

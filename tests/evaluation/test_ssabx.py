@@ -193,7 +193,7 @@ def test_bootstrap_interval_is_that_of_resampled_triplets():
 
 
 def test_sentences_that_two_speakers_say(real_speech, tmp_path):
-    """Real speech: the bundled encoder has random weights, so no more is asked than that all triplets are scored."""
+    """Real speech: six triplets say little of an encoder, so no more is asked than that all are scored."""
     speakers = sorted(path.name for path in (real_speech / "timit_nltk").iterdir())[:3]
     triplets = {}
     for one, other in ((0, 1), (1, 2), (2, 0)):
@@ -203,7 +203,7 @@ def test_sentences_that_two_speakers_say(real_speech, tmp_path):
         }
     checkpoint = fetch_checkpoint("bundled")
     config = load_config(None, [], {"preset": "paper", "device": "cpu"}, checkpoint.options)
-    result = evaluate(tmp_path, triplets, checkpoint, config, root=real_speech / "timit_nltk", layers=(9,))
+    result = evaluate(tmp_path, triplets, checkpoint, config, root=real_speech / "timit_nltk", layers=(6,))
     assert not result.left_out
     assert result.num_clips == 6
 

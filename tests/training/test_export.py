@@ -65,7 +65,7 @@ def train(module, steps=2):
 def trained(tmp_path_factory):
     """A run's folder as `sdhubert train` leaves it, and the model that was saved in it."""
     run = tmp_path_factory.mktemp("run")
-    options = ModelOptions("bundled", final_dim=128, lr=1e-3, T_max=10)
+    options = ModelOptions("tiny", final_dim=128, lr=1e-3, T_max=10)
     module = DistillationModule(options, OptimOptions(), seed=0)
     trainer = train(module)
     (run / "run.json").write_text("{}")
@@ -105,7 +105,7 @@ def test_names_and_config_are_the_official_ones(exported, tiny_checkpoint):
     head = {f"{name}": value.shape for name, value in Head(48, 128).state_dict().items()}
     shapes = {name: value.shape for name, value in official["state_dict"].items()} | head
     assert {name: value.shape for name, value in ours["state_dict"].items()} == shapes
-    assert ours["config"] == official["config"] | {"final_dim": 128, "speech_upstream": "bundled"}
+    assert ours["config"] == official["config"] | {"final_dim": 128, "speech_upstream": "tiny"}
     assert set(ours) == {"config", "state_dict", "segmentation", "upstream"}
     state, loss = ours["state_dict"], module.distillation.loss
     assert torch.equal(state["center"], loss.center)
@@ -141,13 +141,13 @@ def test_the_encoders_config_travels_inside(exported, tmp_path, monkeypatch):
     path, module = exported
     assert [entry.name for entry in tmp_path.iterdir()] == ["ours.pt"]
     assert fetch_checkpoint(str(path)).upstream == module.upstream_config
-    for folder in ("upstream", "bundled"):
+    for folder in ("upstream", "tiny"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "config.json").write_text('{"hidden_size": 3}')
     monkeypatch.chdir(tmp_path)
     assert fetch_checkpoint("ours.pt").upstream == module.upstream_config
     content = torch.load(path, weights_only=True)
-    torch.save(content | {"upstream": "bundled"}, tmp_path / "odd.pt")
+    torch.save(content | {"upstream": "tiny"}, tmp_path / "odd.pt")
     with pytest.raises(UserError, match="'upstream' that is no encoder's config"):
         fetch_checkpoint(str(tmp_path / "odd.pt"))
 

@@ -24,7 +24,7 @@ pytestmark = [*QUIET, pytest.mark.usefixtures("one_thread")]
 def test_random_weights_are_announced_once(tmp_path, speech, caplog):
     for steps in (1, 2):
         train_here(prepare(tmp_path / "run", speech, "data.batch_size=2", f"max_steps={steps}"), tmp_path)
-    assert caplog.text.count("RANDOM WEIGHTS: training begins with nothing learnt, as speech_upstream bundled") == 1
+    assert caplog.text.count("RANDOM WEIGHTS: training begins with nothing learnt, as speech_upstream tiny") == 1
 
 
 @pytest.mark.seconds

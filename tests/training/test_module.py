@@ -357,7 +357,7 @@ def test_weights_pickled_by_torch_are_taken_without_executing_them(tmp_path, ups
         fetch_upstream(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["bundled", "folder"])
+@pytest.mark.parametrize("name", ["tiny", "folder"])
 def test_random_weights_come_from_the_seed(name, tmp_path, upstream):
     if name == "folder":
         (tmp_path / "config.json").write_text((upstream / "config.json").read_text())
@@ -484,7 +484,7 @@ def test_a_tiny_model_learns_and_does_not_collapse(caplog):
     ]
     places = [(index, start) for index in range(16) for start in (0, length)]
     validation = loader_of([crops_of(held_back, places, length)])
-    options = ModelOptions("bundled", final_dim=128, lr=1e-3, T_max=steps, ema_decay=0.99)
+    options = ModelOptions("tiny", final_dim=128, lr=1e-3, T_max=steps, ema_decay=0.99)
     module = DistillationModule(options, OptimOptions(), seed=0)
     trainer = trainer_of(steps)
     (before,) = trainer.validate(module, validation, verbose=False)

@@ -23,7 +23,7 @@ def refusal(*overrides, **given):
 RESULT_OPTIONS = {
     "seed": 1,
     "resume_ckpt": "elsewhere",
-    "model.speech_upstream": "bundled",
+    "model.speech_upstream": "tiny",
     "model.reinit_layers": (10, 11),
     "model.ema_decay": 0.99,
     "model.final_dim": 256,
@@ -102,7 +102,7 @@ def test_the_base_file_tells_every_key_and_its_default():
 
 def test_the_tiny_file_is_one():
     tiny = load(name="sdhubert_tiny")
-    assert tiny.model.speech_upstream == "bundled"
+    assert tiny.model.speech_upstream == "tiny"
     assert load(name=str(CONFIGS / "sdhubert_tiny.yaml")) == tiny
 
 
