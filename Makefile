@@ -9,6 +9,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 DEMO := out/demo
+SPEECH := sdhubert_ray/assets/demo
 FAST := not ray and not seconds and not slow and not gpu and not chaos
 # Two processes: the tests that share a Ray are one's, the rest goes wherever there is time.
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadgroup
@@ -23,10 +24,12 @@ help: ## list these targets
 	@echo "usage: make TARGET [PYTHON=python3] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-demo: $(INSTALLED) ## segment the bundled speech, print its syllables, draw them into out/demo/demo.png
-	$(VENV)/bin/sdhubert segment sdhubert_ray/assets/demo $(DEMO) --checkpoint bundled --engine ray \
+demo: $(INSTALLED) ## segment synthetic speech, print its syllables beside the true ones, draw them into out/demo/demo.png
+	$(VENV)/bin/sdhubert segment $(SPEECH) $(DEMO) --checkpoint bundled --engine ray \
 		--frame-features float32 --overwrite
-	$(VENV)/bin/sdhubert show $(DEMO) --png $(DEMO)/demo.png --overwrite
+	$(VENV)/bin/sdhubert show $(DEMO) synth_2.flac --references $(SPEECH)/syllables.json --limit 100
+	$(VENV)/bin/sdhubert show $(DEMO) synth_0.flac --references $(SPEECH)/syllables.json --limit 100 \
+		--png $(DEMO)/demo.png --overwrite
 
 test: $(INSTALLED) ## all tests but those marked slow, chaos or gpu
 	$(PYTEST) --durations=20

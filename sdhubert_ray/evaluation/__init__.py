@@ -1,6 +1,6 @@
 """Evaluation against reference syllables: reading them, joining them to a segments table, scoring, and tables of it."""
 
-from sdhubert_ray.evaluation.joining import Joined, JoinOptions, Utterance, join
+from sdhubert_ray.evaluation.joining import Joined, JoinOptions, Utterance, find_reference, join
 from sdhubert_ray.evaluation.references import Reference, load_references
 from sdhubert_ray.evaluation.scoring import evaluate_boundary, evaluate_purity, tune_on
 
@@ -11,6 +11,7 @@ __all__ = [
     "Utterance",
     "evaluate_boundary",
     "evaluate_purity",
+    "find_reference",
     "join",
     "load_references",
     "tune_on",

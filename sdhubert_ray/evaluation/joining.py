@@ -129,6 +129,16 @@ def join(
     return Joined(utterances, options.by, tuple(missing), failed, meeting.num_extra, tuple(meeting.extra))
 
 
+def find_reference(references: Sequence[Reference], file_id: str) -> Reference | None:
+    """The reference of a recording, by its id.
+
+    Raises:
+        UserError: two references name one recording.
+    """
+    number = _Index(references).find(file_id)
+    return None if number is None else references[number]
+
+
 def bare_name(name: str) -> str:
     """A name without the ending of an audio file, as names are compared: composed as macOS and Linux both write it."""
     name = unicodedata.normalize("NFC", name)

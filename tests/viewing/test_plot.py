@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import same_color
 
-from sdhubert_ray.viewing.plot import draw_segments
+from sdhubert_ray.viewing.plot import Labelled, draw_segments
 
 
 @pytest.fixture
@@ -49,6 +49,20 @@ def test_boundaries_stand_at_their_seconds(recording):
     assert corners == [tuple(segment) for segment in segments]
     assert all(set(line.get_xdata()) == set(line.get_ydata()) for line in image.lines)
     assert image.get_xlim() == wave.get_xlim() == (0, 2)
+
+
+def test_true_syllables_stand_below_the_waveform(recording):
+    samples, features, segments = recording
+    true = Labelled(np.array([[0.1, 0.5], [1.2, 1.9]]), ("HH-EH", "L-OW"))
+    figure = draw_segments(samples, features, segments, "title", true)
+    wave, below, image, *_ = figure.axes
+    assert wave.get_ylabel() == "amplitude"
+    assert image.get_ylabel() == "seconds"
+    assert [text.get_text() for text in below.texts] == ["HH-EH", "L-OW"]
+    spans = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in below.patches]
+    np.testing.assert_allclose(spans, true.intervals)
+    assert below.get_xlim() == wave.get_xlim()
+    assert save(figure).startswith(b"\x89PNG")
 
 
 def test_figure_is_a_png_with_title_and_axes_named(recording):
