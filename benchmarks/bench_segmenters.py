@@ -1,15 +1,20 @@
-"""Segmenters compared on real speech by `sdhubert evaluate`: the bundled checkpoint and baselines without any learning.
+"""Segmenters compared on real speech, each with options chosen by the same search on the validation recordings.
 
-    python benchmarks/bench_segmenters.py SPEECH_FOLDER OUT
+    python benchmarks/bench_segmenters.py SPEECH_FOLDER OUT [--checkpoint NAME=PATH ...]
 
-SPEECH_FOLDER has manifest.jsonl and syllables_{timit,librispeech}_{validation,test}.json. The bundled checkpoint has
-random weights: it shows that all works, and is expected to lose. Whatever is chosen (shift of the reference, thresholds
-of the baselines) is chosen on the validation recordings.
+SPEECH_FOLDER has manifest.jsonl and syllables_{librispeech,timit}_{validation,test}.json. Compared are
 
-    bundled       `sdhubert segment --checkpoint bundled`
-    uniform       a segment every 0.2 s
+    bundled       `sdhubert segment --checkpoint bundled`, with the options that it brings
+    NAME          another checkpoint
+    random        random weights in the shape of the bundled one
     mel min-cut   log-mel spectrogram (25 ms windows, 80 bands, z-scored), speech by its level, our min-cut and merge
     mel valleys   speech by level, cut where the smoothed level has a valley
+    uniform       a segment every 0.2 s
+
+The search: the greatest mean of F1 and R-value (protocol `sdhubert`, best shift of each corpus), over both corpora. Of
+checkpoints also: purity of 256 and 1,024 units, k-means on the train split; and spoken-sentence ABX, on sentences that
+espeak-ng says in several voices (it has to be installed), and on two sentences that all speakers of TIMIT say. What is
+done already in OUT is not done again.
 """
 
 import argparse
@@ -19,40 +24,92 @@ import itertools
 import json
 import os
 import platform
+import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import scipy.ndimage
 import scipy.signal
 import soundfile
+import torch
 
-from sdhubert_ray.evaluation import load_references
-from sdhubert_ray.metrics import bootstrap_share, ssabx_margins, tune_shift
+from sdhubert_ray.encoder import fetch_checkpoint
+from sdhubert_ray.encoder.checkpoint import pack_checkpoint
+from sdhubert_ray.encoder.model import build_encoder
+from sdhubert_ray.evaluation import find_reference, load_references
+from sdhubert_ray.evaluation.tuning import Encoded, Grid, encode_references, make_grid, tune_segmentation
+from sdhubert_ray.metrics import (
+    BoundaryCounts,
+    bootstrap_share,
+    count_sdhubert,
+    score_boundaries,
+    ssabx_margins,
+    tune_shift,
+)
 from sdhubert_ray.output import publish_plan, read_segments, stage_plan, unit_name, write_commit, write_run
 from sdhubert_ray.output.tables import MANIFEST_FIELDS, RESULT_FIELDS, SEGMENTS, ragged_intervals
-from sdhubert_ray.speech.audio import FRAME_RATE, FRAME_SAMPLES, SAMPLE_RATE, normalise
+from sdhubert_ray.speech.audio import FRAME_RATE, FRAME_SAMPLES, SAMPLE_RATE, normalise, resample
+from sdhubert_ray.speech.presets import PRESETS, SegmentationOptions
 from sdhubert_ray.speech.spans import SpeechOptions, find_speech
-from sdhubert_ray.speech.syllables import SyllableOptions, cut_syllables, to_seconds
+from sdhubert_ray.speech.syllables import cut_syllables, to_seconds
 from sdhubert_ray.speech.windows import frame_amplitude
 
 SDHUBERT = Path(sys.executable).parent / "sdhubert"
-CORPORA = {"timit": "syllables=hand", "librispeech": "syllables=forced-alignment"}
+CORPORA = {"librispeech": "syllables=forced-alignment", "timit": "syllables=hand"}
 PARTS = ("validation", "test")
 PROTOCOLS = ("sdhubert", "onsets_offsets")
 FIGURES = ("precision", "recall", "f1", "r_value")
+CLUSTERS = (256, 1024)
 WINDOW, FFT, BANDS = 400, 512, 80
-SPEECH_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-MERGE_THRESHOLDS = (None, 0.0, 0.2, 0.4)
-SMOOTHINGS, PROMINENCES = (1.0, 1.5, 2.0), (0.0, 0.01, 0.02, 0.05)
-EMBEDDINGS = ("--embedding", "favg", "--embedding", "cls", "--layer", "9", "--layer", "11")
+MEL_SPEECH = tuple(SpeechOptions("relative", share / 10, silence_threshold=None) for share in range(1, 9))
+SMOOTHINGS, PROMINENCES = (1.0, 1.5, 2.0, 3.0), (0.0, 0.01, 0.02, 0.05)
+# Said by espeak-ng: one of each pair of words stands in X and P, the other in N.
+TEMPLATES = (
+    "the {} was seen by an old {}",
+    "my brother bought a {} and a {}",
+    "there is no {} without a {}",
+    "a {} can be as good as any {}",
+    "she told us about the {} of the {}",
+)
+WORDS = (
+    ("river", "table"), ("window", "mountain"), ("doctor", "teacher"), ("summer", "winter"), ("garden", "kitchen"),
+    ("paper", "butter"), ("market", "station"), ("dog", "horse"), ("bread", "stone"), ("answer", "question"),
+)  # fmt: skip
+VOICES = ("en-us+m1", "en-us+f2", "en-us+m7", "en-gb+f4", "en-gb+m3", "en-us+f5")
 
-Segmenter = Callable[..., np.ndarray]
+Segmenter = Callable[[np.ndarray], np.ndarray]
+
+
+class Recording(NamedTuple):
+    id: str
+    uri: str
+    samples: np.ndarray
+    syllables: np.ndarray
+
+
+def sdhubert(*arguments: object) -> None:
+    subprocess.run([str(SDHUBERT), *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+
+
+def read_recordings(speech: Path, corpus: str, part: str) -> list[Recording]:
+    """The recordings of a reference file, z-scored at 16 kHz."""
+    found = []
+    for one in load_references(str(speech / f"syllables_{corpus}_{part}.json")):
+        samples, rate = soundfile.read(speech / one.file_name, dtype="float32")
+        found.append(
+            Recording(one.id, str(speech / one.file_name), normalise(resample(samples, rate), 0), one.syllables)
+        )
+    return found
+
+
+# -- without an encoder
 
 
 @functools.cache
@@ -73,10 +130,11 @@ def log_mel(samples: np.ndarray) -> np.ndarray:
     return np.log(power @ mel_filters().T + 1e-6)
 
 
-def find_spans(samples: np.ndarray, level: np.ndarray, threshold: float) -> np.ndarray:
-    """Speech, (P, 2) frames: `level` (T,) between its 1st and 99th percentile is over the threshold."""
-    options = SpeechOptions("relative", threshold, silence_threshold=None)
-    return find_speech(level.astype(np.float32), frame_amplitude(samples, len(level)), options).spans
+def encode_mel(samples: np.ndarray, syllables: np.ndarray) -> Encoded:
+    features = log_mel(samples)
+    scaled = (features - features.mean(axis=0)) / (features.std(axis=0) + 1e-6)
+    amplitude = frame_amplitude(samples, len(features))
+    return Encoded({0: scaled}, amplitude, syllables, features.mean(axis=1).astype(np.float32))
 
 
 def uniform(samples: np.ndarray) -> np.ndarray:
@@ -84,16 +142,15 @@ def uniform(samples: np.ndarray) -> np.ndarray:
     return np.stack([edges[:-1], edges[1:]], axis=1)
 
 
-def mel_min_cut(samples: np.ndarray, threshold: float, merge: float | None) -> np.ndarray:
-    features = log_mel(samples)
-    spans = find_spans(samples, features.mean(axis=1), threshold)
-    scaled = (features - features.mean(axis=0)) / (features.std(axis=0) + 1e-6)
-    return to_seconds(cut_syllables(scaled, spans, SyllableOptions(syl_dur=0.2, merge_threshold=merge)).frames)
+def mel_min_cut(samples: np.ndarray, options: SegmentationOptions) -> np.ndarray:
+    mel = encode_mel(samples, np.zeros((0, 2)))
+    spans = find_speech(mel.levels, mel.amplitude, options.speech).spans
+    return to_seconds(cut_syllables(mel.states[0], spans, options.syllables).frames)
 
 
-def mel_valleys(samples: np.ndarray, threshold: float, smoothing: float, prominence: float) -> np.ndarray:
-    level = log_mel(samples).mean(axis=1)
-    spans = find_spans(samples, level, threshold)
+def mel_valleys(samples: np.ndarray, speech: SpeechOptions, smoothing: float, prominence: float) -> np.ndarray:
+    level = log_mel(samples).mean(axis=1).astype(np.float32)
+    spans = find_speech(level, frame_amplitude(samples, len(level)), speech).spans
     smooth = scipy.ndimage.gaussian_filter1d(level, smoothing)
     valleys, _ = scipy.signal.find_peaks(-smooth, prominence=prominence * float(np.ptp(smooth)))
     segments = []
@@ -102,104 +159,187 @@ def mel_valleys(samples: np.ndarray, threshold: float, smoothing: float, promine
     return np.array(segments, dtype=np.float64).reshape(-1, 2) / FRAME_RATE
 
 
-# With the arguments that are tried on the validation recordings.
-BASELINES: dict[str, tuple[Segmenter, list[tuple]]] = {
-    "uniform": (uniform, [()]),
-    "mel min-cut": (mel_min_cut, list(itertools.product(SPEECH_THRESHOLDS, MERGE_THRESHOLDS))),
-    "mel valleys": (mel_valleys, list(itertools.product(SPEECH_THRESHOLDS, SMOOTHINGS, PROMINENCES))),
-}
+def coarse_grid(layers: Sequence[tuple[int, int]], width: int) -> Grid:
+    """What is tried of each: every second merge threshold of the recipe's."""
+    grid = make_grid(layers, width)
+    return replace(grid, merge_thresholds=grid.merge_thresholds[::2])
 
 
-def sdhubert(*arguments: object) -> None:
-    subprocess.run([str(SDHUBERT), *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+def choose_baselines(corpora: list[list[Recording]]) -> dict[str, Segmenter]:
+    mel = [[encode_mel(one.samples, one.syllables) for one in corpus] for corpus in corpora]
+    tuned = tune_segmentation(mel, PRESETS["readme"], replace(coarse_grid([(0, 0)], BANDS), speech=MEL_SPEECH))
+    options = tuned.options
+    print(f"mel min-cut takes {overrides_of(options)}, chosen on validation", flush=True)
+
+    valleys = [
+        functools.partial(mel_valleys, speech=speech, smoothing=smoothing, prominence=prominence)
+        for speech, smoothing, prominence in itertools.product(MEL_SPEECH, SMOOTHINGS, PROMINENCES)
+    ]
+    best = max(valleys, key=functools.partial(mean_score, corpora))
+    print(f"mel valleys takes {best.keywords}, chosen on validation", flush=True)
+    return {"mel min-cut": functools.partial(mel_min_cut, options=options), "mel valleys": best, "uniform": uniform}
 
 
-def references(speech: Path, corpus: str, part: str) -> Path:
-    return speech / f"syllables_{corpus}_{part}.json"
+def mean_score(corpora: list[list[Recording]], segmenter: Segmenter) -> float:
+    """As `tune_segmentation` has it: the mean of F1 and R-value, over corpora, each at its best shift."""
+    scores = []
+    for corpus in corpora:
+        pairs = [(one.syllables, segmenter(one.samples)) for one in corpus]
+        best = tune_shift(pairs)
+        if best is None:
+            return -np.inf
+        counts = [count_sdhubert(*pair, best[0]) for pair in pairs]
+        sums = np.sum([(one.matched, one.reference, one.predicted) for one in counts], axis=0)
+        found = score_boundaries(BoundaryCounts(*sums.tolist()))
+        scores.append((found.f1 + (found.r_value or 0)) / 2)
+    return float(np.mean(scores))
 
 
-def recordings(table: Path) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Id, path and z-scored samples of each recording of a table."""
-    for result in read_segments(str(table)):
-        samples, rate = soundfile.read(result.uri, dtype="float32")
-        if rate != SAMPLE_RATE or result.status != "ok":
-            raise SystemExit(f"{result.uri} has {rate} Hz and is {result.status}; nothing is resampled here")
-        yield result.id, result.uri, normalise(samples, 0.0)
-
-
-def tune(segmenter: Segmenter, tried: list[tuple], table: Path, reference: Path) -> tuple:
-    """The arguments with the greatest R-value on validation recordings, each with its best shift."""
-    truth = {one.id: one.syllables for one in load_references(str(reference))}
-    signals = {name: samples for name, _, samples in recordings(table)}
-
-    def r_value(arguments: tuple) -> float:
-        best = tune_shift([(truth[name], segmenter(samples, *arguments)) for name, samples in signals.items()])
-        return best[1] if best else -np.inf
-
-    return max(tried, key=r_value)
-
-
-def write_table(segmenter: Segmenter, arguments: tuple, source: Path, output: Path) -> None:
-    """Segments of the recordings of `source` as an output folder like that of `sdhubert segment`."""
-    names, uris, signals = zip(*recordings(source), strict=True)
-    zeros = np.zeros(len(names))
+def write_table(name: str, segmenter: Segmenter, recordings: list[Recording], output: Path) -> None:
+    """Segments as an output folder like that of `sdhubert segment`."""
+    count = len(recordings)
+    zeros = np.zeros(count)
     values = {
-        **{"key": [f"{name}#0" for name in names], "id": names, "uri": uris},
-        **{"piece": zeros, "num_pieces": zeros + 1, "offset": zeros, "status": ["ok"] * len(names)},
-        "duration": [len(samples) / SAMPLE_RATE for samples in signals],
-        "num_frames": [len(samples) // FRAME_SAMPLES for samples in signals],
-        "segments": ragged_intervals([segmenter(samples, *arguments) for samples in signals], SEGMENTS),
+        "key": [f"{one.id}#0" for one in recordings],
+        "id": [one.id for one in recordings],
+        "uri": [one.uri for one in recordings],
+        **{"piece": zeros, "num_pieces": zeros + 1, "offset": zeros, "status": ["ok"] * count},
+        "duration": [len(one.samples) / SAMPLE_RATE for one in recordings],
+        "num_frames": [len(one.samples) // FRAME_SAMPLES for one in recordings],
+        "segments": ragged_intervals([segmenter(one.samples) for one in recordings], SEGMENTS),
     }
 
     def columns(fields: tuple[pa.Field, ...]) -> dict[str, pa.Array]:
-        return {field.name: pa.array(values.get(field.name, pa.nulls(len(names)))).cast(field.type) for field in fields}
+        return {field.name: pa.array(values.get(field.name, pa.nulls(count))).cast(field.type) for field in fields}
 
-    write_run(str(output), {"fingerprint": {"segmenter": segmenter.__name__, "arguments": list(arguments)}, "runs": 1})
+    write_run(str(output), {"fingerprint": {"segmenter": name}, "runs": 1})
     with tempfile.TemporaryDirectory() as staging:
         staged = stage_plan(iter([pa.table(columns(MANIFEST_FIELDS))]), Path(staging))
         plan = publish_plan(str(output), staged, 1, "", "input")
-    units = pa.nulls(len(names), pa.list_(pa.int32()))
+    units = pa.nulls(count, pa.list_(pa.int32()))
     write_commit(str(output), unit_name(plan.name, 0), pa.table({**columns(RESULT_FIELDS), "units": units}), "zstd")
 
 
-def make_tables(speech: Path, out: Path) -> None:
+# -- with an encoder
+
+
+def write_random(path: Path) -> None:
+    """Random weights in the shape of the bundled checkpoint."""
+    shape = fetch_checkpoint("bundled").upstream
+    torch.manual_seed(0)
+    path.write_bytes(pack_checkpoint({"speech_upstream": "random"}, shape, build_encoder(shape).state_dict(), {}))
+
+
+def choose_options(speech: Path, path: str) -> list[str]:
+    """Overrides for `sdhubert segment`, chosen on validation; the last three layers are tried."""
+    checkpoint = fetch_checkpoint(path)
+    last = checkpoint.upstream["num_hidden_layers"]
+    base, layers = PRESETS["readme"], (last, last - 1, last - 2)
+    pairs = [*((layer, layer) for layer in layers), *((layer, last) for layer in layers[1:])]
+    files = [str(speech / f"syllables_{corpus}_validation.json") for corpus in CORPORA]
+    corpora = [encode_references(checkpoint, file, str(speech), layers, base) for file in files]
+    tuned = tune_segmentation(corpora, base, coarse_grid(pairs, checkpoint.upstream["hidden_size"]))
+    return overrides_of(tuned.options)
+
+
+def overrides_of(options: SegmentationOptions) -> list[str]:
+    """What differs from preset `readme`, as overrides of the command line."""
+    changed = []
+    for section, values in asdict(options).items():
+        defaults = asdict(PRESETS["readme"])[section]
+        changed += [
+            f"{section}.{key}={'null' if value is None else value}"
+            for key, value in values.items()
+            if value != defaults[key]
+        ]
+    return changed
+
+
+def segment(speech: Path, path: str, overrides: list[str], out: Path) -> None:
+    options = ("--checkpoint", path, "--engine", "local", *overrides)
     for corpus, condition in CORPORA.items():
         for part in PARTS:
-            options = ("--where", condition, "--where", f"split={part}", "--checkpoint", "bundled")
-            sdhubert("segment", speech / "manifest.jsonl", out / "bundled" / f"{corpus}_{part}", *options)
-        for name, (segmenter, tried) in BASELINES.items():
-            sources = {part: out / "bundled" / f"{corpus}_{part}" for part in PARTS}
-            chosen = tune(segmenter, tried, sources["validation"], references(speech, corpus, "validation"))
-            if chosen:
-                print(f"{corpus}: {name} takes {', '.join(map(str, chosen))}, chosen on validation", flush=True)
-            for part, source in sources.items():
-                write_table(segmenter, chosen, source, out / name / f"{corpus}_{part}")
+            where = ("--where", condition, "--where", f"split={part}")
+            sdhubert("segment", speech / "manifest.jsonl", out / f"{corpus}_{part}", *where, *options)
+    sdhubert("segment", speech / "manifest.jsonl", out / "train", "--where", "split=train", *options)
 
 
-def evaluate_tables(speech: Path, out: Path) -> None:
-    for corpus in CORPORA:
+def evaluate_boundaries(speech: Path, out: Path, names: list[str]) -> None:
+    for corpus, part in itertools.product(CORPORA, PARTS):
         results = {}
-        for name in ("bundled", *BASELINES):
-            result, validation = out / name / f"{corpus}.json", out / name / f"{corpus}_validation"
-            tuning = ("--tune", references(speech, corpus, "validation"), "--tune-segments", validation)
-            tested = (out / name / f"{corpus}_test", references(speech, corpus, "test"))
-            sdhubert("evaluate", "boundary", *tested, *tuning, "--json", result)
+        validation = speech / f"syllables_{corpus}_validation.json"
+        for name in names:
+            result = out / name / f"{corpus}_{part}.json"
+            if part == "test":
+                shift = ("--tune", validation, "--tune-segments", out / name / f"{corpus}_validation")
+            else:  # chosen on these very recordings, and said so
+                truths = load_references(str(validation))
+                table = read_segments(str(out / name / f"{corpus}_validation"))
+                pairs = [(find_reference(truths, one.id).syllables, one.segments) for one in table]
+                best = tune_shift(pairs)
+                shift = ("--shift", round(best[0], 3) if best else 0)
+            references = speech / f"syllables_{corpus}_{part}.json"
+            sdhubert("evaluate", "boundary", out / name / f"{corpus}_{part}", references, *shift, "--json", result)
             results[name] = json.loads(result.read_text())
         for protocol in PROTOCOLS:
             first = next(iter(results.values()))
             counts, missing, extra = first["protocols"][protocol], first["missing"]["count"], first["extra"]["count"]
             about = f"{counts['utterances']} recordings joined, {missing} missing, {extra} extra; "
             about += f"{counts['reference']} boundaries"
-            print(f"\n{corpus} test, protocol `{protocol}`: {about}\n")
+            print(f"\n{corpus} {part}, protocol `{protocol}`: {about}\n")
             print(f"| segmenter | shift | {' | '.join(FIGURES)} | segments/s |\n|{'---|' * (len(FIGURES) + 3)}")
             for name, result in results.items():
                 cells = [percent(result["protocols"][protocol][figure]) for figure in FIGURES]
                 shift = f"{round(1000 * result['shift']['seconds'])} ms" if protocol == "sdhubert" else ""
-                print(f"| {name} | {shift} | {' | '.join(cells)} | {result['token_rate']['hertz']:.2f} |")
+                print(f"| {name} | {shift} | {' | '.join(cells)} | {result['token_rate']['hertz']:.2f} |", flush=True)
+
+
+def evaluate_purity(speech: Path, out: Path, names: list[str]) -> None:
+    print("\nPurity on the test recordings, protocol `strict`; k-means on the train split\n")
+    print("| checkpoint | units | corpus | cluster purity | syllable purity |\n|---|---|---|---|---|")
+    for name, count in itertools.product(names, CLUSTERS):
+        quantizer = out / name / f"units_{count}"
+        number = ("--n-clusters", count, "--n-units", count)
+        sdhubert("cluster", out / name / "train", quantizer, *number, "--engine", "local")
+        for corpus in CORPORA:
+            tested = (out / name / f"{corpus}_test", speech / f"syllables_{corpus}_test.json")
+            target = out / name / f"purity_{count}_{corpus}.json"
+            sdhubert("evaluate", "purity", *tested, "--quantizer", quantizer, "--json", target)
+            found = json.loads(target.read_text())["protocols"]["strict"]
+            cells = [percent(found[figure]) for figure in ("cluster_purity", "syllable_purity")]
+            print(f"| {name} | {count} | {corpus} | {' | '.join(cells)} |", flush=True)
 
 
 def percent(figure: dict[str, float]) -> str:
+    if figure["value"] is None:
+        return "-"
     return f"{100 * figure['value']:.1f} ({100 * figure['low']:.1f} to {100 * figure['high']:.1f})"
+
+
+# -- spoken-sentence ABX
+
+
+def say_triplets(folder: Path) -> dict[str, dict[str, dict[str, object]]]:
+    """X and P are a sentence by two voices of espeak-ng, N by X's voice is that sentence with one word replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = random.Random(0)
+    triplets = {}
+    for number in range(150):
+        words = draw.sample(WORDS, 2)
+        template, (one, other) = draw.choice(TEMPLATES), draw.sample(VOICES, 2)
+        first, second = words[0][0], draw.choice(words[1])
+        said = template.format(first, second)
+        changed = template.format(words[0][1], second)
+        clips = [say(folder, said, one), say(folder, said, other), say(folder, changed, one)]
+        triplets[f"{number:03d}"] = dict(zip("XPN", clips, strict=True))
+    return triplets
+
+
+def say(folder: Path, text: str, voice: str) -> dict[str, object]:
+    path = folder / f"{voice}_{text.replace(' ', '_')}.wav"
+    if not path.exists():
+        subprocess.run(["espeak-ng", "-v", voice, "-w", str(path), text], check=True)
+    return {"file_name": path.name, "segment": [0.0, soundfile.info(path).duration], "text": text}
 
 
 def timit_triplets(folder: Path, negative_is_of: str) -> dict[str, dict[str, dict[str, object]]]:
@@ -214,38 +354,83 @@ def timit_triplets(folder: Path, negative_is_of: str) -> dict[str, dict[str, dic
     return triplets
 
 
-def evaluate_ssabx(folder: Path, out: Path) -> None:
-    rows: dict[str, list[str]] = {}
-    for negative_is_of in "XP":
-        triplets = timit_triplets(folder, negative_is_of)
-        source, target = out / f"triplets_{negative_is_of}.json", out / f"ssabx_{negative_is_of}.json"
-        source.write_text(json.dumps(triplets, indent=1))
-        sdhubert("evaluate", "ssabx", folder, source, "--checkpoint", "bundled", *EMBEDDINGS, "--json", target)
-        names = {clip["file_name"] for triplet in triplets.values() for clip in triplet.values()}
-        means = {name: log_mel(normalise(soundfile.read(folder / name)[0], 0.0)).mean(axis=0) for name in names}
-        vectors = (np.stack([means[triplet[role]["file_name"]] for triplet in triplets.values()]) for role in "XPN")
-        correct = int((ssabx_margins(*vectors) > 0).sum())
-        interval = bootstrap_share(correct, len(triplets), 1000, 0)
-        rows.setdefault("mean log-mel", []).append(percent({"value": correct / len(triplets), **asdict(interval)}))
+def evaluate_ssabx(root: Path, about: str, triplets: dict, checkpoints: dict[str, str], out: Path) -> None:
+    source = out / f"triplets_{about}.json"
+    source.write_text(json.dumps(triplets, indent=1))
+    names = {clip["file_name"] for triplet in triplets.values() for clip in triplet.values()}
+    means = {}
+    for name in names:
+        samples, rate = soundfile.read(root / name, dtype="float32")
+        means[name] = log_mel(normalise(resample(samples, rate), 0)).mean(axis=0)
+    vectors = (np.stack([means[triplet[role]["file_name"]] for triplet in triplets.values()]) for role in "XPN")
+    correct = int((ssabx_margins(*vectors) > 0).sum())
+    interval = bootstrap_share(correct, len(triplets), 1000, 0)
+    print(f"\nSSABX {about}: {len(triplets)} triplets of {len(names)} clips (intervals as if they were independent)\n")
+    print("| embedding | correct |\n|---|---|")
+    print(f"| mean log-mel | {percent({'value': correct / len(triplets), **asdict(interval)})} |")
+    for name, path in checkpoints.items():
+        layers = fetch_checkpoint(path).upstream["num_hidden_layers"]
+        options = (
+            "--embedding",
+            "favg",
+            *itertools.chain(*(("--layer", layer) for layer in range(layers - 2, layers + 1))),
+        )
+        target = out / name / f"ssabx_{about}.json"
+        sdhubert("evaluate", "ssabx", root, source, "--checkpoint", path, *options, "--json", target)
         for score in json.loads(target.read_text())["scores"]:
-            name = f"bundled, {score['embedding']}, layer {score['layer']}"
-            rows.setdefault(name, []).append(percent(score["accuracy"]))
-    print(f"\nSSABX, {len(triplets)} triplets of {len(names)} clips of TIMIT (intervals as if they were independent)\n")
-    print("| embedding | N by X's speaker | N by P's speaker |\n|---|---|---|")
-    print("\n".join(f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()))
+            print(f"| {name}, mean of layer {score['layer']} | {percent(score['accuracy'])} |", flush=True)
+
+
+def parse_checkpoint(text: str) -> tuple[str, str]:
+    name, separator, path = text.partition("=")
+    if not separator or not name or not path:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH")
+    return name, path
+
+
+def tables(speech: Path, out: Path, checkpoints: dict[str, str]) -> Iterator[str]:
+    """Make the tables that are not there yet, and tell what they are of."""
+    for name, path in checkpoints.items():
+        done = out / name / "options.json"
+        if not done.exists():
+            done.parent.mkdir(parents=True, exist_ok=True)
+            overrides = [] if name == "bundled" else choose_options(speech, path)
+            part = done.with_suffix(".part")
+            part.write_text(json.dumps({"checkpoint": fetch_checkpoint(path).sha256, "overrides": overrides}))
+            part.rename(done)
+        chosen = json.loads(done.read_text())
+        if chosen["checkpoint"] != fetch_checkpoint(path).sha256:
+            raise SystemExit(f"{out / name} is of another checkpoint than {path}; remove it")
+        overrides = chosen["overrides"]
+        print(f"{name} takes {', '.join(overrides) or 'what it brings'}", flush=True)
+        segment(speech, path, overrides, out / name)
+        yield name
+    parts = {(corpus, part): read_recordings(speech, corpus, part) for corpus in CORPORA for part in PARTS}
+    for name, segmenter in choose_baselines([parts[corpus, "validation"] for corpus in CORPORA]).items():
+        for (corpus, part), recordings in parts.items():
+            if not (out / name / f"{corpus}_{part}").exists():
+                write_table(name, segmenter, recordings, out / name / f"{corpus}_{part}")
+        yield name
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("speech", type=Path)
-    parser.add_argument("out", type=Path, help="a new folder")
-    arguments = parser.parse_args()
-    if arguments.out.exists():
-        raise SystemExit(f"{arguments.out} is there already; name a new folder")
+    parser.add_argument("out", type=Path, help="a folder; what is done there is not done again")
+    parser.add_argument("--checkpoint", type=parse_checkpoint, action="append", default=[], metavar="NAME=PATH")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
     print(f"{datetime.date.today()}, {os.cpu_count()} cores, python {platform.python_version()}", flush=True)
-    make_tables(arguments.speech, arguments.out)
-    evaluate_tables(arguments.speech, arguments.out)
-    evaluate_ssabx(arguments.speech / "timit_nltk", arguments.out)
+    checkpoints = {"bundled": "bundled", **dict(given.checkpoint), "random": str(given.out / "random.pt")}
+    write_random(given.out / "random.pt")
+    names = list(tables(given.speech, given.out, checkpoints))
+    evaluate_boundaries(given.speech, given.out, names)
+    evaluate_purity(given.speech, given.out, list(checkpoints))
+    said = given.out / "said"
+    evaluate_ssabx(said, "espeak", say_triplets(said), checkpoints, given.out)
+    for speaker in "XP":
+        triplets = timit_triplets(given.speech / "timit_nltk", speaker)
+        evaluate_ssabx(given.speech / "timit_nltk", f"timit_{speaker}", triplets, checkpoints, given.out)
 
 
 if __name__ == "__main__":
