@@ -17,6 +17,8 @@ from sdhubert_ray.speech import Samples
 from sdhubert_ray.speech.audio import FRAME_RATE, FRAME_SAMPLES, SAMPLE_RATE, normalise
 
 NO_SYLLABLE = -1
+REFERENCES = "syllables.json"
+"""The file of a folder of recordings that says what their syllables are."""
 _VOWELS = ("AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW")
 _CONSONANTS = (
     "B", "CH", "D", "DH", "F", "G", "HH", "JH", "K", "L", "M", "N", "NG", "P", "R", "S", "SH", "T", "TH", "V", "W", "Y",
@@ -78,10 +80,10 @@ class Utterance:
 
 def load_folder(folder: Path) -> list[Utterance]:
     """The recordings of `syllables.json` in a folder of `prepare`; none where there is no such folder."""
-    if not (folder / "syllables.json").exists():
+    if not (folder / REFERENCES).exists():
         return []
     utterances = []
-    for reference in load_references(str(folder / "syllables.json")):
+    for reference in load_references(str(folder / REFERENCES)):
         samples, _ = soundfile.read(folder / reference.file_name, dtype="int16")
         parts = np.stack([parts_of(label) for label in reference.labels])
         utterances.append(Utterance(samples, reference.syllables, parts))

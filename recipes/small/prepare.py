@@ -11,6 +11,7 @@ import numpy as np
 import soundfile
 
 from recipes.small.align import Aligner, spoken_words
+from recipes.small.crops import REFERENCES
 from recipes.small.voices import VOICES, Flite, Manner
 from sdhubert_ray.corpus import Selection, list_input
 from sdhubert_ray.corpus.shards import audio_to_decode
@@ -19,7 +20,6 @@ from sdhubert_ray.evaluation.syllabify import Phone, syllabify
 from sdhubert_ray.speech import Samples
 from sdhubert_ray.speech.audio import SAMPLE_RATE, Span, read_audio
 
-REFERENCES = "syllables.json"
 _FOLLOWING, _OWN_PITCH = 0.8, 0.5
 
 
