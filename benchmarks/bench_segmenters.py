@@ -11,7 +11,8 @@ SPEECH_FOLDER has manifest.jsonl and syllables_{librispeech,timit}_{validation,t
     mel valleys   speech by level, cut where the smoothed level has a valley
     uniform       a segment every 0.2 s
 
-The search: the greatest mean of F1 and R-value (protocol `sdhubert`, best shift of each corpus), over both corpora. Of
+The search: the greatest mean of F1 and R-value (protocol `sdhubert`, best shift of each corpus), over both corpora; the
+recipe of the bundled checkpoint has made it for that one, among absolute norms. Of
 checkpoints also: purity of 256 and 1,024 units, k-means on the train split; and spoken-sentence ABX, on sentences that
 espeak-ng says in several voices (it has to be installed), and on two sentences that all speakers of TIMIT say. What is
 done already in OUT is not done again.
