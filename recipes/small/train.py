@@ -1,9 +1,9 @@
 """Training on Ray Train: one process on a CPU up to GPUs on many nodes; the same command goes on where it was."""
 
+import io
 import logging
 import math
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.exceptions import RayError
-from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,6 +22,7 @@ from torch.optim import AdamW
 
 from recipes.small.crops import Crop, CropOptions, FolderCrops
 from recipes.small.objective import Objective, ObjectiveOptions
+from sdhubert_ray import storage
 from sdhubert_ray.encoder.model import SDHuBERT, build_encoder
 from sdhubert_ray.errors import UserError, first_line
 from sdhubert_ray.runs.connect import connected, explain
@@ -30,7 +31,8 @@ from sdhubert_ray.runs.session import IncompleteRunError
 from sdhubert_ray.speech.windows import WindowOptions
 from sdhubert_ray.training.loop import QuietTrainer, quieten
 
-_STATE_FILE = "state.pt"
+STATE = "state.pt"
+"""The file of a run that training goes on from."""
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +106,31 @@ def train(upstream: Mapping[str, Any], speech: Path, out: Path, options: TrainOp
         UserError: there is no room for so many workers.
         IncompleteRunError: it could not finish; the same command goes on.
     """
+    given = _Given(dict(upstream), str(speech.absolute()), str((out / STATE).absolute()), options, seed)
+    state = _read(given, "cpu")
+    if state is None or state["step"] < options.steps:
+        _fit(given, out)
+        state = _read(given, "cpu")
+    if state is None or state["step"] < options.steps:
+        raise IncompleteRunError(f"training in {out} ended before its last step")
+    average: dict[str, Tensor] = state["average"]
+    return average
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What each worker is told: the encoder's config, the folder of `prepare`, the file of the state, options, seed."""
+
+    upstream: dict[str, Any]
+    speech: str
+    state: str
+    options: TrainOptions
+    seed: int
+
+
+def _fit(given: _Given, out: Path) -> None:
+    """Run the workers."""
+    options = given.options
     with connected(os.environ.get("RAY_ADDRESS")):
         nodes = alive_nodes()
         use_gpu = total(nodes).gpus >= options.workers
@@ -112,7 +139,7 @@ def train(upstream: Mapping[str, Any], speech: Path, out: Path, options: TrainOp
             raise UserError(f"train.workers is {options.workers}, but so many find no place on the nodes; take fewer")
         trainer = QuietTrainer(
             _work,
-            train_loop_config={"given": _Given(dict(upstream), str(speech.absolute()), options, seed, cpus)},
+            train_loop_config={"given": given, "cpus": cpus},
             scaling_config=ScalingConfig(
                 num_workers=options.workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}
             ),
@@ -120,31 +147,15 @@ def train(upstream: Mapping[str, Any], speech: Path, out: Path, options: TrainOp
                 name="train",
                 storage_path=str(out.absolute()),
                 failure_config=FailureConfig(max_failures=3),
-                checkpoint_config=CheckpointConfig(num_to_keep=2),
                 logging_config=LoggingConfig(log_level="CRITICAL"),
             ),
         )
         try:
-            checkpoint = trainer.fit().checkpoint
+            trainer.fit()
         except SystemExit as error:  # Ray Train's answer to Ctrl-C
             raise KeyboardInterrupt from error
         except (RayError, TrainingFailedError) as error:
-            raise IncompleteRunError(f"training in {out / 'train'} could not finish ({explain(error)})") from error
-        if checkpoint is None:
-            raise IncompleteRunError(f"training in {out / 'train'} has left no checkpoint; remove it and begin again")
-        average: dict[str, Tensor] = _read(checkpoint, torch.device("cpu"))["average"]
-    return average
-
-
-@dataclass(frozen=True)
-class _Given:
-    """What each worker is told: the encoder's config, the folder of `prepare`, options, seed, and its CPUs."""
-
-    upstream: dict[str, Any]
-    speech: str
-    options: TrainOptions
-    seed: int
-    cpus: int
+            raise IncompleteRunError(f"training in {out} could not finish ({explain(error)})") from error
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -152,24 +163,23 @@ def _work(config: dict[str, Any]) -> None:
     quieten()
     rank = ray.train.get_context().get_world_rank()
     try:
-        _train(config["given"], rank, ray.train.get_context().get_world_size())
+        _train(config["given"], config["cpus"], rank, ray.train.get_context().get_world_size())
     except Exception as error:  # whatever it is: Ray Train, which is told to be quiet, tries again and says nothing
         logger.error("worker %d has ended: %s: %s", rank, type(error).__name__, first_line(error))
         raise
 
 
-def _train(given: _Given, rank: int, world: int) -> None:
+def _train(given: _Given, cpus: int, rank: int, world: int) -> None:
     options, device = given.options, ray.train.torch.get_device()
     if device.type == "cpu":
-        torch.set_num_threads(given.cpus)
+        torch.set_num_threads(cpus)
     torch.manual_seed(given.seed)
     learner = Learner(new_encoder(given.upstream), options.objective).to(device).train()
     average = new_encoder(given.upstream).to(device)
     average.load_state_dict(learner.encoder.state_dict())
     optimizer = AdamW(learner.parameters(), options.lr, betas=(0.9, 0.98), weight_decay=options.weight_decay)
-    begun = 0
-    if (checkpoint := ray.train.get_checkpoint()) is not None:
-        state = _read(checkpoint, device)
+    begun, state = 0, _read(given, str(device))
+    if state is not None:
         begun = state["step"]
         learner.load_state_dict(state["learner"])
         average.load_state_dict(state["average"])
@@ -196,24 +206,25 @@ def _train(given: _Given, rank: int, world: int) -> None:
                 "average": average.state_dict(),
                 "optimizer": optimizer.state_dict(),
             }
-            _report(step, {name: fmean(losses[name] for losses in told) for name in told[0]}, state, rank)
+            if not rank:
+                _keep(given, state, {name: fmean(losses[name] for losses in told) for name in told[0]})
             told = []
 
 
-def _report(step: int, losses: dict[str, float], state: dict[str, Any], rank: int) -> None:
-    """Tell the mean losses of the first worker since the last time, and keep the state where the run is."""
-    if rank:
-        ray.train.report({"step": step})
-        return
-    print(f"step {step}: " + ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()), flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        torch.save(state, Path(folder, _STATE_FILE))
-        ray.train.report({"step": step, **losses}, ray.train.Checkpoint.from_directory(folder))
+def _keep(given: _Given, state: dict[str, Any], losses: dict[str, float]) -> None:
+    """Keep the state, whole or not at all, and tell the mean losses of the first worker since the last time."""
+    written = io.BytesIO()
+    torch.save(state, written)
+    storage.put(given.state, written.getvalue())
+    print(f"step {state['step']}: " + ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()), flush=True)
 
 
-def _read(checkpoint: ray.train.Checkpoint, device: torch.device) -> dict[str, Any]:
-    with checkpoint.as_directory() as folder:
-        state: dict[str, Any] = torch.load(Path(folder, _STATE_FILE), map_location=device, weights_only=True)
+def _read(given: _Given, device: str) -> dict[str, Any] | None:
+    """The state that was kept last; none before the first."""
+    data = storage.read_now(given.state)
+    if data is None:
+        return None
+    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
     return state
 
 

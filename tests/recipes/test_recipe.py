@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from commands import sdhubert
 from places import GOLDEN, ROOT
 
-from recipes.small.__main__ import main
+from recipes.small.__main__ import NAME, main
 from recipes.small.align import Aligner
 from recipes.small.crops import load_folder
 from recipes.small.prepare import PrepareOptions, prepare
+from recipes.small.train import STATE
 from recipes.small.voices import VOICES, Flite, Manner
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.evaluation.syllabify import syllabify
@@ -86,11 +88,6 @@ def speech(flite, tmp_path_factory):
     return folder
 
 
-def make(*arguments):
-    command = [sys.executable, "-m", "recipes.small", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-
-
 SMALL = (
     "prepare.synthetic_minutes=0.1",
     "train.warmup=2",
@@ -104,43 +101,46 @@ SMALL = (
 
 @pytest.mark.ray
 @pytest.mark.seconds
-def test_the_recipe_at_a_small_scale(speech, tmp_path):
-    """One command from recordings to a checkpoint that segments; again, it does nothing."""
+def test_the_recipe_at_a_small_scale(speech, tmp_path, ray_cluster, monkeypatch, capsys):
+    """From recordings to a checkpoint that segments; again, it does nothing."""
     pytest.importorskip("pocketsphinx", reason="pocketsphinx is not installed")
     out = tmp_path / "out"
-    done = make(speech / "manifest.jsonl", out, *SMALL, "train.steps=4")
-    assert done.returncode == 0, done.stderr
-    for said in ("aligned 4 recordings; left out 0: none", "step 4: pairs", "syllables.json: F1", "wrote"):
-        assert said in done.stdout
-    segmented = subprocess.run(
-        [sys.executable, "-m", "sdhubert_ray", "segment", GOLDEN / "audio", tmp_path / "segments", "--engine", "local",
-         "--checkpoint", out / "sdhubert_small.pt"],
-        capture_output=True, text=True, cwd=tmp_path, check=False,
-    )  # fmt: skip
-    assert segmented.returncode == 0, segmented.stderr
-    assert "is there already" in make(speech / "manifest.jsonl", out, *SMALL, "train.steps=4").stdout
-    other = make(speech / "manifest.jsonl", out, *SMALL, "train.steps=5")
-    assert other.returncode == 2
-    assert "was begun with another manifest or other options" in other.stderr
+
+    def run(*overrides):
+        monkeypatch.setattr(sys, "argv", ["small", str(speech / "manifest.jsonl"), str(out), *SMALL, *overrides])
+        main()
+        return capsys.readouterr().out
+
+    said = run("train.steps=4")
+    for what in ("aligned 4 recordings; left out 0: none", "syllables.json: F1", "wrote"):
+        assert what in said
+    assert torch.load(out / STATE, weights_only=True)["step"] == 4
+    sdhubert(
+        "segment", GOLDEN / "audio", tmp_path / "segments", "--engine", "local", "--checkpoint", out / f"{NAME}.pt"
+    )
+    assert "is there already" in run("train.steps=4")
+    with pytest.raises(SystemExit, match="2"):
+        run("train.steps=5")
+    assert "was begun with another manifest or other options" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_a_training_that_goes_on_makes_the_same_steps(speech, tmp_path):
     """Killed behind its second checkpoint, by the same command."""
     pytest.importorskip("pocketsphinx", reason="pocketsphinx is not installed")
-    whole, parts = (
-        (speech / "manifest.jsonl", tmp_path / name, *SMALL, "train.steps=6") for name in ("whole", "parts")
-    )
-    assert "step 2:" in make(*whole).stdout
-    command = [sys.executable, "-m", "recipes.small", *map(str, parts)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+    commands = [
+        [sys.executable, "-m", "recipes.small", speech / "manifest.jsonl", tmp_path / name, *SMALL, "train.steps=6"]
+        for name in ("whole", "parts")
+    ]
+    whole = subprocess.run(commands[0], stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True)
+    assert "step 2: pairs" in whole.stdout
+    with subprocess.Popen(commands[1], stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         for line in process.stdout:
-            if "step 4:" in line:  # the state of step 2 is kept by then
+            if "step 4:" in line:
                 process.kill()
-    rest = make(*parts)
-    assert rest.returncode == 0, rest.stderr
+    rest = subprocess.run(commands[1], stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True)
     assert "step 2:" not in rest.stdout
-    assert "step 6:" in rest.stdout
+    assert "step 4:" not in rest.stdout
     states = [
         torch.load(tmp_path / name / "untuned.pt", weights_only=True)["state_dict"] for name in ("whole", "parts")
     ]
