@@ -1,7 +1,7 @@
 """Rows to work on: long recordings cut into pieces, pieces gathered into units."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -71,32 +71,37 @@ def cut_pieces(table: pa.Table, piece_seconds: float) -> pa.Table:
     return ours
 
 
-def split_units(batches: Iterator[pa.Table], unit_seconds: float, unit_rows: int) -> Iterator[pa.Table]:
-    """Split a manifest into units of work: consecutive rows of about `unit_seconds` of audio, at most `unit_rows`.
+def split_units(
+    batches: Iterator[pa.Table], unit_seconds: Callable[[float], float], unit_rows: int
+) -> Iterator[pa.Table]:
+    """Split a manifest into units of work: consecutive rows of about so much audio, at most `unit_rows`.
 
     Rows of one shard stay together where they fit into one unit, and a longer shard begins a unit of its own, so that
     a worker reads few shards.
 
     Args:
         batches: the manifest, pieces cut.
-        unit_seconds: a unit of several rows holds no more audio, seconds.
+        unit_seconds: given the audio of the units before it, how much a unit of several rows holds at most; seconds.
+            It may grow, and not fall, with the audio before.
         unit_rows: a unit holds no more rows.
     """
     held = _Held()
     unit, group = _Size(), _Size()  # what the unit holds, and the rows of one shard that come after it
     shard: str | None = None
+    before, most = 0.0, unit_seconds(0.0)
     for batch in batches:
         held.add(batch)
         for seconds, of_shard in zip(batch.column("duration").to_pylist(), _shards(batch), strict=True):
             row = _Size(1, seconds or 0.0)
             together = of_shard is not None and of_shard == shard
-            if group.rows and not (together and (group + row).fits(unit_seconds, unit_rows)):
-                if unit.rows and not (unit + group).fits(unit_seconds, unit_rows):
+            if group.rows and not (together and (group + row).fits(most, unit_rows)):
+                if unit.rows and not (unit + group).fits(most, unit_rows):
                     yield held.take(unit.rows)
-                    unit = _Size()
+                    before += unit.seconds
+                    unit, most = _Size(), unit_seconds(before)
                 unit, group = unit + group, _Size()
             group, shard = group + row, of_shard
-    if unit.rows and not (unit + group).fits(unit_seconds, unit_rows):
+    if unit.rows and not (unit + group).fits(most, unit_rows):
         yield held.take(unit.rows)
         unit = _Size()
     if unit.rows + group.rows:

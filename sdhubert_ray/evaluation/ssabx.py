@@ -19,6 +19,9 @@ from sdhubert_ray.speech.presets import EncoderOptions
 if TYPE_CHECKING:
     from sdhubert_ray.encoder import Checkpoint
 
+_UNIT_SECONDS = 120.0
+"""Audio per unit of work, where the configuration gives none."""
+
 __all__ = ["Bootstrap", "Result", "Score", "Scoring", "Triplets", "evaluate_ssabx", "read_triplets"]
 
 Embeddings = dict[str, npt.NDArray[np.float32]]
@@ -231,12 +234,13 @@ def score_triplets(
 def cut_units(clips: Sequence[Clip], config: JobConfig) -> list[pa.Table]:
     """Clips as units of work: manifests whose keys are the numbers of the clips, those of like length together."""
     order = sorted(range(len(clips)), key=lambda number: clips[number].end - clips[number].start)
+    most = config.resources.unit_seconds or _UNIT_SECONDS
     units: list[list[int]] = []
     seconds = 0.0
     for number in order:
         length = clips[number].end - clips[number].start
         full = not units or len(units[-1]) >= config.resources.unit_rows
-        if full or seconds + length > config.resources.unit_seconds:
+        if full or seconds + length > most:
             units.append([])
             seconds = 0.0
         units[-1].append(number)

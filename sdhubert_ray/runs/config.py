@@ -64,7 +64,8 @@ class Resources:
 
     Attributes:
         batch_seconds: padded audio per forward call on a GPU, seconds.
-        unit_seconds: audio per unit of work, seconds; a unit is decoded, encoded, cut and committed together.
+        unit_seconds: audio per unit of work, seconds; a unit is decoded, encoded, cut and committed together. None fits
+            them to the work and the workers, from 10 to 600 s.
         unit_rows: rows per unit at most.
         decode: workers that fetch and decode.
         encode: workers that hold the model.
@@ -72,7 +73,7 @@ class Resources:
     """
 
     batch_seconds: float = 80.0
-    unit_seconds: float = 600.0
+    unit_seconds: float | None = None
     unit_rows: int = 256
     decode: TaskResources = field(default_factory=TaskResources)
     encode: EncoderResources = field(default_factory=EncoderResources)

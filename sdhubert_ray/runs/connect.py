@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import joblib
 import ray
 import ray.data
 from ray.exceptions import RayError
@@ -60,8 +61,9 @@ def _init(address: str | None, place: str | None) -> None:
         if address:
             ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
         else:
-            # Two at least: with a GPU its encoder holds one for good, the other stages share the rest.
-            cpus = max(2, os.cpu_count() or 2)
+            # What a container or an affinity leaves of them. Two at least: with a GPU its encoder holds one for good,
+            # the other stages share the rest.
+            cpus = max(2, joblib.cpu_count())
             ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING, _temp_dir=place)
     except (OSError, ValueError, RuntimeError, RayError) as error:
         reason = str(error).strip().splitlines()[0]

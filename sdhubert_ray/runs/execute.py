@@ -1,14 +1,17 @@
 """Run a segmentation job: check and plan it, then do it in this process or on Ray."""
 
 import platform
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import joblib
 import pyarrow as pa
 
 from sdhubert_ray import storage
@@ -30,6 +33,7 @@ from sdhubert_ray.output import (
 )
 from sdhubert_ray.output.tables import FAILED_STATUSES
 from sdhubert_ray.runs.config import STALL_SECONDS, JobConfig
+from sdhubert_ray.runs.placement import alive_nodes
 from sdhubert_ray.runs.planning import Found, UnitOptions, stage_input, stage_retry
 from sdhubert_ray.runs.session import IncompleteRunError, Job, OnCommit, Origin, Session, Summary, publish_here
 from sdhubert_ray.runs.stages import CutSyllables, ReadFeatures, SegmentUnits, WriteSegments
@@ -89,7 +93,9 @@ def prepare_job(
     made_with = fingerprint(config.identity(checkpoint.sha256))
     config, quantizer = load_quantizer(config, width, f"checkpoint {checkpoint.name}", made_with)
     output = storage.absolute(output)
-    layout = UnitOptions(config.audio.piece_seconds, config.resources.unit_seconds, config.resources.unit_rows)
+    resources = config.resources
+    workers = cache(lambda: count_workers(config, engine, address))
+    layout = UnitOptions(config.audio.piece_seconds, resources.unit_seconds, resources.unit_rows, workers)
 
     def stage(plans: Sequence[Plan], commits: Sequence[Commit], folder: Path) -> tuple[StagedPlan, Found, str]:
         if listing is not None:
@@ -102,6 +108,28 @@ def prepare_job(
     origin = Origin(source, weights, checkpoint, quantizer=quantizer)
     identity = config.identity(checkpoint.sha256, quantizer.sha256 if quantizer else None)
     return plan_job(config, origin, identity, output, stage, engine=engine, address=address, overwrite=overwrite)
+
+
+def count_workers(config: JobConfig, engine: str, address: str | None) -> int:
+    """How many units can be worked on at once: encoders that the cluster has room for, or that this machine has.
+
+    Raises:
+        BusyError: the cluster cannot be reached.
+        UserError: the device was named and is not there.
+    """
+    if engine == "local":
+        return 1
+    if address is None:
+        device = local_device(config.device)
+        import torch
+
+        return torch.cuda.device_count() if device == "cuda" else joblib.cpu_count()
+    from sdhubert_ray.runs.connect import cluster_device, connected
+    from sdhubert_ray.runs.pipeline import plan_encoders
+
+    with connected(address):
+        config = replace(config, device=cluster_device(config.device))
+        return int(plan_encoders(config, sys.maxsize, alive_nodes())[0].max_size or 1)
 
 
 def load_quantizer(
@@ -285,14 +313,20 @@ def _run_on_ray(job: Job, summary: Summary, on_commit: OnCommit, stall_seconds: 
         build = _pipeline_builder(job)
         with Session(job, summary, on_commit) as session:
             try:
-                units = session.units
-                while units:
+                while units := longest_first(require_contents(job.output)):
                     with StallWatch(stall_seconds) as watch:
                         _do_units(build(units), session, metrics, watch)
-                    units = require_contents(job.output).pending if watch.stalled else []
+                    if not watch.stalled:
+                        break
                 session.settle(_publish_on_ray)
             except RayError as error:
                 raise IncompleteRunError(explain(error)) from error
+
+
+def longest_first(contents: Contents) -> Sequence[tuple[str, int]]:
+    """What is not done: the short units last, so that all workers end at about the same time."""
+    seconds = {plan.name: plan.unit_seconds for plan in contents.plans}
+    return sorted(contents.pending, key=lambda unit: -seconds[unit[0]][unit[1]])
 
 
 def _do_units(pipeline: "ray.data.Dataset", session: Session, metrics: "RunMetrics", watch: "StallWatch") -> None:

@@ -1,7 +1,7 @@
 """What is to be done: an input, less what an output has, in units; or the rows of it that failed."""
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from sdhubert_ray.output import Commit, Plan, StagedPlan, read_plan, stage_plan
 from sdhubert_ray.output.commits import read_commits
 
 _SHOWN = 5
+_UNITS_PER_WORKER = 4
+_SHORTEST, _LONGEST = 10.0, 600.0
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,27 @@ class UnitOptions:
 
     Attributes:
         piece_seconds: longer audio is cut into pieces.
-        unit_seconds: audio per unit.
+        unit_seconds: audio per unit; None fits it to the work and the workers.
         unit_rows: rows per unit at most.
+        workers: tells how many units can be worked on at once; asked where it decides something.
     """
 
     piece_seconds: float
-    unit_seconds: float
+    unit_seconds: float | None
     unit_rows: int
+    workers: Callable[[], int]
+
+    def most_seconds(self, before: float) -> float:
+        """How much audio the unit behind `before` seconds of units holds at most, where none is given.
+
+        A unit is a quarter of what a worker would have of all before it, within 10 to 600 s: how much will come nobody
+        knows yet. Done from the longest to the shortest, they fill the workers, and all of these end at about the same
+        time ("guided self-scheduling", Polychronopoulos and Kuck 1987).
+        """
+        if self.unit_seconds is not None:
+            return self.unit_seconds
+        share = before / (_UNITS_PER_WORKER * self.workers()) if before > _SHORTEST else 0.0
+        return min(max(share, _SHORTEST), _LONGEST)
 
 
 @dataclass
@@ -72,7 +88,7 @@ def stage_input(
             if fresh.num_rows:
                 yield fresh if listing.piece_seconds else cut_pieces(fresh, options.piece_seconds)
 
-    staged = stage_plan(split_units(rows(), options.unit_seconds, options.unit_rows), folder)
+    staged = stage_plan(split_units(rows(), options.most_seconds, options.unit_rows), folder)
     found.ignored = listing.ignored
     return staged, found
 
@@ -107,7 +123,7 @@ def stage_retry(
     # Plans of different inputs may carry different columns; a plan has one schema.
     schema = _common_schema(output, plans)
 
-    return stage_plan(split_units(rows(), options.unit_seconds, options.unit_rows), folder)
+    return stage_plan(split_units(rows(), options.most_seconds, options.unit_rows), folder)
 
 
 def _common_schema(output: str, plans: Sequence[Plan]) -> pa.Schema:
