@@ -21,7 +21,7 @@ import soundfile
 import torch
 from transformers import HubertConfig
 
-from sdhubert_ray.encoder import SDHuBERT
+from sdhubert_ray.encoder.model import SDHuBERT
 
 ROOT = Path(__file__).parent.parent
 GIB = 1 << 30

@@ -115,7 +115,7 @@ def main() -> None:
         checkpoint = make_checkpoint(folder)
         make_audio(folder / "audio", arguments.seconds)
         measure_stages(folder, arguments.seconds, arguments.device, arguments.dtype, checkpoint)
-        from sdhubert_ray.encoder import load_model
+        from sdhubert_ray.encoder.checkpoint import load_model
 
         weights = fetch_checkpoint(str(checkpoint))
         measure_batches(load_model(weights, EncoderOptions(), arguments.dtype, arguments.device))

@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import HubertConfig
 
-from sdhubert_ray.encoder import SDHuBERT
+from sdhubert_ray.encoder.model import SDHuBERT
 from sdhubert_ray.training.data import CropReader, Share, TrainingOrder
 from sdhubert_ray.training.distillation import (
     Distillation,

@@ -3,20 +3,18 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict, overload
+from typing import TYPE_CHECKING, TypeAlias, TypedDict, overload
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from sdhubert_ray import storage
 from sdhubert_ray.corpus import cut_pieces, list_files
-from sdhubert_ray.encoder import load_model
-from sdhubert_ray.encoder.model import DTYPES, EncodedPiece, batch_seconds_on, encode_pieces
 from sdhubert_ray.encoder.weights import RELEASED, fetch_checkpoint
 from sdhubert_ray.errors import AudioError, UserError
 from sdhubert_ray.output import count_joined, frame_offset, worst_status
 from sdhubert_ray.output.tables import FAILED_STATUSES
+from sdhubert_ray.runs.config import DTYPES
 from sdhubert_ray.runs.stages import AudioSource, Piece, load_piece, prepare_piece
 from sdhubert_ray.speech.audio import FRAME_RATE, Audio, Levels, Span, resample, scale_up
 from sdhubert_ray.speech.decoders import MAX_RATE, MIN_RATE, Samples
@@ -24,13 +22,18 @@ from sdhubert_ray.speech.presets import get_preset, with_values
 from sdhubert_ray.speech.spans import Speech, find_speech
 from sdhubert_ray.speech.syllables import cut_syllables, to_seconds
 
+if TYPE_CHECKING:  # it takes seconds, and whoever cuts features needs none
+    import torch
+
+    from sdhubert_ray.encoder.model import EncodedPiece
+
 logger = logging.getLogger(__name__)
 
 _BLOCK = 16_384
 _MOST_CHANNELS = 16
 _FULL_SCALES = {np.dtype(np.int16): 2.0**15, np.dtype(np.int32): 2.0**31}
 
-AudioInput = str | Path | npt.NDArray[np.floating | np.signedinteger] | torch.Tensor
+AudioInput: TypeAlias = "str | Path | npt.NDArray[np.floating | np.signedinteger] | torch.Tensor"
 
 
 class SpeechFeatures(TypedDict):
@@ -133,6 +136,8 @@ class SDHuBERTSegmenter:
         }
         self.options = with_values(options, _only_given(given))
         self.device = _resolve_device(device)
+        from sdhubert_ray.encoder.checkpoint import load_model
+
         self.model = load_model(checkpoint, self.options.encoder, dtype, self.device)
         self.batch_seconds = batch_seconds
         self._dtype = np.float32 if dtype == "float32" else np.float16
@@ -142,10 +147,10 @@ class SDHuBERTSegmenter:
     def __call__(self, audio: AudioInput, sample_rate: int | None = None) -> SpeechFeatures: ...
     @overload
     def __call__(
-        self, audio: list[AudioInput] | tuple[AudioInput, ...], sample_rate: int | None = None
+        self, audio: "list[AudioInput] | tuple[AudioInput, ...]", sample_rate: int | None = None
     ) -> list[SpeechFeatures]: ...
     def __call__(
-        self, audio: AudioInput | list[AudioInput] | tuple[AudioInput, ...], sample_rate: int | None = None
+        self, audio: "AudioInput | list[AudioInput] | tuple[AudioInput, ...]", sample_rate: int | None = None
     ) -> SpeechFeatures | list[SpeechFeatures]:
         """Encode one recording, or a list of them in common batches.
 
@@ -207,6 +212,8 @@ class SDHuBERTSegmenter:
         samples = [piece.samples for piece in pieces if piece.samples is not None]
         phases = [piece.phase for piece in pieces if piece.samples is not None]
         layers, windows = self.options.encoder, self.options.windows
+        from sdhubert_ray.encoder.model import batch_seconds_on, encode_pieces
+
         batch_seconds = batch_seconds_on(self.device, self.batch_seconds)
         encoded = iter(encode_pieces(self.model, samples, windows, layers, batch_seconds, phases))
         results = []
@@ -215,7 +222,7 @@ class SDHuBERTSegmenter:
             results.append(self._join(recording, found))
         return results
 
-    def _join(self, pieces: list[Piece], encoded: list[EncodedPiece | None]) -> SpeechFeatures:
+    def _join(self, pieces: list[Piece], encoded: "list[EncodedPiece | None]") -> SpeechFeatures:
         """Put a recording's pieces onto its frames; there may be a frame between two pieces that neither has."""
         begins = [frame_offset(piece.offset) for piece in pieces]
         length = count_joined([piece.offset for piece in pieces], [piece.num_frames for piece in pieces])
@@ -313,6 +320,8 @@ def _only_given(values: Mapping[str, Mapping[str, object]]) -> dict[str, dict[st
 
 
 def _resolve_device(device: str) -> str:
+    import torch
+
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -324,6 +333,8 @@ def _resolve_device(device: str) -> str:
 
 
 def _check_inputs(items: Sequence[object], sample_rate: int | None) -> None:
+    import torch
+
     for item in items:
         if not isinstance(item, str | Path | np.ndarray | torch.Tensor) or (isinstance(item, str) and not item):
             raise UserError(
@@ -343,7 +354,9 @@ def _check_rate(sample_rate: int | None) -> int:
     return int(sample_rate)
 
 
-def _as_array(samples: npt.NDArray[np.generic] | torch.Tensor) -> npt.NDArray[np.generic]:
+def _as_array(samples: "npt.NDArray[np.generic] | torch.Tensor") -> npt.NDArray[np.generic]:
+    import torch
+
     if isinstance(samples, torch.Tensor):
         samples = samples.detach().cpu()
         # NumPy has no bfloat16.

@@ -51,7 +51,8 @@ def tiny_checkpoint(golden):
 @pytest.fixture(scope="session")
 def tiny_model(tiny_checkpoint):
     """Its encoder, in float32 on the CPU, with the layers that the presets read."""
-    from sdhubert_ray.encoder import fetch_checkpoint, load_model
+    from sdhubert_ray.encoder import fetch_checkpoint
+    from sdhubert_ray.encoder.checkpoint import load_model
     from sdhubert_ray.speech.presets import EncoderOptions
 
     return load_model(fetch_checkpoint(str(tiny_checkpoint)), EncoderOptions(), "float32", "cpu")

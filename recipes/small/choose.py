@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from sdhubert_ray import storage
-from sdhubert_ray.encoder.checkpoint import Checkpoint, pack_checkpoint
+from sdhubert_ray.encoder.checkpoint import pack_checkpoint
+from sdhubert_ray.encoder.official import Checkpoint
 from sdhubert_ray.evaluation.tuning import Tuned, encode_references, make_grid, tune_segmentation
 from sdhubert_ray.speech.presets import PRESETS, SegmentationOptions
 from sdhubert_ray.speech.spans import SpeechOptions

@@ -81,7 +81,9 @@ def segment(
     # What can be mended is told before torch is loaded, which takes seconds.
     from sdhubert_ray.corpus import list_input
     from sdhubert_ray.runs.config import load_config
+    from sdhubert_ray.runs.execute import check_engine, prepare_job
 
+    check_engine(engine, choose_address(context, engine, address))
     asked = load_config(config, overrides or [], flags, {})
     if retry and (where or limit or split):
         raise UserError(
@@ -90,7 +92,6 @@ def segment(
     listing = None if retry else list_input(source, select(where, limit, split), asked.audio.schemes)
 
     from sdhubert_ray.encoder import fetch_checkpoint
-    from sdhubert_ray.runs.execute import prepare_job
 
     weights = fetch_checkpoint(asked.checkpoint)
     job = prepare_job(

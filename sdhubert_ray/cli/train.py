@@ -39,7 +39,6 @@ def train(
     config = load_train_config(config_name, overrides or [], {})
     if output is None and address is not None:
         raise UserError("on a cluster the run needs a place that all nodes can reach; give --output")
-    from sdhubert_ray.training.loop import train as train_run
     from sdhubert_ray.training.runs import prepare_run
 
     with ended_early():
@@ -49,5 +48,7 @@ def train(
         print(f"{found['num_train']} recordings to train with, {found['num_val']} to validate with{short}")
         if run.begun is not None:
             print(f"going on from step {run.begun.step} of {config.max_steps}")
+        from sdhubert_ray.training.loop import train as train_run  # Ray, Lightning and torch: seconds
+
         step = train_run(run, address)
     print(f"{step} steps are done: {run.output}")

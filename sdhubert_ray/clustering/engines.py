@@ -7,11 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sdhubert_ray.clustering.fitting import Centers, FitState, LocalTeam, fit
+from sdhubert_ray.clustering.fitting import LocalTeam, fit
 from sdhubert_ray.clustering.memory import Budget, available_here, plan_memory
 from sdhubert_ray.clustering.options import ClusterOptions, Workers
 from sdhubert_ray.clustering.sampling import SampleLots
 from sdhubert_ray.clustering.shards import Sample
+from sdhubert_ray.clustering.state import Centers, FitState
 from sdhubert_ray.runs.execute import local_device
 from sdhubert_ray.units.kmeans import ward_reduce
 

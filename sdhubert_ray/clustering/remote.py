@@ -10,11 +10,12 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from sdhubert_ray.clustering.fitting import Centers, FitState, FitWorker, choose_seeds, fit, read_state
+from sdhubert_ray.clustering.fitting import FitWorker, choose_seeds, fit
 from sdhubert_ray.clustering.memory import Budget, plan_memory
 from sdhubert_ray.clustering.options import ClusterOptions, Workers
 from sdhubert_ray.clustering.sampling import SampleLots
 from sdhubert_ray.clustering.shards import Sample
+from sdhubert_ray.clustering.state import Centers, FitState, read_state
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.runs.config import TaskResources
 from sdhubert_ray.runs.connect import cluster_device

@@ -9,12 +9,9 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdhubert_ray import events, storage
-from sdhubert_ray.clustering.engines import Engine, LocalEngine
-from sdhubert_ray.clustering.fitting import STATE, FitState, read_state, write_state
-from sdhubert_ray.clustering.memory import Budget
 from sdhubert_ray.clustering.planning import SETTINGS, ClusterJob, look_into, read_json, write_json
 from sdhubert_ray.clustering.sampling import (
     SAMPLE_FILE,
@@ -26,10 +23,15 @@ from sdhubert_ray.clustering.sampling import (
     make_lots,
 )
 from sdhubert_ray.clustering.shards import Sample
+from sdhubert_ray.clustering.state import STATE, FitState, read_state, write_state
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import Lease, LeaseLostError
 from sdhubert_ray.runs.session import IncompleteRunError
 from sdhubert_ray.units.quantizer import CARD, TENSORS, Quantizer, write_sklearn
+
+if TYPE_CHECKING:  # torch takes seconds, and what is done already needs none
+    from sdhubert_ray.clustering.engines import Engine
+    from sdhubert_ray.clustering.memory import Budget
 
 _SAMPLE = "sample.json"
 _PACKAGES = ("sdhubert_ray", "torch", "numpy", "scikit-learn", "scipy", "ray")
@@ -69,6 +71,8 @@ def run_clustering(job: ClusterJob, on_step: OnStep) -> Clustered:
     if job.finished:
         return _run(job, None, on_step)
     if job.engine == "local":
+        from sdhubert_ray.clustering.engines import LocalEngine
+
         return _run(job, LocalEngine(job.workers), on_step)
     from ray.exceptions import RayError
 
@@ -82,7 +86,7 @@ def run_clustering(job: ClusterJob, on_step: OnStep) -> Clustered:
             raise IncompleteRunError(explain(error)) from error
 
 
-def _run(job: ClusterJob, engine: Engine | None, on_step: OnStep) -> Clustered:
+def _run(job: ClusterJob, engine: "Engine | None", on_step: OnStep) -> Clustered:
     done = Clustered()
     if engine is not None:  # refused now rather than after the work
         engine.plan(job.options, job.sample_size, job.source.width, None, seeded=False)
@@ -96,7 +100,7 @@ def _run(job: ClusterJob, engine: Engine | None, on_step: OnStep) -> Clustered:
     return done
 
 
-def _work(job: ClusterJob, engine: Engine | None, lease: Lease, on_step: OnStep, done: Clustered) -> None:
+def _work(job: ClusterJob, engine: "Engine | None", lease: Lease, on_step: OnStep, done: Clustered) -> None:
     try:
         events.tell(job.run_id, "started", {"output": job.output, "engine": job.engine, "vectors": job.sample_size})
         if job.overwrite:
@@ -116,7 +120,7 @@ def _work(job: ClusterJob, engine: Engine | None, lease: Lease, on_step: OnStep,
         raise
 
 
-def _make(job: ClusterJob, engine: Engine, lease: Lease, on_step: OnStep, done: Clustered) -> None:
+def _make(job: ClusterJob, engine: "Engine", lease: Lease, on_step: OnStep, done: Clustered) -> None:
     """Sample, k-means, Ward, files."""
     before = read_state(job.work)
     job, budget = _settle(job, engine, before, done)
@@ -141,7 +145,7 @@ def _make(job: ClusterJob, engine: Engine, lease: Lease, on_step: OnStep, done: 
         done.notes.append(f"{state.empty} of {job.options.n_clusters} clusters have no vector: too few vectors differ")
 
 
-def _settle(job: ClusterJob, engine: Engine, before: FitState | None, done: Clustered) -> tuple[ClusterJob, Budget]:
+def _settle(job: ClusterJob, engine: "Engine", before: FitState | None, done: Clustered) -> "tuple[ClusterJob, Budget]":
     """The job with the size of its sample, and how memory is used: as the run has noted that began it, or noted now."""
     begun = read_json(storage.join(job.work, SETTINGS))
     if begun is not None:
@@ -173,7 +177,7 @@ def _keep(job: ClusterJob, num_vectors: int, lease: Lease, on_step: OnStep, stat
         on_step("k-means", state.iteration, job.options.max_iterations, value)
 
 
-def _take_sample(job: ClusterJob, engine: Engine, lease: Lease, on_step: OnStep) -> Sample:
+def _take_sample(job: ClusterJob, engine: "Engine", lease: Lease, on_step: OnStep) -> Sample:
     """The sample that an earlier run has taken, or a new one."""
     uri = storage.join(job.work, _SAMPLE)
     before = read_json(uri)

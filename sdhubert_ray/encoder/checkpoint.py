@@ -1,14 +1,11 @@
-"""Checkpoints: read, check strictly, build the model. Nothing in a checkpoint is ever executed."""
+"""Weights of checkpoints: read, check strictly, build the model. Nothing in a checkpoint is ever executed."""
 
-import hashlib
 import io
-import json
 import pickle
 import struct
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from sdhubert_ray.encoder.model import DTYPES, SDHuBERT, build_encoder
+from sdhubert_ray.encoder.official import UPSTREAM_KEY, Checkpoint, check_content
 from sdhubert_ray.errors import UserError, first_line
-from sdhubert_ray.speech.presets import PRESETS, EncoderOptions, with_values
+from sdhubert_ray.speech.presets import EncoderOptions
 
 # State of the training that a checkpoint may hold and that inference has no use for.
 _TRAINING_KEYS = frozenset(
@@ -41,73 +39,11 @@ _LOAD_ERRORS = (
 )
 
 
-_UPSTREAM_KEY = "upstream"
 # The official file says it as torch did in 2023.
 _OFFICIAL_ENDINGS = {
     "conv.parametrizations.weight.original0": "conv.weight_g",
     "conv.parametrizations.weight.original1": "conv.weight_v",
 }
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """An SD-HuBERT as read from its file.
-
-    Attributes:
-        name: what the user called it.
-        data: the bytes of the file.
-        upstream: the values of the HubertConfig of `speech_upstream`.
-        options: segmentation options that it carries (section -> field -> value), to replace the preset's.
-    """
-
-    name: str
-    data: bytes
-    upstream: Mapping[str, Any]
-    options: Mapping[str, Mapping[str, object]]
-
-    @property
-    def sha256(self) -> str:
-        """Identity of the weights and the encoder's shape: a hex digest."""
-        digest = hashlib.sha256(self.data)
-        digest.update(json.dumps(dict(self.upstream), sort_keys=True).encode())
-        return digest.hexdigest()
-
-
-class CheckpointConfig(NamedTuple):
-    """The parts of a checkpoint that are no weights.
-
-    Attributes:
-        speech_upstream: name of its encoder, on the hub or of a folder.
-        upstream: the values of its HubertConfig, where the file holds them: exported ones do, the official does not.
-        options: segmentation options that it carries.
-    """
-
-    speech_upstream: str
-    upstream: Mapping[str, Any] | None
-    options: Mapping[str, Mapping[str, object]]
-
-
-def read_config(name: str, data: bytes) -> CheckpointConfig:
-    """Read the parts of a checkpoint that are no weights.
-
-    Raises:
-        UserError: not a checkpoint in the official format.
-    """
-    content = _unpickle(name, data)
-    config = content["config"]
-    if not isinstance(config, dict) or not isinstance(config.get("speech_upstream"), str):
-        raise UserError(f"checkpoint {name} names no `speech_upstream` in its `config`; export it again")
-    options = content.get("segmentation", {})
-    if not isinstance(options, dict) or not all(isinstance(section, dict) for section in options.values()):
-        raise UserError(f"checkpoint {name} has segmentation options that are no mapping of sections; export it again")
-    try:
-        with_values(PRESETS["readme"], options)
-    except UserError as error:
-        raise UserError(f"checkpoint {name} carries segmentation options that are refused: {error}") from error
-    upstream = content.get(_UPSTREAM_KEY)
-    if upstream is not None and not isinstance(upstream, dict):
-        raise UserError(f"checkpoint {name} has an {_UPSTREAM_KEY!r} that is no encoder's config; export it again")
-    return CheckpointConfig(config["speech_upstream"], upstream, options)
 
 
 def pack_checkpoint(
@@ -127,7 +63,7 @@ def pack_checkpoint(
     buffer = io.BytesIO()
     official = {
         "config": dict(config),
-        _UPSTREAM_KEY: dict(upstream),
+        UPSTREAM_KEY: dict(upstream),
         "state_dict": {_official_name(key): value.detach().clone() for key, value in state.items()},
         "segmentation": {section: dict(values) for section, values in segmentation.items()},
     }
@@ -160,7 +96,7 @@ def load_model(checkpoint: Checkpoint, options: EncoderOptions, dtype: str, devi
             model = build_encoder(checkpoint.upstream)
     except ValueError as error:
         raise UserError(f"checkpoint {checkpoint.name}: no encoder of its speech_upstream config ({error})") from error
-    _fill(model, _unpickle(checkpoint.name, checkpoint.data)["state_dict"], checkpoint.name)
+    _fill(model, unpickle(checkpoint.name, checkpoint.data)["state_dict"], checkpoint.name)
     last = max(options.layer, options.normcut_layer)
     if last > model.num_layers:
         key = "layer" if options.layer == last else "normcut_layer"
@@ -223,7 +159,7 @@ def read_upstream_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     Raises:
         UserError: not a checkpoint in the official format.
     """
-    state = _unpickle(checkpoint.name, checkpoint.data)["state_dict"]
+    state = unpickle(checkpoint.name, checkpoint.data)["state_dict"]
     return {
         _todays_name(key.removeprefix(_UPSTREAM_PREFIX)): value.float()
         for key, value in state.items()
@@ -256,10 +192,9 @@ def _is_training_state(key: str) -> bool:
     return key in _TRAINING_KEYS or key.startswith(_HEAD_PREFIXES)
 
 
-def _unpickle(name: str, data: bytes) -> dict[str, Any]:
-    content = load_plain(name, data)
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict) or "config" not in content:
-        raise UserError(f"checkpoint {name} is not a dict of `config` and `state_dict`; was it exported?")
+def unpickle(name: str, data: bytes) -> dict[str, Any]:
+    """The content of a checkpoint, with its tensors, named each. Raises UserError."""
+    content = check_content(name, load_plain(name, data))
     bad = [key for key, value in content["state_dict"].items() if not (isinstance(key, str) and torch.is_tensor(value))]
     if bad:
         raise UserError(f"checkpoint {name} has {bad[0]!r} in its state_dict, which is no named tensor")

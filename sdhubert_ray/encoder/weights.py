@@ -7,16 +7,15 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import safetensors
-import safetensors.torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sdhubert_ray import storage
 from sdhubert_ray.composing import configs_folder
-from sdhubert_ray.encoder.checkpoint import Checkpoint, read_config, read_upstream_weights, read_weights
+from sdhubert_ray.encoder.official import Checkpoint, CheckpointConfig, parse_config, peek
 from sdhubert_ray.errors import UserError
+
+if TYPE_CHECKING:  # torch takes seconds, and whoever refuses a checkpoint's name needs none
+    from torch import Tensor
 
 BUNDLED = "bundled"
 RANDOM, TINY = "random", "tiny"
@@ -49,7 +48,7 @@ class Upstream(NamedTuple):
 
     name: str
     config: dict[str, Any]
-    weights: dict[str, Tensor] | None
+    weights: "dict[str, Tensor] | None"
 
 
 def fetch_checkpoint(name: str) -> Checkpoint:
@@ -85,6 +84,20 @@ def fetch_checkpoint(name: str) -> Checkpoint:
     found = read_config(name, data)
     shape = found.upstream if found.upstream is not None else _read_upstream(found.speech_upstream, uri)
     return Checkpoint(name, data, shape, found.options)
+
+
+def read_config(name: str, data: bytes) -> CheckpointConfig:
+    """Read the parts of a checkpoint that are no weights.
+
+    Raises:
+        UserError: not a checkpoint in the official format.
+    """
+    content = peek(data)
+    if content is None:
+        from sdhubert_ray.encoder.checkpoint import unpickle
+
+        content = unpickle(name, data)
+    return parse_config(name, content)
 
 
 def cache_folder() -> Path:
@@ -167,6 +180,8 @@ def fetch_upstream(name: str) -> Upstream:
     values: dict[str, Any]
     weights: dict[str, Tensor] | None
     if name == BUNDLED:
+        from sdhubert_ray.encoder.checkpoint import read_upstream_weights
+
         checkpoint = fetch_checkpoint(BUNDLED)
         values, weights = dict(checkpoint.upstream), read_upstream_weights(checkpoint)
     elif name in _RANDOM_UPSTREAMS:
@@ -217,8 +232,13 @@ def _read_folder_config(folder: str) -> dict[str, Any] | None:
         raise UserError(f"speech_upstream config {config_uri} cannot be read ({error})") from error
 
 
-def _read_folder_weights(folder: str) -> dict[str, Tensor] | None:
+def _read_folder_weights(folder: str) -> "dict[str, Tensor] | None":
     """The state dict of a folder's HubertModel; none if it holds no weights."""
+    import safetensors
+    import safetensors.torch
+
+    from sdhubert_ray.encoder.checkpoint import read_weights
+
     for name in ("model.safetensors", "pytorch_model.bin"):
         uri = storage.join(folder, name)
         try:
@@ -236,7 +256,7 @@ def _read_folder_weights(folder: str) -> dict[str, Tensor] | None:
     return None
 
 
-def _read_hub(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read_hub(name: str) -> "tuple[dict[str, Any], dict[str, Tensor]]":
     from transformers import HubertModel
 
     try:

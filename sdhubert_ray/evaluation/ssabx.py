@@ -276,7 +276,7 @@ def _embed_on_ray(
 ) -> Iterator[pa.Table]:
     from ray.exceptions import RayError
 
-    from sdhubert_ray.encoder import load_model
+    from sdhubert_ray.encoder.checkpoint import load_model
     from sdhubert_ray.runs.connect import cluster_device, connected, explain
     from sdhubert_ray.runs.pipeline import build_embed_pipeline
     from sdhubert_ray.runs.session import IncompleteRunError

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sdhubert_ray import storage
-from sdhubert_ray.encoder import load_model
-from sdhubert_ray.encoder.checkpoint import Checkpoint
+from sdhubert_ray.encoder.checkpoint import load_model
 from sdhubert_ray.encoder.model import encode_pieces
+from sdhubert_ray.encoder.official import Checkpoint
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.evaluation.references import load_references
 from sdhubert_ray.metrics import BoundaryCounts, BoundaryScores, count_sdhubert, score_boundaries, tune_shift

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import joblib
 import ray
 import ray.data
 from ray.exceptions import RayError
@@ -61,6 +60,8 @@ def _init(address: str | None, place: str | None) -> None:
         if address:
             ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
         else:
+            import joblib
+
             # What a container or an affinity leaves of them. Two at least: with a GPU its encoder holds one for good,
             # the other stages share the rest.
             cpus = max(2, joblib.cpu_count())

@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import joblib
 import pyarrow as pa
 
 from sdhubert_ray import storage
@@ -83,21 +82,30 @@ def prepare_job(
     Raises:
         UserError: anything that the caller has to mend.
     """
-    from sdhubert_ray.encoder import load_model
-
     _check_choices(engine, address, overwrite, retry)
     if storage.is_folder(source) and storage.is_inside(output, source):
         raise UserError(f"output {output} is in the input {source}; choose an output outside of it")
-    # A wrong checkpoint or quantizer is refused here, not in a worker.
-    width = load_model(checkpoint, config.encoder, "float32", "cpu").hidden_size
     made_with = fingerprint(config.identity(checkpoint.sha256))
-    config, quantizer = load_quantizer(config, width, f"checkpoint {checkpoint.name}", made_with)
+    features = f"checkpoint {checkpoint.name}"
+    config, quantizer = load_quantizer(config, None, features, made_with)
+
+    @cache
+    def check_model() -> None:
+        """Refuse a wrong checkpoint or quantizer here, not in a worker; this takes seconds."""
+        from sdhubert_ray.encoder.checkpoint import load_model
+
+        width = load_model(checkpoint, config.encoder, "float32", "cpu").hidden_size
+        if quantizer is not None:
+            quantizer.check_width(width, str(config.quantizer), features)
+
     output = storage.absolute(output)
     resources = config.resources
     workers = cache(lambda: count_workers(config, engine, address))
     layout = UnitOptions(config.audio.piece_seconds, resources.unit_seconds, resources.unit_rows, workers)
 
     def stage(plans: Sequence[Plan], commits: Sequence[Commit], folder: Path) -> tuple[StagedPlan, Found, str]:
+        if not plans:
+            check_model()  # before what may take minutes
         if listing is not None:
             return *stage_input(listing, output, plans, layout, folder), "input"
         if not plans:
@@ -107,7 +115,14 @@ def prepare_job(
     weights = {"name": checkpoint.name, "sha256": checkpoint.sha256, "options": checkpoint.options}
     origin = Origin(source, weights, checkpoint, quantizer=quantizer)
     identity = config.identity(checkpoint.sha256, quantizer.sha256 if quantizer else None)
-    return plan_job(config, origin, identity, output, stage, engine=engine, address=address, overwrite=overwrite)
+    job = plan_job(config, origin, identity, output, stage, engine=engine, address=address, overwrite=overwrite)
+    if job.rows_left:
+        try:
+            check_model()
+        except BaseException:
+            job.folder.cleanup()
+            raise
+    return job
 
 
 def count_workers(config: JobConfig, engine: str, address: str | None) -> int:
@@ -121,6 +136,7 @@ def count_workers(config: JobConfig, engine: str, address: str | None) -> int:
         return 1
     if address is None:
         device = local_device(config.device)
+        import joblib
         import torch
 
         return torch.cuda.device_count() if device == "cuda" else joblib.cpu_count()

@@ -1,14 +1,14 @@
 """From a training run to the handy checkpoint: the student alone, in the official format, ready for `segment`."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
-
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from sdhubert_ray import storage
-from sdhubert_ray.encoder.checkpoint import load_plain, pack_checkpoint
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.training.checkpoints import find_checkpoint, locate_checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONTENT_KEY = "sdhubert"
 """Where a checkpoint of a run holds what its weights belong to."""
@@ -50,6 +50,8 @@ def export_checkpoint(run: str, target: str, which: str = "best") -> Exported:
     if not target.endswith(".pt") or storage.is_folder(target):
         raise UserError(f"{target} cannot be what is exported to; name a file that ends with .pt")
     source = _find(run, which)
+    from sdhubert_ray.encoder.checkpoint import load_plain, pack_checkpoint  # torch takes seconds
+
     content = load_plain(source, storage.read_bytes(source))
     belongs = content.get(CONTENT_KEY) if isinstance(content, dict) else None
     if not isinstance(belongs, dict) or not isinstance(content.get("state_dict"), dict):
@@ -59,7 +61,7 @@ def export_checkpoint(run: str, target: str, which: str = "best") -> Exported:
     return Exported(source, int(content["global_step"]), target)
 
 
-def student_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def student_state(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """The student's part of a training's state dict."""
     return {
         name + key.removeprefix(place): value

@@ -19,12 +19,13 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 
 from sdhubert_ray import storage
 from sdhubert_ray.clustering import sampling, shards
-from sdhubert_ray.clustering.fitting import Centers, fit, sample_scales
+from sdhubert_ray.clustering.fitting import fit, sample_scales
 from sdhubert_ray.clustering.options import ClusterOptions, Workers
 from sdhubert_ray.clustering.planning import prepare_clustering
 from sdhubert_ray.clustering.running import run_clustering
 from sdhubert_ray.clustering.shards import ALL, Sample
 from sdhubert_ray.clustering.source import open_source
+from sdhubert_ray.clustering.state import Centers
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import read_run, write_run
 from sdhubert_ray.runs.placement import GIB, Node

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from models import LAYERS, MINIMAL, TOLERANCE, alone, check_padding, minimal_model, scale_of, small_model, speech_like
 from transformers import HubertConfig, HubertModel
 
-from sdhubert_ray.encoder import Checkpoint, fetch_checkpoint, load_model
+from sdhubert_ray.encoder import Checkpoint, fetch_checkpoint
+from sdhubert_ray.encoder.checkpoint import load_model
 from sdhubert_ray.encoder.model import SDHuBERT, encode_pieces, encode_windows, run_to_cls
 from sdhubert_ray.speech.audio import Span, normalise, read_audio
 from sdhubert_ray.speech.presets import PRESETS, EncoderOptions

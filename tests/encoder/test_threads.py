@@ -10,7 +10,8 @@ import torch
 from commands import sdhubert
 from transformers import HubertConfig
 
-from sdhubert_ray.encoder import fetch_checkpoint, load_model
+from sdhubert_ray.encoder import fetch_checkpoint
+from sdhubert_ray.encoder.checkpoint import load_model
 from sdhubert_ray.encoder.model import SDHuBERT
 from sdhubert_ray.speech.presets import EncoderOptions
 

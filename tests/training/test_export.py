@@ -11,8 +11,8 @@ from commands import complaint, sdhubert
 from transformers import HubertConfig, HubertModel
 
 from sdhubert_ray import MincutWrapper, SDHuBERTSegmenter
-from sdhubert_ray.encoder import fetch_checkpoint, load_model
-from sdhubert_ray.encoder.checkpoint import fold_weight_norm
+from sdhubert_ray.encoder import fetch_checkpoint
+from sdhubert_ray.encoder.checkpoint import fold_weight_norm, load_model
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.speech.presets import EncoderOptions
 from sdhubert_ray.training.distillation import Head

@@ -39,7 +39,7 @@ class EmbedClips:
         attempts: Attempts | None = None,
     ) -> None:
         # Only here: torch takes seconds to import.
-        from sdhubert_ray.encoder import load_model
+        from sdhubert_ray.encoder.checkpoint import load_model
         from sdhubert_ray.encoder.model import batch_seconds_on
 
         self.model = load_model(checkpoint(), EncoderOptions(max(layers), max(layers)), config.dtype, device)

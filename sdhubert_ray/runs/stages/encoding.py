@@ -39,7 +39,7 @@ class EncodeSpeech:
         attempts: Attempts | None = None,
     ) -> None:
         # Only here: torch takes seconds to import, and the other stages' workers do without it.
-        from sdhubert_ray.encoder import load_model
+        from sdhubert_ray.encoder.checkpoint import load_model
         from sdhubert_ray.encoder.model import batch_seconds_on
 
         self.model = load_model(checkpoint(), layers, dtype, device)

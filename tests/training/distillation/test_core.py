@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import HubertConfig
 from two_workers import one_of_two
 
-from sdhubert_ray.encoder import SDHuBERT
+from sdhubert_ray.encoder.model import SDHuBERT
 from sdhubert_ray.training.distillation import (
     Distillation,
     DistillationOptions,
