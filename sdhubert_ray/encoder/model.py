@@ -24,6 +24,7 @@ from sdhubert_ray.speech.windows import (
     overlap_add,
     padded_samples,
 )
+from sdhubert_ray.threads import torch_threads
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Precisions of inference by name; the half types cross the pipeline as float16."""
@@ -317,6 +318,9 @@ def _forward(
     Yields:
         the windows of a batch (which ones, and the frames of each), and their states of `layers`: (B, 1 + T, D) each.
     """
+    if not batch_seconds and next(model.parameters()).device.type == "cpu":
+        yield from _forward_alone(model, windows, layers)
+        return
     buckets: dict[int, list[int]] = {}
     for index, window in enumerate(windows):
         buckets.setdefault(padded_samples(len(window)), []).append(index)
@@ -336,6 +340,24 @@ def _forward(
                 continue
             yield batch, counts, states
             left = left[size:]
+
+
+def _forward_alone(
+    model: SDHuBERT, windows: Sequence[Samples], layers: Sequence[int]
+) -> Iterator[tuple[list[int], list[int], list[Tensor]]]:
+    """Windows one by one, as many at once as torch has threads; as `_forward` yields them."""
+
+    def forward(index: int) -> tuple[list[int], list[int], list[Tensor]]:
+        window = windows[index]
+        return [index], *_forward_batch(model, [window], padded_samples(len(window)), 1, layers)
+
+    threads = torch.get_num_threads()
+    at_once = min(threads, len(windows))
+    if at_once > 1:
+        with torch_threads(at_once, threads // at_once) as pool:
+            yield from pool.map(forward, range(len(windows)))
+    else:
+        yield from map(forward, range(len(windows)))
 
 
 def _forward_batch(

@@ -12,7 +12,7 @@ from transformers import HubertConfig
 
 from sdhubert_ray.encoder import fetch_checkpoint
 from sdhubert_ray.encoder.checkpoint import load_model
-from sdhubert_ray.encoder.model import SDHuBERT
+from sdhubert_ray.encoder.model import SDHuBERT, encode_windows
 from sdhubert_ray.speech.presets import EncoderOptions
 
 pytestmark = pytest.mark.seconds
@@ -80,3 +80,18 @@ def test_the_same_bits_in_this_process_and_on_ray(base, threads, golden, tmp_pat
         sdhubert(*command, "--frame-features", "float32", "resources.encode.max_workers=1")
         tables.append(pq.read_table(tmp_path / engine / "segments").sort_by("key").combine_chunks())
     assert tables[0].equals(tables[1])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_windows_side_by_side_have_the_bits_of_windows_alone(tiny_model, threads, count):
+    """As many windows at once as there are threads, or a window in several threads."""
+    draw = np.random.default_rng(0)
+    windows = [draw.standard_normal(length).astype(np.float32) for length in (16_000, 400, 33_000, 20_000, 800)]
+    options = EncoderOptions(9, 11)
+    threads(1)
+    alone = [encode_windows(tiny_model, [window], options, 0.0)[0] for window in windows]
+    threads(count)
+    for (features, normed), (ours, other) in zip(encode_windows(tiny_model, windows, options, 0.0), alone, strict=True):
+        np.testing.assert_array_equal(features, ours)
+        np.testing.assert_array_equal(normed, other)
+    assert torch.get_num_threads() == count

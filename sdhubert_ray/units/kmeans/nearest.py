@@ -1,14 +1,14 @@
 """Nearest centers: a fast float32 search, and a float64 decision in one fixed order where that is too close to tell."""
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from sdhubert_ray.threads import torch_threads
 
 Array = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.int32]
@@ -106,7 +106,7 @@ class NearestCenters:
                     do(begin)
                 return
             # A thread for each chunk beats threads within each operation: nobody waits for the slowest at every one.
-            with _single_threads(threads) as pool:
+            with torch_threads(threads) as pool:
                 for _ in pool.map(do, begins):
                     pass
 
@@ -206,25 +206,3 @@ def _full_precision() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-@contextlib.contextmanager
-def _single_threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads in each of which torch uses that thread alone."""
-    before, all_there = torch.get_num_threads(), threading.Barrier(count)
-
-    def begin() -> None:
-        torch.get_num_threads()  # a thread's first look sets its number to that of the process: let it be past
-        torch.set_num_threads(1)
-        all_there.wait()
-
-    with ThreadPoolExecutor(count) as pool:
-        try:
-            for started in [pool.submit(begin) for _ in range(count)]:
-                started.result()
-        except BaseException:
-            all_there.abort()  # those that wait for a thread that could not be started
-            raise
-        finally:
-            torch.set_num_threads(before)  # of threads that begin elsewhere; those of the pool keep theirs
-        yield pool

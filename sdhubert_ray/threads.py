@@ -1,0 +1,34 @@
+"""Work in several threads, each with threads of torch of its own."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+
+@contextlib.contextmanager
+def torch_threads(count: int, each: int = 1) -> Iterator[ThreadPoolExecutor]:
+    """A pool of `count` threads, in each of which torch computes with `each` threads.
+
+    Whole tasks side by side wait for each other less than the parts of every operation do: where other processes take
+    the cores, a late thread holds up its own task alone.
+    """
+    import torch  # it takes seconds, and not everybody here needs it
+
+    before, all_there = torch.get_num_threads(), threading.Barrier(count)
+
+    def begin() -> None:
+        torch.get_num_threads()  # a thread's first look sets its number to that of the process: let it be past
+        torch.set_num_threads(each)
+        all_there.wait()
+
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            for started in [pool.submit(begin) for _ in range(count)]:
+                started.result()
+        except BaseException:
+            all_there.abort()  # those that wait for a thread that could not be started
+            raise
+        finally:
+            torch.set_num_threads(before)  # of threads that begin elsewhere; those of the pool keep theirs
+        yield pool
