@@ -1,6 +1,5 @@
 """Memory: what there is for this process, and what each part of a clustering takes."""
 
-import math
 import os
 import resource
 from collections.abc import Iterator
@@ -67,7 +66,7 @@ def plan_memory(
     clusters = options.n_clusters
     step = clusters * width * _CENTER_BYTES + _STEP_BYTES
     reduction = 0 if options.n_units == clusters else clusters**2 * PAIR_BYTES // 2 + 16 * clusters * width + 64 * _MIB
-    each = 20 * width + 16 * (2 + int(math.log(clusters))) + 100
+    each = 8 * width + 100
     wanted = seed_vectors or count_candidates(num_vectors, clusters)
     affordable = max(0, for_task - _STEP_BYTES) // each
     choosing = 0 if seeded else (seed_vectors or clusters) * each + _STEP_BYTES

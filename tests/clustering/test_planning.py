@@ -78,9 +78,9 @@ def test_memory_is_divided_or_refused() -> None:
     assert budget.seed_vectors == budget.wanted_seed_vectors == 8 * 16384
     assert 2 * gib < budget.reduce_bytes < 3 * gib
     assert 10 * gib < budget.cache_bytes < 16 * gib
-    less = plan_memory(ClusterOptions(), 4 << 20, 1024, 2 * gib, int(2.4 * gib))
+    less = plan_memory(ClusterOptions(), 4 << 20, 4096, 5 * gib, 4 * gib)
     assert 16384 < less.seed_vectors < less.wanted_seed_vectors
-    assert less.seed_bytes <= 2.4 * gib
+    assert less.seed_bytes <= 4 * gib
     with pytest.raises(
         UserError, match=r"--n-clusters is 16384: Ward's reduction takes 2\.\d+ GiB of memory, but 2\.00"
     ):

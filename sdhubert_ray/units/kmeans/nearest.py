@@ -100,7 +100,7 @@ class NearestCenters:
 
         begins = range(0, len(features), step)
         threads = min(torch.get_num_threads(), len(begins)) if self.device.type == "cpu" else 1
-        with _full_precision():
+        with full_precision():
             if threads < 2:
                 for begin in begins:
                     do(begin)
@@ -198,7 +198,7 @@ def nearest_centers(features: Array, centers: npt.NDArray[np.float32], device: s
 
 
 @contextlib.contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """Let no setting of this process make float32 products out of shorter numbers (TF32, bfloat16)."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

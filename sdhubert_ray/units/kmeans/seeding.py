@@ -1,32 +1,46 @@
-"""Where k-means begins: greedy k-means++ (Arthur and Vassilvitskii, 2007)."""
+"""Where k-means begins: greedy k-means++, many centers at a time.
+
+Arthur and Vassilvitskii (2007) draw a center by its squared distance to those that are there, and take the best of a
+few draws. Bahmani et al. (2012, k-means||) have shown that several may be drawn before distances are computed anew.
+Here an eighth as many as there are, and at most 256, are taken together: of six times as many draws those that bring
+the most, each counted less the nearer it lies to one that was just taken.
+"""
 
 import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
+
+from sdhubert_ray.threads import torch_threads
+from sdhubert_ray.units.kmeans.nearest import full_precision
 
 Array = npt.NDArray[np.floating]
 
 _PER_CENTER, _AT_LEAST = 8, 32768
-_SAME = 1e-12
-"""Squared distances below this part of the squared norms are rounding errors of zero."""
+_GROWTH, _AT_ONCE, _DRAWS = 8, 256, 6
+_ROWS = 4096
+_CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
+_FLOAT32_ROUNDING = 2.0**-24
 
 
 def count_candidates(num_vectors: int, num_centers: int) -> int:
     """Among how many vectors first centers are chosen: 8 for each center, and 32,768 where that costs little.
 
-    Choosing them among all would take as long as 2 + log K steps of k-means.
+    Choosing them among all would take as long as several steps of k-means.
     """
     return min(num_vectors, max(_PER_CENTER * num_centers, _AT_LEAST))
 
 
 def seed_centers(features: Array, num_centers: int, seed: int, device: str = "cpu") -> npt.NDArray[np.int64]:
-    """Choose vectors to begin with: each the best of 2 + log K, drawn with odds of their squared distance to the rest.
+    """Choose vectors to begin with, as this module describes.
 
-    Distances and their sums are float64, in the library's order of summation: another device or number of threads draws
-    another vector only where a draw falls within a rounding error of the edge between two. Held at once are about
-    8 (D + 2 log K + 8) bytes per vector.
+    Distances are float32, in chunks that do not hang on the number of threads: only another kind of device draws other
+    vectors where a draw falls within a rounding error of the edge between two. Held at once are about 4 D + 40 bytes
+    per vector beside the features, and a few MB a thread.
 
     Args:
         features: (n, D), finite.
@@ -40,43 +54,109 @@ def seed_centers(features: Array, num_centers: int, seed: int, device: str = "cp
     Raises:
         ValueError: fewer vectors than centers.
     """
-    count, width = features.shape
+    count = len(features)
     if not 1 <= num_centers <= count:
         raise ValueError(f"{count} vectors cannot give {num_centers} centers")
     draws = np.random.default_rng(seed)
-    trials = 2 + int(math.log(num_centers))
-    with torch.inference_mode():
-        # One product gives |x|^2 - 2 x.c + |c|^2: rows of x, |x|^2 and 1 by columns of -2 c, 1 and |c|^2.
-        table = torch.ones((width + 2, count), dtype=torch.float64, device=device)
-        table[:width] = torch.from_numpy(np.array(features.T, order="C")).to(device)
-        table[:width] -= table[:width].mean(dim=1, keepdim=True)
-        squares = table[:width].square().sum(dim=0)
-        table[width] = squares
-        taken = torch.zeros(count, dtype=torch.bool, device=device)
-        chosen = np.empty(num_centers, np.int64)
-        nearest = torch.full((count,), torch.inf, dtype=torch.float64, device=device)
-        candidates = torch.tensor([int(draws.integers(count))], device=device)
-        for index in range(num_centers):
-            if index:
-                candidates = _draw(nearest, taken, draws.random(trials))
-            factors = torch.ones((len(candidates), width + 2), dtype=torch.float64, device=device)
-            factors[:, :width] = -2 * table[:width, candidates].T
-            factors[:, width + 1] = squares[candidates]
-            distances = torch.minimum(factors @ table, nearest)
-            best = int(distances.sum(dim=1).argmin())
-            center = candidates[best]
-            chosen[index] = int(center)
-            nearest = distances[best]
-            nearest = torch.where(nearest < _SAME * (squares + squares[center]), 0.0, nearest)
-            nearest[center] = 0.0
-            taken[center] = True
-    return chosen
+    least = 2 + int(math.log(num_centers))
+    with torch.inference_mode(), full_precision(), _mapping(device) as over_chunks:
+        spread = _Spread(features, device, over_chunks)
+        spread.take(torch.tensor([int(draws.integers(count))], device=device))
+        while len(spread.chosen) < num_centers:
+            missing = num_centers - len(spread.chosen)
+            wanted = min(missing, max(1, len(spread.chosen) // _GROWTH), _AT_ONCE)
+            candidates = spread.draw(draws.random(max(least, _DRAWS * wanted)))
+            if candidates is None:
+                spread.take(torch.nonzero(~spread.taken)[:missing, 0])
+            else:
+                spread.take(spread.best(candidates, wanted))
+    return np.array(spread.chosen, np.int64)
 
 
-def _draw(nearest: torch.Tensor, taken: torch.Tensor, odds: npt.NDArray[np.float64]) -> torch.Tensor:
-    """Vectors drawn in proportion to `nearest`; the first that is left where all are zero."""
-    sums = nearest.cumsum(dim=0)
-    if not float(sums[-1]) > 0:
-        return torch.nonzero(~taken)[0]
-    places = torch.searchsorted(sums, torch.from_numpy(odds).to(sums.device) * sums[-1], right=True)
-    return places.clamp_(max=len(sums) - 1)
+_OverChunks = Callable[[Callable[[slice], Tensor], list[slice]], Iterable[Tensor]]
+
+
+@contextmanager
+def _mapping(device: str) -> Iterator[_OverChunks]:
+    """A `map` over chunks of rows: as many at once as torch has threads, each computed by one of them."""
+    threads = torch.get_num_threads() if device == "cpu" else 1
+    if threads < 2:
+        yield map
+    else:
+        with torch_threads(threads) as pool:
+            yield pool.map
+
+
+class _Spread:
+    """Vectors, and how far each is from the nearest of those that are chosen."""
+
+    def __init__(self, features: Array, device: str, over_chunks: _OverChunks) -> None:
+        mean = features.mean(axis=0, dtype=np.float64)
+        self._vectors = torch.empty(features.shape, device=device)
+        for begin in range(0, len(features), _ROWS):
+            rows = slice(begin, begin + _ROWS)
+            self._vectors[rows] = torch.from_numpy(features[rows] - mean).to(device)
+        # Around their mean, and within a cube of two: neither roundings nor squares are larger than they must be.
+        self._vectors /= self._vectors.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+        self._squares = self._vectors.square().sum(dim=1)
+        self._nearest = torch.full((len(features),), torch.inf, device=device)
+        self._same = 2 * (features.shape[1] + 4) * _FLOAT32_ROUNDING  # of a norm: distances below it are roundings
+        self._chunk_bytes = _CHUNK_BYTES[torch.device(device).type]
+        self._over_chunks = over_chunks
+        self.taken = torch.zeros(len(features), dtype=torch.bool, device=device)
+        self.chosen: list[int] = []
+
+    def take(self, centers: Tensor) -> None:
+        """Choose (c,) vectors."""
+
+        def come_nearer(rows: slice) -> Tensor:
+            nearest = torch.minimum(self._nearest[rows], self._distances(centers, rows).amin(dim=0))
+            return nearest.masked_fill_(nearest < self._same * self._squares[rows], 0.0)
+
+        self._nearest = torch.cat(self._each_chunk(come_nearer, len(centers)))
+        self._nearest[centers] = 0.0
+        self.taken[centers] = True
+        self.chosen += centers.tolist()
+
+    def draw(self, odds: npt.NDArray[np.float64]) -> Tensor | None:
+        """Different vectors drawn in proportion to their squared distance; None where all are where a chosen one is."""
+        sums = self._nearest.cumsum(dim=0, dtype=torch.float64)
+        if not float(sums[-1]) > 0:
+            return None
+        places = torch.searchsorted(sums, torch.from_numpy(odds).to(sums.device) * sums[-1], right=True)
+        drawn = torch.unique(places.clamp_(max=len(sums) - 1))
+        drawn = drawn[self._nearest[drawn] > 0]
+        return drawn if len(drawn) else self._nearest.argmax()[None]
+
+    def best(self, candidates: Tensor, count: int) -> Tensor:
+        """Of (m,) candidates up to `count` that bring the others nearer, one after the other.
+
+        A candidate that itself has come nearer to one taken before brings as much less.
+        """
+
+        def bring(rows: slice) -> Tensor:
+            nearer = self._nearest[rows] - self._distances(candidates, rows)
+            return nearer.clamp_(min=0).sum(dim=1, dtype=torch.float64)
+
+        gains = torch.stack(self._each_chunk(bring, len(candidates))).sum(dim=0)
+        away = self._nearest[candidates].double()
+        gains, left = gains / away, away.clone()
+        between = self._distances(candidates, candidates).double()
+        taken = torch.zeros(len(candidates), dtype=torch.bool, device=candidates.device)
+        picked = []
+        for _ in range(min(count, len(candidates))):
+            best = int((gains * left).masked_fill(taken, -1.0).argmax())
+            picked.append(best)
+            taken[best] = True
+            left = torch.minimum(left, between[best])
+        return candidates[picked]
+
+    def _distances(self, centers: Tensor, rows: slice | Tensor) -> Tensor:
+        """Squared distances of (c,) vectors to those of these rows: (c, r)."""
+        products = torch.addmm(self._squares[rows], self._vectors[centers], self._vectors[rows].T, alpha=-2)
+        return products.add_(self._squares[centers, None]).clamp_(min=0)
+
+    def _each_chunk(self, work: Callable[[slice], Tensor], columns: int) -> list[Tensor]:
+        step = max(1, self._chunk_bytes // (4 * columns))
+        chunks = [slice(begin, begin + step) for begin in range(0, len(self._nearest), step)]
+        return list(self._over_chunks(work, chunks))
