@@ -15,6 +15,7 @@ Labels = npt.NDArray[np.int32]
 
 _SCORE_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
 """Scores of a chunk of rows: in the cache of a CPU core, or enough to fill a GPU."""
+_TILE = 128
 _PAIR_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
 _FLOAT32_ROUNDING = 2.0**-24
 _TINY = 2.0**-120
@@ -45,8 +46,12 @@ class NearestCenters:
         # Shifted to their mean, centers and features are short, and so are the rounding errors of their products.
         self._mean = self._exact.mean(dim=0).float()
         shifted = self._exact - self._mean
-        self._shifted = shifted.float().T.contiguous()
-        self._squares = shifted.square().sum(dim=1).float()
+        # One product gives |c|^2 - 2 x.c, of x with a 1 behind it: columns of -2 c and |c|^2, and some that are never least.
+        num_centers, width = centers.shape
+        self._table = torch.zeros((width + 1, num_centers + -num_centers % _TILE), device=device)
+        self._table[:width, :num_centers] = -2 * shifted.float().T
+        self._table[width] = torch.inf
+        self._table[width, :num_centers] = shifted.square().sum(dim=1).float()
         self._radius = float(shifted.square().sum(dim=1).max().sqrt())
 
     @property
@@ -127,11 +132,18 @@ class NearestCenters:
         if features.dtype != torch.float64:
             features = features.float()
         shifted = (features - self._mean).float()
-        scores = torch.addmm(self._squares, shifted, self._shifted, alpha=-2)
-        best, labels = scores.min(dim=1)
+        scores = torch.nn.functional.pad(shifted, (0, 1), value=1.0) @ self._table
+        # The least alone is found ten times as fast as with its place: so first the tile that it is in.
+        tiles = scores.view(len(scores), -1, _TILE)
+        least = tiles.amin(dim=2)
+        tile = least.argmin(dim=1)
+        inside = tiles[torch.arange(len(tiles), device=self.device), tile]
+        best, place = inside.min(dim=1)
+        labels = _TILE * tile + place
+        others = least.scatter_(1, tile[:, None], torch.inf).amin(dim=1)
+        runners_up = torch.minimum(others, inside.scatter_(1, place[:, None], torch.inf).amin(dim=1))
+        scores = scores[:, : self.shape[0]]
         limits = best + 2 * self._error_bound(shifted)
-        runners_up = scores.scatter_(1, labels[:, None], torch.inf).amin(dim=1)
-        scores.scatter_(1, labels[:, None], best[:, None])
         close = torch.nonzero(~(runners_up > limits))[:, 0]  # also where a score has overflowed to NaN
         if len(close):
             # Some rows at a time: all centers may be close to all of them.
@@ -144,7 +156,7 @@ class NearestCenters:
     def _error_bound(self, shifted: Tensor) -> Tensor:
         """How far a score |c|^2 - 2 x.c may be off, for any order of summation: (n, D) to (n,).
 
-        A sum of D products of float32 numbers is off by (D + 1) u of the sum of their absolute values at most, which
+        A sum of D + 1 products of float32 numbers is off by (D + 2) u of the sum of their absolute values at most, which
         |x||c| bounds; rounding x, c, |c|^2 and the result, and the norms themselves, adds less than 16 u.
         """
         rounding = (self.shape[1] + 16) * _FLOAT32_ROUNDING
