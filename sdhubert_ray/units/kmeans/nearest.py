@@ -46,7 +46,7 @@ class NearestCenters:
         # Shifted to their mean, centers and features are short, and so are the rounding errors of their products.
         self._mean = self._exact.mean(dim=0).float()
         shifted = self._exact - self._mean
-        # One product gives |c|^2 - 2 x.c, of x with a 1 behind it: columns of -2 c and |c|^2, and some that are never least.
+        # One product gives |c|^2 - 2 x.c, of x with a 1 behind it. The columns that fill the last tile are never least.
         num_centers, width = centers.shape
         self._table = torch.zeros((width + 1, num_centers + -num_centers % _TILE), device=device)
         self._table[:width, :num_centers] = -2 * shifted.float().T
