@@ -169,7 +169,8 @@ def _unknown_key(key: str, kind: type[Any]) -> str:
         section, _, option = key.partition(".")
         return f"config key {key!r} stands in a file as one word; write {option} in the section {section}:"
     near = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    near = near or difflib.get_close_matches(key, known, 1, 0.5)
+    sections = dict.fromkeys(name.rpartition(".")[0] for name in known)
+    near = near or difflib.get_close_matches(key, [*sections, *known], 1, 0.5)
     short = {name.rpartition(".")[2]: name for name in known}
     near = near or [short[name] for name in difflib.get_close_matches(key.rpartition(".")[2], short, 1)]
     return f"unknown config key {key!r}" + (

@@ -1,4 +1,4 @@
-"""Work in several threads, each with threads of torch of its own."""
+"""Work in several threads, in each of which torch computes alone."""
 
 import contextlib
 import threading
@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 
 @contextlib.contextmanager
-def torch_threads(count: int, each: int = 1) -> Iterator[ThreadPoolExecutor]:
-    """A pool of `count` threads, in each of which torch computes with `each` threads.
+def torch_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of `count` threads, in each of which torch computes with that thread alone.
 
     Whole tasks side by side wait for each other less than the parts of every operation do: where other processes take
     the cores, a late thread holds up its own task alone.
@@ -19,7 +19,7 @@ def torch_threads(count: int, each: int = 1) -> Iterator[ThreadPoolExecutor]:
 
     def begin() -> None:
         torch.get_num_threads()  # a thread's first look sets its number to that of the process: let it be past
-        torch.set_num_threads(each)
+        torch.set_num_threads(1)
         all_there.wait()
 
     with ThreadPoolExecutor(count) as pool:

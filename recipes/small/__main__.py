@@ -5,32 +5,25 @@ import hashlib
 import json
 import logging
 import sys
-from dataclasses import asdict, dataclass, field
+import uuid
+from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from recipes.small.choose import ChooseOptions, choose, deliver
-from recipes.small.prepare import PrepareOptions, prepare
-from recipes.small.train import TrainOptions, train
+from recipes.small.options import ChooseOptions, RecipeConfig
 from sdhubert_ray import storage
 from sdhubert_ray.composing import compose, read_parts
-from sdhubert_ray.encoder.weights import fetch_checkpoint
 from sdhubert_ray.errors import BusyError, UserError
 from sdhubert_ray.evaluation import load_references
+from sdhubert_ray.output import Lease
 from sdhubert_ray.runs.session import IncompleteRunError
 
 _HERE = Path(__file__).parent
 NAME = "sdhubert_small"
-
-
-@dataclass(frozen=True)
-class RecipeConfig:
-    """All options of the recipe."""
-
-    seed: int = 0
-    prepare: PrepareOptions = field(default_factory=PrepareOptions)
-    train: TrainOptions = field(default_factory=TrainOptions)
-    choose: ChooseOptions = field(default_factory=ChooseOptions)
+RECORD, TARGET, UNTUNED = "recipe.json", f"{NAME}.pt", "untuned.pt"
+_WRITTEN = (TARGET, UNTUNED, "speech", "state.pt", "train")
+_OF_NO_RESULT = ("readers", "checkpoint_every")
+"""Options of training that change nothing but its speed."""
 
 
 def main() -> None:
@@ -61,52 +54,96 @@ def run(manifest: str, out: Path, config: RecipeConfig) -> None:
     """Do what is left of the recipe in the folder `out`.
 
     Raises:
-        UserError: an input or option cannot be used, or `out` was begun with others.
+        UserError: an input or option cannot be used, or `out` holds something else.
+        BusyError: another process is at work there.
         IncompleteRunError: training could not finish; the same command goes on.
     """
+    from recipes.small.prepare import list_recordings
+
     root = manifest.rpartition("/")[0] if "/" in manifest else "."
-    _check_references(root, config.choose)
     upstream = json.loads((_HERE / "encoder.json").read_text())
-    listed = storage.read_bytes(manifest) if storage.exists(manifest) and not storage.is_folder(manifest) else b""
-    begun = {"manifest": hashlib.sha256(listed).hexdigest(), "encoder": upstream, "options": asdict(config)}
-    _begin(out, json.dumps(begun, indent=1))
-    target = out / f"{NAME}.pt"
-    if target.exists():
-        print(f"{target} is there already")
-        return
+    made = {"manifest": _digest(manifest), "encoder": upstream, **asdict(config)}
+    del made["choose"]
+    made["train"] = {name: value for name, value in made["train"].items() if name not in _OF_NO_RESULT}
+    made, chosen = json.loads(json.dumps([made, asdict(config.choose)]))  # as they are when they are read again
+    if _begun(out, made) is None:
+        list_recordings(manifest, config.prepare.split)
+    _check_choice(root, config.choose, upstream["num_hidden_layers"])
+    lease = Lease(str(out), uuid.uuid4().hex[:12])
+    try:
+        if (out / TARGET).exists() and _begun(out, made) == chosen:
+            print(f"{out / TARGET} is there already")
+            return
+        _note(out, made, {})
+        _make(manifest, root, out, config, upstream)
+        _note(out, made, chosen)
+    finally:
+        lease.release()
+
+
+def _make(manifest: str, root: str, out: Path, config: RecipeConfig, upstream: dict[str, Any]) -> None:
+    # Only here: torch and Ray take seconds to import, and whoever is refused does without.
+    from recipes.small.choose import choose, deliver
+    from recipes.small.prepare import prepare
+    from recipes.small.train import train
+    from sdhubert_ray.encoder import fetch_checkpoint
+
     prepare(manifest, out / "speech", config.prepare, config.seed)
     weights = train(upstream, out / "speech", out, config.train, config.seed)
-    untuned = out / "untuned.pt"
-    _write(untuned, deliver(NAME, upstream, weights, None))
-    tuned = choose(fetch_checkpoint(str(untuned)), root, config.choose)
+    storage.put(str(out / UNTUNED), deliver(NAME, upstream, weights, None))
+    tuned = choose(fetch_checkpoint(str(out / UNTUNED)), root, config.choose)
     for name, shift, scores in zip(config.choose.references, tuned.shifts, tuned.scores, strict=True):
         print(f"{name}: F1 {scores.f1:.4f}, R-value {scores.r_value:.4f}, shift {1000 * shift:.0f} ms")
-    _write(target, deliver(NAME, upstream, weights, tuned))
-    print(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB)")
+    data = deliver(NAME, upstream, weights, tuned)
+    storage.put(str(out / TARGET), data)
+    print(f"wrote {out / TARGET} ({len(data) / 1e6:.1f} MB)")
 
 
-def _check_references(root: str, options: ChooseOptions) -> None:
-    """Refuse references or recordings that are not there now, not after hours of training."""
+def _check_choice(root: str, options: ChooseOptions, layers: int) -> None:
+    """Refuse what `choose` cannot use now, not after hours of training."""
+    if max(options.layers) > layers:
+        raise UserError(f"choose.layers has {max(options.layers)}, but the encoder has {layers} layers")
     for name in options.references:
         for reference in load_references(storage.join(root, name)):
             if not storage.exists(storage.join(root, reference.file_name)):
                 raise UserError(f"{name} names {reference.file_name}, which is not in {root}")
 
 
-def _begin(out: Path, config: str) -> None:
-    """Note what the run is made with. What has been made with something else is not gone on with."""
-    record = out / "recipe.json"
-    if (out / "speech").exists() and record.exists() and record.read_text() != config:
-        raise UserError(f"{out} was begun with another manifest or other options, see {record}; name another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    _write(record, config.encode())
+def _digest(manifest: str) -> str:
+    """Of a manifest; of a folder or a glob, whose files are not read here, of its name."""
+    is_file = storage.exists(manifest) and not storage.is_folder(manifest)
+    return hashlib.sha256(storage.read_bytes(manifest) if is_file else manifest.encode()).hexdigest()
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(data)
-    part.rename(path)
+def _begun(out: Path, made: dict[str, Any]) -> dict[str, Any] | None:
+    """What the checkpoint in a folder was chosen with, empty before it is there; None where nothing is begun.
+
+    Raises:
+        UserError: the folder holds something else, or was begun with other options.
+    """
+    try:
+        record = storage.read_json(str(out / RECORD))
+        of_another = record is not None and (record.get("recipe") != NAME or not isinstance(record["chosen"], dict))
+    except (ValueError, KeyError):
+        of_another, record = True, {}
+    if of_another:
+        raise UserError(f"{out / RECORD} is no record of this recipe; name another folder")
+    if record is None:
+        for name in _WRITTEN:
+            if (out / name).exists():
+                raise UserError(f"{out / name} is there, and no {RECORD} tells what it is of; name another folder")
+        return None
+    if record["made"] != made:
+        raise UserError(
+            f"{out} was begun with another manifest or other options, see {out / RECORD}; name another folder"
+        )
+    chosen: dict[str, Any] = record["chosen"]
+    return chosen
+
+
+def _note(out: Path, made: dict[str, Any], chosen: dict[str, Any]) -> None:
+    record = {"recipe": NAME, "made": made, "chosen": chosen}
+    storage.put(str(out / RECORD), json.dumps(record, indent=1).encode())
 
 
 if __name__ == "__main__":

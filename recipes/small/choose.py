@@ -1,32 +1,18 @@
 """Layer, thresholds and shift, chosen on validation recordings; and the file that is delivered."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
+from recipes.small.options import ChooseOptions
 from sdhubert_ray import storage
 from sdhubert_ray.encoder.checkpoint import pack_checkpoint
 from sdhubert_ray.encoder.official import Checkpoint
 from sdhubert_ray.evaluation.tuning import Tuned, encode_references, make_grid, tune_segmentation
 from sdhubert_ray.speech.presets import PRESETS, SegmentationOptions
 from sdhubert_ray.speech.spans import SpeechOptions
-
-
-@dataclass(frozen=True)
-class ChooseOptions:
-    """What is tried on the validation recordings, beside what `make_grid` has.
-
-    Attributes:
-        references: files of syllables beside the manifest; each has the same weight.
-        layers: whose states are cut. The norm that tells speech is of the last one, which learnt to.
-        norms: thresholds of the norm, over sqrt(D). They are absolute: noise alone is no speech then.
-    """
-
-    references: tuple[str, ...] = ("syllables_librispeech_validation.json", "syllables_timit_validation.json")
-    layers: tuple[int, ...] = (6, 5)
-    norms: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7)
 
 
 def choose(checkpoint: Checkpoint, root: str, options: ChooseOptions) -> Tuned:

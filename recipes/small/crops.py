@@ -1,7 +1,7 @@
 """Crops to train with: recordings put together, perturbed, and what each frame of them is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,48 +11,24 @@ import soundfile
 import torch
 from torch import Tensor
 
-from recipes.small.perturb import Generator, PerturbOptions, change_voice, draw_noise, perturb
+from recipes.small.options import LEAST_SECONDS, CropOptions
+from recipes.small.perturb import Generator, change_voice, draw_noise, perturb
+from recipes.small.prepare import REFERENCES
 from sdhubert_ray.evaluation import load_references
 from sdhubert_ray.speech import Samples
 from sdhubert_ray.speech.audio import FRAME_RATE, FRAME_SAMPLES, SAMPLE_RATE, normalise
 
 NO_SYLLABLE = -1
-REFERENCES = "syllables.json"
-"""The file of a folder of recordings that says what their syllables are."""
 _VOWELS = ("AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW")
 _CONSONANTS = (
     "B", "CH", "D", "DH", "F", "G", "HH", "JH", "K", "L", "M", "N", "NG", "P", "R", "S", "SH", "T", "TH", "V", "W", "Y",
     "Z", "ZH",
 )  # fmt: skip
-_LEAST_SECONDS = 0.3
-"""Of a recording in a crop."""
 _SILENT_VARIANCE = 1e-12
 """Under the root of the z-score: a crop of digital silence is zeros."""
 _MERGED = {"AX": "AH", "AXR": "ER", "IX": "IH", "UX": "UW"}
 NUM_PARTS = 2 * len(_CONSONANTS) + len(_VOWELS)
 """Consonants of the onset, vowels, consonants of the coda."""
-
-
-@dataclass(frozen=True)
-class CropOptions:
-    """What crops are made of.
-
-    Attributes:
-        seconds: length of a crop.
-        synthetic_share: of the crops, made of synthetic speech.
-        empty_share: of the crops, without any speech.
-        pause: seconds between recordings that are put together, the most.
-    """
-
-    seconds: float = 5.0
-    synthetic_share: float = 0.3
-    empty_share: float = 0.06
-    pause: float = 0.4
-    perturb: PerturbOptions = field(default_factory=PerturbOptions)
-
-    def __post_init__(self) -> None:
-        if self.seconds <= _LEAST_SECONDS:
-            raise ValueError(f"crops.seconds is {self.seconds:g}; it has to be more than {_LEAST_SECONDS:g}")
 
 
 class Crop(NamedTuple):
@@ -137,7 +113,7 @@ class Crops(torch.utils.data.Dataset[Crop]):
         """Recordings in a row, each in a voice of its own, until they are as long as a crop."""
         samples = np.zeros(length, np.float32)
         times, parts, at = [], [], 0
-        while length - at > _LEAST_SECONDS * SAMPLE_RATE:
+        while length - at > LEAST_SECONDS * SAMPLE_RATE:
             utterance = self._groups[group][draw.choice(len(self._groups[group]), p=self._weights[group])]
             spoken, found, of_found = self._say(utterance, length - at, draw)
             samples[at : at + len(spoken)] = spoken[: length - at]

@@ -1,33 +1,11 @@
 """What is asked of states: alike within a syllable, unlike its neighbours, and short where there is no speech."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from recipes.small.crops import NO_SYLLABLE, NUM_PARTS
-
-
-@dataclass(frozen=True)
-class ObjectiveOptions:
-    """What states are asked for.
-
-    Attributes:
-        reach: frames that pairs are apart, the most.
-        margin: cosine that is neither of the same syllable nor of another.
-        sharpness: of the logit, by cosine.
-        norm_margin: norm over sqrt(D) that is neither speech nor none.
-        norm_sharpness: of the logit, by norm over sqrt(D).
-        parts_weight: of the phones of onset, nucleus and coda, whose loss is in nats a frame.
-    """
-
-    reach: int = 20
-    margin: float = 0.4
-    sharpness: float = 8.0
-    norm_margin: float = 0.5
-    norm_sharpness: float = 10.0
-    parts_weight: float = 0.1
+from recipes.small.options import ObjectiveOptions
 
 
 class Objective(nn.Module):

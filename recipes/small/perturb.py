@@ -1,6 +1,5 @@
 """Perturbations of waveforms: tempo, pitch with formants, rooms, channels, noises. Each is drawn from a generator."""
 
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import cast
 
@@ -9,46 +8,12 @@ import numpy as np
 import scipy.signal
 import soxr
 
+from recipes.small.options import PerturbOptions
 from sdhubert_ray.speech import SAMPLE_RATE, Samples
 
 Generator = np.random.Generator
 
 _SMALLEST = 1e-9
-
-
-@dataclass(frozen=True)
-class PerturbOptions:
-    """How much waveforms are perturbed; ranges are [least, most], shares are of the crops.
-
-    Attributes:
-        pitch: factor of pitch and formants together.
-        tempo: factor of the tempo.
-        tempo_share: whose tempo is drawn by itself; that of the others follows the pitch.
-        channel_share: through a filter drawn for it.
-        telephone_share: of those, limited to the band of a telephone.
-        channel_gain: standard deviation of the filter's gain at its corners, dB.
-        room_share: in a room drawn for it.
-        room_seconds: reverberation time, until it is 60 dB weaker.
-        noise_share: with noise.
-        noise_ratio: speech over noise, dB.
-        floor_ratio: speech over the noise that all others have, dB.
-        clip_share: whose peaks are cut off.
-        gain: factor of the z-scored crop, as a crop is not its recording.
-    """
-
-    pitch: tuple[float, float] = (0.8, 1.25)
-    tempo: tuple[float, float] = (0.8, 1.3)
-    tempo_share: float = 0.6
-    channel_share: float = 0.4
-    telephone_share: float = 0.2
-    channel_gain: float = 6.0
-    room_share: float = 0.25
-    room_seconds: tuple[float, float] = (0.1, 0.6)
-    noise_share: float = 0.6
-    noise_ratio: tuple[float, float] = (0.0, 30.0)
-    floor_ratio: tuple[float, float] = (35.0, 70.0)
-    clip_share: float = 0.05
-    gain: tuple[float, float] = (0.7, 1.4)
 
 
 def change_voice(samples: Samples, pitch: float, tempo: float) -> Samples:

@@ -3,7 +3,6 @@
 import itertools
 import json
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import soundfile
 
 from recipes.small.align import Aligner, spoken_words
-from recipes.small.crops import REFERENCES
+from recipes.small.options import PrepareOptions
 from recipes.small.voices import VOICES, Flite, Manner
 from sdhubert_ray.corpus import Selection, list_input
 from sdhubert_ray.corpus.shards import audio_to_decode
@@ -20,26 +19,9 @@ from sdhubert_ray.evaluation.syllabify import Phone, syllabify
 from sdhubert_ray.speech import Samples
 from sdhubert_ray.speech.audio import SAMPLE_RATE, Span, read_audio
 
+REFERENCES = "syllables.json"
+"""The file of a folder of recordings that says what their syllables are."""
 _FOLLOWING, _OWN_PITCH = 0.8, 0.5
-
-
-@dataclass(frozen=True)
-class PrepareOptions:
-    """What training has.
-
-    Attributes:
-        split: of the manifest, whose recordings with a transcript are aligned.
-        synthetic_minutes: how much is said by flite.
-        stretch: range of the factor of all durations of synthetic speech.
-        pitch: range of the mean of its fundamental frequency, Hz; every second sentence has what the voice has.
-        words: range of the number of words of a synthetic sentence.
-    """
-
-    split: str = "train"
-    synthetic_minutes: float = 90.0
-    stretch: tuple[float, float] = (0.7, 1.25)
-    pitch: tuple[float, float] = (80.0, 220.0)
-    words: tuple[int, int] = (3, 16)
 
 
 class _Folder:
@@ -85,16 +67,24 @@ def prepare(source: str, out: Path, options: PrepareOptions, seed: int) -> None:
     missing = [folder for folder, is_needed in needed.items() if is_needed and not (folder / REFERENCES).exists()]
     if not missing:
         return
-    rows, flite = _list_recordings(source, options.split), Flite()
+    rows, flite = list_recordings(source, options.split), Flite()
     if real in missing:
         _align_all(rows, Aligner(flite), real)
     if synthetic in missing:
         _say_all([row["transcript"] for row in rows], flite, synthetic, options, seed)
 
 
-def _list_recordings(source: str, split: str) -> list[dict[str, Any]]:
+def list_recordings(source: str, split: str) -> list[dict[str, Any]]:
+    """The rows of a split that have a transcript.
+
+    Raises:
+        UserError: the manifest cannot be used, or has none.
+    """
     rows = [row for batch in list_input(source, Selection(splits=(split,))).batches for row in batch.to_pylist()]
     rows = [row for row in rows if row.get("transcript")]
+    for row in rows:
+        if not isinstance(row["transcript"], str):
+            raise UserError(f"{source} has the transcript {row['transcript']!r} for {row['id']!r}; it has to be a text")
     if not rows:
         raise UserError(f"{source} has no recordings of split {split!r} with a transcript; add the column `transcript`")
     return rows
@@ -147,4 +137,4 @@ def _say_all(transcripts: list[str], flite: Flite, out: Path, options: PrepareOp
         folder.add(f"{len(folder):05d}", spoken.samples, spoken.phones)
         seconds += len(spoken.samples) / SAMPLE_RATE
     folder.close()
-    print(f"said {len(folder)} sentences, {seconds / 60:.0f} minutes", flush=True)
+    print(f"said {len(folder)} sentences, {seconds / 60:.1f} minutes", flush=True)

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,13 +16,16 @@ import torch
 from ray.exceptions import RayError
 from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.train.v2.api.result import Result
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import AdamW
 
-from recipes.small.crops import Crop, CropOptions, FolderCrops
-from recipes.small.objective import Objective, ObjectiveOptions
+from recipes.small.crops import Crop, FolderCrops
+from recipes.small.objective import Objective
+from recipes.small.options import ObjectiveOptions, TrainOptions
 from sdhubert_ray import storage
+from sdhubert_ray.encoder.checkpoint import load_plain
 from sdhubert_ray.encoder.model import SDHuBERT, build_encoder
 from sdhubert_ray.errors import UserError, first_line
 from sdhubert_ray.runs.connect import connected, explain
@@ -35,44 +38,6 @@ STATE = "state.pt"
 """The file of a run that training goes on from."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """How the encoder is trained.
-
-    Attributes:
-        steps: of the optimizer.
-        batch_size: crops of a step, of all workers.
-        lr: its peak; it rises for `warmup` steps and falls by half a cosine to 0.
-        warmup: steps.
-        weight_decay: of AdamW.
-        clip: norm of the gradient, the most.
-        average: decay of the average of the weights, which is what is kept.
-        checkpoint_every: steps.
-        workers: processes; each has a GPU where the cluster has one for each.
-        readers: processes beside each that make crops.
-    """
-
-    steps: int = 3600
-    batch_size: int = 8
-    lr: float = 1e-3
-    warmup: int = 200
-    weight_decay: float = 0.02
-    clip: float = 1.0
-    average: float = 0.999
-    checkpoint_every: int = 250
-    workers: int = 1
-    readers: int = 1
-    crops: CropOptions = field(default_factory=CropOptions)
-    objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "warmup", "checkpoint_every", "workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"train.{name} is {getattr(self, name)}; it has to be 1 or more")
-        if self.batch_size % self.workers:
-            raise ValueError(f"train.workers is {self.workers}; it has to divide train.batch_size, {self.batch_size}")
 
 
 class Learner(nn.Module):
@@ -103,14 +68,14 @@ def train(upstream: Mapping[str, Any], speech: Path, out: Path, options: TrainOp
         the averaged weights of the encoder.
 
     Raises:
-        UserError: there is no room for so many workers.
+        UserError: there is no room for so many workers; or the state cannot be read, or cannot be written.
         IncompleteRunError: it could not finish; the same command goes on.
     """
     given = _Given(dict(upstream), str(speech.absolute()), str((out / STATE).absolute()), options, seed)
-    state = _read(given, "cpu")
+    state = _read(given)
     if state is None or state["step"] < options.steps:
         _fit(given, out)
-        state = _read(given, "cpu")
+        state = _read(given)
     if state is None or state["step"] < options.steps:
         raise IncompleteRunError(f"training in {out} ended before its last step")
     average: dict[str, Tensor] = state["average"]
@@ -138,7 +103,7 @@ def _fit(given: _Given, out: Path) -> None:
         if not cpus:
             raise UserError(f"train.workers is {options.workers}, but so many find no place on the nodes; take fewer")
         trainer = QuietTrainer(
-            _work,
+            _work,  # type: ignore[arg-type]  # it may return something
             train_loop_config={"given": given, "cpus": cpus},
             scaling_config=ScalingConfig(
                 num_workers=options.workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}
@@ -151,19 +116,27 @@ def _fit(given: _Given, out: Path) -> None:
             ),
         )
         try:
-            trainer.fit()
+            result: Result = trainer.fit()  # type: ignore[assignment]
         except SystemExit as error:  # Ray Train's answer to Ctrl-C
             raise KeyboardInterrupt from error
         except (RayError, TrainingFailedError) as error:
             raise IncompleteRunError(f"training in {out} could not finish ({explain(error)})") from error
+    if result.return_value is not None:
+        raise IncompleteRunError(f"{result.return_value}; that mended, the same command goes on")
 
 
-def _work(config: dict[str, Any]) -> None:
-    """Train as one of the workers."""
+def _work(config: dict[str, Any]) -> str | None:
+    """Train as one of the workers; tells why it cannot go on, where trying again would not help."""
     quieten()
-    rank = ray.train.get_context().get_world_rank()
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
     try:
-        _train(config["given"], config["cpus"], rank, ray.train.get_context().get_world_size())
+        _train(config["given"], config["cpus"], rank, world)
+        return None
+    except UserError as error:  # such as a full disk
+        if world > 1:  # the others wait for this one: only its end ends them
+            raise
+        return str(error)
     except Exception as error:  # whatever it is: Ray Train, which is told to be quiet, tries again and says nothing
         logger.error("worker %d has ended: %s: %s", rank, type(error).__name__, first_line(error))
         raise
@@ -178,7 +151,7 @@ def _train(given: _Given, cpus: int, rank: int, world: int) -> None:
     average = new_encoder(given.upstream).to(device)
     average.load_state_dict(learner.encoder.state_dict())
     optimizer = AdamW(learner.parameters(), options.lr, betas=(0.9, 0.98), weight_decay=options.weight_decay)
-    begun, state = 0, _read(given, str(device))
+    begun, state = 0, _read(given)
     if state is not None:
         begun = state["step"]
         learner.load_state_dict(state["learner"])
@@ -219,12 +192,15 @@ def _keep(given: _Given, state: dict[str, Any], losses: dict[str, float]) -> Non
     print(f"step {state['step']}: " + ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()), flush=True)
 
 
-def _read(given: _Given, device: str) -> dict[str, Any] | None:
-    """The state that was kept last; none before the first."""
+def _read(given: _Given) -> dict[str, Any] | None:
+    """The state that was kept last, on the CPU; none before the first. Raises UserError where it is damaged."""
     data = storage.read_now(given.state)
     if data is None:
         return None
-    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+    try:
+        state: dict[str, Any] = load_plain(given.state, data)
+    except UserError as error:
+        raise UserError(f"{error}; remove it to train anew") from error
     return state
 
 

@@ -9,7 +9,7 @@ import typer
 
 from sdhubert_ray.cli.console import console, note
 from sdhubert_ray.cli.evaluate_ssabx import ssabx
-from sdhubert_ray.cli.options import Foreign
+from sdhubert_ray.cli.options import Foreign, Rename, split_rename
 from sdhubert_ray.cli.targets import check_figures
 from sdhubert_ray.errors import UserError
 
@@ -45,14 +45,6 @@ By = Annotated[
 TierName = Annotated[
     str | None,
     typer.Option(help="Of TextGrids (default: called syllables, or phones, which are syllabified in English)."),
-]
-Rename = Annotated[
-    str | None,
-    typer.Option(
-        metavar="OLD=NEW",
-        help="How the names of references begin, and what ids of recordings have instead; either may be empty: "
-        "test-other/= for references named from a folder above.",
-    ),
 ]
 JsonFile = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write all figures here, a file or URI.")]
 Resamples = Annotated[int, typer.Option("--bootstrap", min=0, help="Resamples of utterances for 95 % intervals.")]
@@ -106,7 +98,7 @@ def boundary(
     from sdhubert_ray.metrics import TOLERANCE
 
     within = TOLERANCE if tolerance is None else tolerance
-    options = JoinOptions(missing, tuple(dict.fromkeys(by or [])), _split_rename(rename))
+    options = JoinOptions(missing, tuple(dict.fromkeys(by or [])), split_rename(rename))
     wanted = load_references(references, tier)
     chosen = Shift() if shift is None else Shift(shift, "given")
     if tune is not None:
@@ -163,7 +155,7 @@ def purity(
     from sdhubert_ray.evaluation.published import PURITY
     from sdhubert_ray.evaluation.scoring import Bootstrap, evaluate_purity, measure_rate
 
-    options = JoinOptions(missing, tuple(dict.fromkeys(by or [])), _split_rename(rename))
+    options = JoinOptions(missing, tuple(dict.fromkeys(by or [])), split_rename(rename))
     wanted = load_references(references, tier)
     drawn = Bootstrap(bootstrap, seed)
     if quantizer is None:
@@ -192,13 +184,6 @@ def purity(
 
 
 evaluate.command()(ssabx)
-
-
-def _split_rename(rename: str | None) -> tuple[str, str]:
-    old, mark, new = (rename or "=").partition("=")
-    if not mark:
-        raise UserError(f"--rename is {rename!r}; it has to be OLD=NEW, such as test-other/=")
-    return old, new
 
 
 def _tune(

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sdhubert_ray.errors import UserError
+
 if TYPE_CHECKING:
     from sdhubert_ray.corpus import Selection
 
@@ -34,6 +36,22 @@ Foreign = Annotated[
     bool, typer.Option("--foreign-quantizer", help="Take one made from features of another checkpoint or layer.")
 ]
 LogFormat = Annotated[str, typer.Option(help="text (default), or json: a line per event, with the run's id.")]
+Rename = Annotated[
+    str | None,
+    typer.Option(
+        metavar="OLD=NEW",
+        help="How the names of references begin, and what ids of recordings have instead; either may be empty: "
+        "test-other/= for references named from a folder above.",
+    ),
+]
+
+
+def split_rename(rename: str | None) -> tuple[str, str]:
+    """OLD and NEW of --rename, both empty without it. Raises UserError."""
+    old, mark, new = (rename or "=").partition("=")
+    if not mark:
+        raise UserError(f"--rename is {rename!r}; it has to be OLD=NEW, such as test-other/=")
+    return old, new
 
 
 def choose_address(context: typer.Context, engine: str, address: str | None) -> str | None:

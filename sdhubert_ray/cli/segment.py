@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from sdhubert_ray.cli.console import log_as
+from sdhubert_ray.cli.console import log_as, note
 from sdhubert_ray.cli.options import (
     Address,
     ConfigFile,
@@ -80,7 +80,7 @@ def segment(
     flags = given({**of_run, "max_failed": max_failed, **written(formats, frame_features, "float32")})
     # What can be mended is told before torch is loaded, which takes seconds.
     from sdhubert_ray.corpus import list_input
-    from sdhubert_ray.runs.config import load_config
+    from sdhubert_ray.runs.config import JobConfig, load_config
     from sdhubert_ray.runs.execute import check_engine, prepare_job
 
     check_engine(engine, choose_address(context, engine, address))
@@ -94,6 +94,9 @@ def segment(
     from sdhubert_ray.encoder import fetch_checkpoint
 
     weights = fetch_checkpoint(asked.checkpoint)
+    if asked.preset != JobConfig().preset and weights.options:
+        brought = ", ".join(sorted(weights.options))
+        note(f"note: checkpoint {weights.name} brings its own {brought}, which go before those of {asked.preset!r}")
     job = prepare_job(
         load_config(config, overrides or [], flags, weights.options),
         weights,

@@ -1,5 +1,6 @@
 """`sdhubert show`: the syllables of a recording, printed and drawn."""
 
+import shlex
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sdhubert_ray.cli.console import console
+from sdhubert_ray.cli.options import Rename, split_rename
 from sdhubert_ray.cli.targets import Replace, check_file
 from sdhubert_ray.errors import UserError
 
@@ -33,6 +35,7 @@ def show(
         str | None,
         typer.Option(metavar="FILE", help="True syllables, as `sdhubert evaluate` takes them, to be shown beside."),
     ] = None,
+    rename: Rename = None,
     limit: Annotated[int, typer.Option(min=0, help="Syllables to print.")] = 12,
     overwrite: Replace = False,
 ) -> None:
@@ -58,7 +61,7 @@ def show(
     if pieces is None:
         raise UserError(f"{output} has no recording {recording!r}; {_near_ids(output, recording)}")
     result = join_pieces(pieces)
-    truth = None if references is None else _reference_of(result.id, references)
+    truth = None if references is None else _reference_of(result.id, references, split_rename(rename))
     print(f"{result.id}: {result.status}, {result.duration:.2f} s, {len(result.segments)} syllables")
     rows = [(number, None) for number in range(len(result.segments))] if truth is None else _pair(result, truth)
     table = Table()
@@ -82,15 +85,16 @@ def show(
         _draw(png, pieces, truth)
 
 
-def _reference_of(recording: str, references: str) -> "Reference":
-    from sdhubert_ray.evaluation import find_reference, load_references
+def _reference_of(recording: str, references: str, rename: tuple[str, str]) -> "Reference":
+    from sdhubert_ray.evaluation import find_reference, find_rename, load_references, renamed
 
-    found = load_references(references)
+    found = [renamed(reference, *rename) for reference in load_references(references)]
     truth = find_reference(found, recording)
     if truth is None:
+        way = find_rename([reference.file_name for reference in found], [recording])
         raise UserError(
             f"{references} has no reference for recording {recording!r}; those there are called like "
-            f"{found[0].file_name!r}"
+            f"{found[0].file_name!r}" + (f"; it has one with --rename {shlex.quote(way)}" if way else "")
         )
     return truth
 

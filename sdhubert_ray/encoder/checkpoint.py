@@ -4,6 +4,8 @@ import io
 import pickle
 import struct
 import warnings
+import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +38,8 @@ _LOAD_ERRORS = (
     AssertionError,
     OSError,
     struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
 )
 
 
@@ -130,15 +134,28 @@ def load_plain(name: str, data: bytes) -> Any:  # noqa: ANN401 - whatever it hol
     Raises:
         UserError: it is damaged, or would have to be executed.
     """
+    if not data:
+        raise UserError(f"checkpoint {name} is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickles that it is about to refuse
+            _check_sums(data)
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except _LOAD_ERRORS as error:
         reason = f"{type(error).__name__}: {first_line(error).rstrip('.')}"
         if isinstance(error, pickle.UnpicklingError):  # whose own words advise to execute it
             reason = "it holds other things than tensors and plain values"
         raise UserError(f"checkpoint {name} cannot be read without executing it, or is damaged ({reason})") from error
+
+
+def _check_sums(data: bytes) -> None:
+    """Compare the checksums of an archive, which torch does not."""
+    if not zipfile.is_zipfile(io.BytesIO(data)):  # as of torch before 1.6
+        return
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        broken = archive.testzip()
+    if broken is not None:
+        raise OSError(f"{broken} in it is not what was written")
 
 
 def read_weights(name: str, data: bytes) -> dict[str, Tensor]:

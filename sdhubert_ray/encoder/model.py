@@ -345,19 +345,21 @@ def _forward(
 def _forward_alone(
     model: SDHuBERT, windows: Sequence[Samples], layers: Sequence[int]
 ) -> Iterator[tuple[list[int], list[int], list[Tensor]]]:
-    """Windows one by one, as many at once as torch has threads; as `_forward` yields them."""
+    """Windows as many at once as torch has threads, each in a thread of its own; as `_forward` yields them.
+
+    Never one window in several threads: products of some shapes then have other last bits, and a window would hang on
+    how many others there are.
+    """
 
     def forward(index: int) -> tuple[list[int], list[int], list[Tensor]]:
         window = windows[index]
         return [index], *_forward_batch(model, [window], padded_samples(len(window)), 1, layers)
 
-    threads = torch.get_num_threads()
-    at_once = min(threads, len(windows))
-    if at_once > 1:
-        with torch_threads(at_once, threads // at_once) as pool:
-            yield from pool.map(forward, range(len(windows)))
-    else:
+    if torch.get_num_threads() == 1:
         yield from map(forward, range(len(windows)))
+    elif windows:
+        with torch_threads(min(torch.get_num_threads(), len(windows))) as pool:
+            yield from pool.map(forward, range(len(windows)))
 
 
 def _forward_batch(

@@ -112,7 +112,7 @@ def join(
         UserError: the output cannot be read or lacks a column; a reference or recording is there twice; a reference
             has no recording and `missing` is `error`, or none has one; times of references are no seconds.
     """
-    references = [_renamed(reference, *options.rename) for reference in references]
+    references = [renamed(reference, *options.rename) for reference in references]
     meeting = _Meeting(references, output, options.by, quantize)
     for table in _read(output, options.by, with_features=quantize is not None):
         meeting.add(table)
@@ -146,7 +146,8 @@ def bare_name(name: str) -> str:
     return stem if ending.lower() in AUDIO_SUFFIXES else name
 
 
-def _renamed(reference: Reference, old: str, new: str) -> Reference:
+def renamed(reference: Reference, old: str, new: str) -> Reference:
+    """A reference whose names begin with `new` where they began with `old`."""
     names = [reference.id, reference.file_name]
     names = [new + name.removeprefix(old) if name.startswith(old) else name for name in names]
     return replace(reference, id=names[0], file_name=names[1])
@@ -293,7 +294,7 @@ def _missing_error(
     way = "give their segments, or --missing skip leaves them out, --missing empty counts them as without segments"
     if len(missing) == len(references):
         way = "names have to be the same but for the ending of the audio"
-        rename = _find_rename([reference.file_name for reference in references], there)
+        rename = find_rename([reference.file_name for reference in references], there)
         if rename:
             way += f"; they are with --rename {shlex.quote(rename)}"
     return UserError(
@@ -302,7 +303,7 @@ def _missing_error(
     )
 
 
-def _find_rename(references: Sequence[str], recordings: Sequence[str]) -> str | None:
+def find_rename(references: Sequence[str], recordings: Sequence[str]) -> str | None:
     """OLD=NEW of `JoinOptions.rename` with which a recording has a reference, where one is named from a folder above.
 
     Args:

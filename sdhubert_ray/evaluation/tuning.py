@@ -129,8 +129,10 @@ def tune_segmentation(corpora: Sequence[Sequence[Encoded]], base: SegmentationOp
     and so on by turns until nothing is better; every merge threshold each time.
 
     Raises:
-        UserError: no boundary is matched by any of them.
+        UserError: there are no recordings, or no boundary is matched by any of them.
     """
+    if not corpora or not all(corpora):
+        raise UserError("there are no validation recordings to choose options on")
     places = list(itertools.product(grid.layers, grid.speech))
     best = _best_of(corpora, base, itertools.product(places, grid.cuts[:1]), grid.merge_thresholds)
     while True:
@@ -138,7 +140,7 @@ def tune_segmentation(corpora: Sequence[Sequence[Encoded]], base: SegmentationOp
         place = ((chosen.encoder.layer, chosen.encoder.normcut_layer), chosen.speech)
         cut = _best_of(corpora, base, itertools.product([place], grid.cuts), grid.merge_thresholds).options.syllables
         found = _best_of(corpora, base, itertools.product(places, [cut]), grid.merge_thresholds)
-        if found.score <= best.score:
+        if not found.score > best.score:
             return best
         best = found
 

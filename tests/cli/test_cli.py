@@ -307,6 +307,24 @@ def test_syllables_are_shown_beside_the_true_ones(golden: Path, tmp_path: Path) 
     other = golden / "evaluation/syllables_test.json"
     said = complaint(sdhubert("show", output, "synth_0.flac", "--references", other, expect=2))
     assert "has no reference for recording 'synth_0.flac'; those there are called like" in said
+    above = tmp_path / "above.json"
+    above.write_text(
+        json.dumps({f"set/{name}": {**one, "file_name": f"set/{name}.flac"} for name, one in truth.items()})
+    )
+    said = complaint(sdhubert("show", output, "synth_0.flac", "--references", above, expect=2))
+    assert said.endswith("it has one with --rename set/=")
+    shown = sdhubert("show", output, "synth_0.flac", "--references", above, "--rename", "set/=")
+    assert "true syllables: F1" in shown.stdout
+
+
+def test_a_preset_that_the_checkpoint_overrules_is_told(tmp_path: Path) -> None:
+    audio = ROOT / "sdhubert_ray/assets/demo/synth_0.flac"
+    run = sdhubert("segment", audio, tmp_path / "out", "--checkpoint", "bundled", "--preset", "paper")
+    assert (
+        "checkpoint bundled brings its own encoder, speech, syllables, which go before those of 'paper'" in run.stderr
+    )
+    run = sdhubert("segment", audio, tmp_path / "readme", "--checkpoint", "bundled")
+    assert "brings its own" not in run.stderr
 
 
 @FORKS

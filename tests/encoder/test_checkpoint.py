@@ -233,19 +233,33 @@ def test_the_code_would_have_been_executed(tmp_path):
     assert trace.exists()
 
 
-@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("fraction", [0.001, 0.1, 0.5, 0.9, 0.999])
 def test_truncated_file_is_refused(tiny_checkpoint, fraction):
     data = tiny_checkpoint.read_bytes()
     with pytest.raises(UserError, match=r"checkpoint half.pt cannot be read without executing it, or is damaged"):
         read_config("half.pt", data[: int(len(data) * fraction)])
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"RIFF....WAVEfmt ", b"no checkpoint at all\n", b"PK\x03\x04", b"{}", b"\x80\x02."]
-)
+@pytest.mark.parametrize("data", [b"RIFF....WAVEfmt ", b"no checkpoint at all\n", b"PK\x03\x04", b"{}", b"\x80\x02."])
 def test_other_files_are_refused(data):
     with pytest.raises(UserError, match=r"checkpoint sound.wav cannot be read"):
         read_config("sound.wav", data)
+
+
+def test_an_empty_file_is_said_to_be_empty():
+    with pytest.raises(UserError, match=r"checkpoint a.pt is empty"):
+        read_config("a.pt", b"")
+
+
+def test_changed_weights_are_refused(content, upstream):
+    """Torch compares no checksums: it would compute with whatever is there."""
+    data = bytearray(as_bytes(content))
+    weight = content["state_dict"]["cls_token"].numpy().tobytes()
+    place = data.index(weight)
+    data[place : place + 4] = b"\0\0\0\0"
+    assert read_config("a.pt", bytes(data)).speech_upstream
+    with pytest.raises(UserError, match=r"checkpoint a.pt .* is damaged .*data/\d+ in it is not what was written"):
+        load_model(Checkpoint("a.pt", bytes(data), upstream, {}), EncoderOptions(), "float32", "cpu")
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")

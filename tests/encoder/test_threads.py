@@ -82,16 +82,19 @@ def test_the_same_bits_in_this_process_and_on_ray(base, threads, golden, tmp_pat
     assert tables[0].equals(tables[1])
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_windows_side_by_side_have_the_bits_of_windows_alone(tiny_model, threads, count):
-    """As many windows at once as there are threads, or a window in several threads."""
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_windows_have_the_same_bits_alone_and_side_by_side(threads, count):
+    """Of the bundled encoder: in several threads a window of it has other bits."""
     draw = np.random.default_rng(0)
-    windows = [draw.standard_normal(length).astype(np.float32) for length in (16_000, 400, 33_000, 20_000, 800)]
-    options = EncoderOptions(9, 11)
+    windows = [draw.standard_normal(length).astype(np.float32) for length in (48_000, 400, 80_320, 20_000)]
+    options = EncoderOptions(5, 6)
+    model = load_model(fetch_checkpoint("bundled"), options, "float32", "cpu")
     threads(1)
-    alone = [encode_windows(tiny_model, [window], options, 0.0)[0] for window in windows]
+    alone = [encode_windows(model, [window], options, 0.0)[0] for window in windows]
     threads(count)
-    for (features, normed), (ours, other) in zip(encode_windows(tiny_model, windows, options, 0.0), alone, strict=True):
-        np.testing.assert_array_equal(features, ours)
-        np.testing.assert_array_equal(normed, other)
+    together = encode_windows(model, windows, options, 0.0)
+    for window, ours, one in zip(windows, together, alone, strict=True):
+        for found in (ours, *encode_windows(model, [window], options, 0.0)):
+            np.testing.assert_array_equal(found[0], one[0])
+            np.testing.assert_array_equal(found[1], one[1])
     assert torch.get_num_threads() == count

@@ -17,12 +17,14 @@ from places import GOLDEN, ROOT
 from recipes.small.__main__ import NAME, main
 from recipes.small.align import Aligner
 from recipes.small.crops import load_folder
-from recipes.small.prepare import PrepareOptions, prepare
-from recipes.small.train import STATE
+from recipes.small.options import PrepareOptions, TrainOptions
+from recipes.small.prepare import prepare
+from recipes.small.train import STATE, train
 from recipes.small.voices import VOICES, Flite, Manner
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.evaluation.syllabify import syllabify
 from sdhubert_ray.metrics import count_onsets_offsets
+from sdhubert_ray.output import Lease
 
 RATE = 16_000
 
@@ -118,10 +120,18 @@ def test_the_recipe_at_a_small_scale(speech, tmp_path, ray_cluster, monkeypatch,
     sdhubert(
         "segment", GOLDEN / "audio", tmp_path / "segments", "--engine", "local", "--checkpoint", out / f"{NAME}.pt"
     )
-    assert "is there already" in run("train.steps=4")
+    assert "is there already" in run("train.steps=4", "train.checkpoint_every=1")  # which changes nothing
+    # Other thresholds are chosen of what is trained already, or of what is begun anew: nothing else is gone on with.
+    trained = (out / STATE).stat().st_mtime_ns
+    assert "wrote" in run("train.steps=4", "choose.layers=[5]")
+    assert (out / STATE).stat().st_mtime_ns == trained
+    shutil.rmtree(out / "speech")
+    before = sorted((path, path.stat().st_mtime_ns) for path in out.rglob("*"))
     with pytest.raises(SystemExit, match="2"):
         run("train.steps=5")
     assert "was begun with another manifest or other options" in capsys.readouterr().err
+    assert sorted((path, path.stat().st_mtime_ns) for path in out.rglob("*")) == before
+    assert not (out / "lease.json").exists()
 
 
 @pytest.mark.slow
@@ -178,6 +188,7 @@ def test_what_cannot_be_aligned_is_left_out_and_told(flite, tmp_path, capsys):
     ("rows", "said"),
     [
         ([{"id": "a", "uri": "a.wav", "split": "train"}], "add the column `transcript`"),
+        ([{"id": "a", "uri": "a.wav", "split": "train", "transcript": 5}], "has the transcript 5 for 'a'"),
         ([{"id": "a", "uri": "a.wav", "split": "train", "transcript": "a b"}], "none of 1 recordings can be aligned"),
     ],
 )
@@ -203,12 +214,54 @@ def test_what_is_not_installed_is_named(missing, flite, monkeypatch):
             Aligner(flite)
 
 
+def refused(monkeypatch, capsys, *arguments, code=2):
+    """The one sentence that the recipe ends with."""
+    monkeypatch.setattr(sys, "argv", ["small", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    return line
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "state.pt", "sdhubert_small.pt", "speech/notes.txt"])
+def test_what_is_not_its_own_stays(speech, name, tmp_path, monkeypatch, capsys):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"soup": "of my grandmother"}')
+    said = refused(monkeypatch, capsys, speech / "manifest.jsonl", tmp_path, *SMALL)
+    assert "name another folder" in said
+    assert [path.read_text() for path in tmp_path.rglob("*") if path.is_file()] == ['{"soup": "of my grandmother"}']
+
+
+def test_a_folder_is_one_recipes_at_a_time(speech, tmp_path, monkeypatch, capsys):
+    lease = Lease(str(tmp_path), "other")
+    try:
+        said = refused(monkeypatch, capsys, speech / "manifest.jsonl", tmp_path, *SMALL, code=1)
+    finally:
+        lease.release()
+    assert "another" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_state_is_named(tmp_path):
+    (tmp_path / STATE).write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(UserError, match=r"state\.pt cannot be read .*; remove it to train anew"):
+        train({}, tmp_path, tmp_path, TrainOptions(), 0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["nowhere.jsonl"], "input nowhere.jsonl does not exist"),
         (["{manifest}", "train.stepss=3"], "did you mean 'train.steps'?"),
-        (["{manifest}", "train.steps=0"], "train.steps is 0; it has to be 1 or more"),
+        (["{manifest}", "trian.steps=3"], "did you mean 'train'?"),
+        (["{manifest}", "train.lr=-1"], "train.lr is -1.0; it has to be more than 0"),
+        (["{manifest}", "prepare.words=[16,3]"], "prepare.words is [16, 3]; it has to be [least, most], from 1 on"),
+        (["{manifest}", "train.crops.perturb.room_share=2"], "perturb.room_share is 2.0; it has to be from 0 to 1"),
+        (["{manifest}", "choose.layers=[7]"], "choose.layers has 7, but the encoder has 6 layers"),
+        (["{manifest}", "choose.norms=[]"], "choose.norms is empty; name at least one"),
+        (["{manifest}", "choose.references=[]"], "choose.references is empty; name at least one"),
+        (["{manifest}", "train.steps=0"], "train.steps is 0; it has to be more than 0"),
         (["{manifest}", "train.crops.seconds=0.2"], "crops.seconds is 0.2; it has to be more than 0.3"),
         (["{manifest}", "choose.references=[none.json]"], "none.json"),
         (["{manifest}", "choose.references=[lost.json]"], "lost.json names gone.wav, which is not in"),
@@ -219,14 +272,14 @@ def test_what_is_not_installed_is_named(missing, flite, monkeypatch):
 def test_mistakes_are_one_sentence(arguments, said, tmp_path, capsys, monkeypatch):
     manifest = tmp_path / "manifest.jsonl"
     manifest.write_text('{"id": "a", "uri": "a.wav", "split": "train", "transcript": "a"}\n')
-    syllables = [{"start": 0, "end": 1, "label": "A"}]
-    (tmp_path / "lost.json").write_text(json.dumps({"a": {"file_name": "gone.wav", "syllables": syllables}}))
+    (tmp_path / "there.wav").write_bytes(b"")
+    for name in ("lost", "there"):
+        one = {
+            "file_name": "gone.wav" if name == "lost" else "there.wav",
+            "syllables": [{"start": 0, "end": 1, "label": "A"}],
+        }
+        (tmp_path / f"{name}.json").write_text(json.dumps({"a": one}))
     given = [str(manifest) if text == "{manifest}" else text for text in arguments]
-    references = [] if any("references" in text for text in given) else ["choose.references=[]"]
-    monkeypatch.setattr(sys, "argv", ["small", given[0], str(tmp_path / "out"), *given[1:], *references])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert said in line
-    assert not (tmp_path / "out" / "speech").exists()
+    references = [] if any("references" in text for text in given) else ["choose.references=[there.json]"]
+    assert said in refused(monkeypatch, capsys, given[0], tmp_path / "out", *given[1:], *references)
+    assert not (tmp_path / "out").exists()

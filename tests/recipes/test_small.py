@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from recipes.small import perturb
-from recipes.small.crops import NO_SYLLABLE, NUM_PARTS, CropOptions, Crops, Utterance, at_frames, parts_of
-from recipes.small.objective import Objective, ObjectiveOptions
-from recipes.small.perturb import PerturbOptions
-from recipes.small.train import TrainOptions, share_of_lr
+from recipes.small.crops import NO_SYLLABLE, NUM_PARTS, Crops, Utterance, at_frames, parts_of
+from recipes.small.objective import Objective
+from recipes.small.options import CropOptions, ObjectiveOptions, PerturbOptions, TrainOptions
+from recipes.small.train import share_of_lr
 
 RATE = 16_000
 seeds = st.integers(0, 2**32 - 1)

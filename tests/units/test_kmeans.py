@@ -327,7 +327,7 @@ def test_seeds_spread_as_those_of_scikit_learn() -> None:
 def test_seeds_are_different_vectors_of_any_data(
     different: int, width: int, num_centers: int, scale: float, dtype: type, seed: int
 ) -> None:
-    """Of copies of some vectors, far from the origin or not, every one that differs is a seed where there are enough."""
+    """Of copies of some vectors, far from the origin or not, each that differs is a seed where there are enough."""
     generator = np.random.default_rng(seed)
     few = generator.integers(-4, 5, (different, width)) * scale + generator.integers(0, 2) * 100 * scale
     features = few[generator.integers(different, size=250)].astype(dtype if scale in (1.0, 1e-3) else np.float64)

@@ -156,8 +156,8 @@ class NearestCenters:
     def _error_bound(self, shifted: Tensor) -> Tensor:
         """How far a score |c|^2 - 2 x.c may be off, for any order of summation: (n, D) to (n,).
 
-        A sum of D + 1 products of float32 numbers is off by (D + 2) u of the sum of their absolute values at most, which
-        |x||c| bounds; rounding x, c, |c|^2 and the result, and the norms themselves, adds less than 16 u.
+        A sum of D + 1 products of float32 numbers is off by (D + 2) u of the sum of their absolute values at most, and
+        |x||c| bounds that; rounding x, c, |c|^2 and the result, and the norms themselves, adds less than 14 u.
         """
         rounding = (self.shape[1] + 16) * _FLOAT32_ROUNDING
         norms = shifted.double().square().sum(dim=1).sqrt()
