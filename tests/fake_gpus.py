@@ -55,7 +55,7 @@ def main():
         setattr(pipeline, name, on_fake_gpu(getattr(pipeline, name), actors))
     ray.init("local", num_cpus=3, num_gpus=2, include_dashboard=False)
     checkpoint = fetch_checkpoint(CHECKPOINT)
-    overrides = ["device=cuda", "resources.unit_rows=2", "output.rows_per_file=2"]
+    overrides = ["device=cuda", "resources.unit_seconds=600", "resources.unit_rows=2", "output.rows_per_file=2"]
     config = load_config(None, overrides, {}, checkpoint.options)
     output = str(Path(FOLDER, "out"))
     run_job(prepare_job(config, checkpoint, AUDIO, list_input(AUDIO), output, engine="ray"), lambda *counts: None)

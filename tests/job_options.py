@@ -77,6 +77,7 @@ OPTIONAL = [
     "windows.window_seconds",
     "speech.silence_threshold",
     "syllables.merge_threshold",
+    "resources.unit_seconds",
     "resources.decode.workers",
     "resources.encode.min_workers",
     "resources.encode.max_workers",

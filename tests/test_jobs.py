@@ -52,7 +52,8 @@ def corpus(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def options(tiny_checkpoint: Path) -> list[str]:
     """Small units, so that there are many; one encoder, as this machine is small."""
-    return ["--checkpoint", str(tiny_checkpoint), "resources.unit_rows=2", "resources.encode.max_workers=1"]
+    units = ["resources.unit_seconds=600", "resources.unit_rows=2"]
+    return ["--checkpoint", str(tiny_checkpoint), *units, "resources.encode.max_workers=1"]
 
 
 @pytest.fixture(scope="module")

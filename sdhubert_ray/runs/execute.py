@@ -35,7 +35,7 @@ from sdhubert_ray.runs.config import STALL_SECONDS, JobConfig
 from sdhubert_ray.runs.placement import alive_nodes
 from sdhubert_ray.runs.planning import Found, UnitOptions, stage_input, stage_retry
 from sdhubert_ray.runs.session import IncompleteRunError, Job, OnCommit, Origin, Session, Summary, publish_here
-from sdhubert_ray.runs.stages import CutSyllables, ReadFeatures, SegmentUnits, WriteSegments
+from sdhubert_ray.runs.stages import CutSyllables, InTurn, ReadFeatures, SegmentUnits, WriteSegments
 from sdhubert_ray.units import Quantizer
 
 if TYPE_CHECKING:  # transformers takes seconds, in each worker, and much needs no encoder
@@ -314,8 +314,7 @@ def _work_here(job: Job) -> Callable[[pa.Table], pa.Table]:
         return SegmentUnits(lambda: checkpoint, config, device, job.output, job.run_id, quantizer=quantize)
     read = ReadFeatures(str(job.origin.features), job.output, config.dtype)
     cut = CutSyllables(config.segmentation, config.output, quantizer=quantize)
-    write = WriteSegments(job.output, config.output.compression, job.run_id)
-    return lambda unit: write(cut(read(unit)))
+    return InTurn(read, cut, WriteSegments(job.output, config.output.compression, job.run_id))
 
 
 def _run_on_ray(job: Job, summary: Summary, on_commit: OnCommit, stall_seconds: float) -> None:
@@ -348,9 +347,8 @@ def longest_first(contents: Contents) -> Sequence[tuple[str, int]]:
 def _do_units(pipeline: "ray.data.Dataset", session: Session, metrics: "RunMetrics", watch: "StallWatch") -> None:
     """Run a pipeline, and take in each report of a commit when it comes."""
     for report in pipeline.iter_batches(batch_size=None, batch_format="pyarrow"):
-        watch.moved()
         metrics.add(report)
-        session.add(report)
+        watch.moved(session.add(report))
 
 
 def _pipeline_builder(job: Job) -> Callable[[Sequence[tuple[str, int]]], "ray.data.Dataset"]:

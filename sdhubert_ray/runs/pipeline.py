@@ -1,6 +1,6 @@
 """The distributed pipeline: one chain, readable aloud."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +8,7 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
+from ray.data.block import BlockMetadata
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sdhubert_ray.output.attempts import Notebook
@@ -28,11 +29,13 @@ from sdhubert_ray.runs.stages import (
     DecodeAudio,
     EmbedPacked,
     EncodePacked,
+    InTurn,
     ReadFeatures,
     ReadUnits,
     SegmentUnits,
     WriteSegments,
     pack_rows,
+    unpack_rows,
 )
 from sdhubert_ray.units import Quantizer
 
@@ -41,11 +44,11 @@ if TYPE_CHECKING:
 
 _QUANTIZER_GIB = 1.0
 _UNITS_GIB = 2.5
-_MAX_BLOCK_BYTES = 2 * GIB
 _ENCODER_PART, _TASK_PART = 0.45, 0.25
 """Of the largest node's memory, what one encoder or one task reserves at most."""
 _POOL_PART = 0.9
 """Of a node's memory, what the encoders of a pool on CPUs reserve at most: two fit."""
+_ROWS_AT_ONCE = 256
 _CALLS_PER_GPU = 2  # the next unit is unpacked while this one is encoded
 
 
@@ -59,9 +62,9 @@ def build_pipeline(
 ) -> ray.data.Dataset:
     """Chain the stages over units of an output's plans, on the connected cluster.
 
-    Each unit is one block from end to end. Where there are GPUs it is read and decoded by a CPU task, encoded by an
-    actor of the pool, cut and committed by a CPU task, and its features cross the object store once. On CPUs alone an
-    actor does all of it: encoding takes nearly all the time there, and tasks would wait for the CPUs of the encoders.
+    Each unit is one row from end to end. Where there are GPUs it is read and decoded by a CPU task, encoded by an actor
+    of the pool, cut and committed by a CPU task, and its features cross the object store once. On CPUs alone an actor
+    does all of it: encoding takes nearly all the time there, and tasks would wait for the CPUs of the encoders.
 
     Args:
         units: (name of the plan, unit) to be done.
@@ -74,8 +77,6 @@ def build_pipeline(
     Returns:
         the lazy dataset of the write stage's reports.
     """
-    # A unit's features stay in one block, so that a unit stays one commit.
-    ray.data.DataContext.get_current().target_max_block_size = _MAX_BLOCK_BYTES
     chain = chain_stages if config.device == "cuda" else chain_units
     return chain(units, checkpoint, config, output, run_id, quantizer)
 
@@ -123,9 +124,8 @@ def chain_stages(
     shared = ray.put(checkpoint)
     attempts = RemoteAttempts()
     resources = config.resources
-    rows = on_cpus(read_units(units), ReadUnits(output), resources.decode)
-    pieces = on_cpus(rows, DecodeAudio(config.audio, config.windows, attempts), resources.decode)
-    encoded = on_cpus(pieces, pack_rows, resources.decode).map_batches(
+    decode = InTurn(ReadUnits(output), DecodeAudio(config.audio, config.windows, attempts), pack_rows)
+    encoded = on_cpus(read_units(units), decode, resources.decode).map_batches(
         EncodePacked,
         fn_constructor_kwargs={
             "checkpoint": lambda: ray.get(shared),
@@ -144,8 +144,8 @@ def chain_stages(
         memory=memory,
     )
     cut = CutSyllables(config.segmentation, config.output, attempts, share_quantizer(quantizer) if quantizer else None)
-    taken = cut_resources(config, quantizer)
-    return on_cpus(on_cpus(encoded, cut, taken), WriteSegments(output, config.output.compression, run_id), taken)
+    finish = InTurn(unpack_rows, cut, WriteSegments(output, config.output.compression, run_id))
+    return on_cpus(encoded, finish, cut_resources(config, quantizer))
 
 
 def build_resegment_pipeline(
@@ -169,13 +169,12 @@ def build_resegment_pipeline(
     Returns:
         the lazy dataset of the write stage's reports.
     """
-    ray.data.DataContext.get_current().target_max_block_size = _MAX_BLOCK_BYTES  # a unit stays one commit
-    taken = cut_resources(config, quantizer)
-    rows = on_cpus(read_units(units), ReadFeatures(features, output, config.dtype), taken)
     cut = CutSyllables(
         config.segmentation, config.output, RemoteAttempts(), share_quantizer(quantizer) if quantizer else None
     )
-    return on_cpus(on_cpus(rows, cut, taken), WriteSegments(output, config.output.compression, run_id), taken)
+    write = WriteSegments(output, config.output.compression, run_id)
+    stages = InTurn(ReadFeatures(features, output, config.dtype), cut, write)
+    return on_cpus(read_units(units), stages, cut_resources(config, quantizer))
 
 
 def build_tokenize_pipeline(
@@ -201,7 +200,7 @@ def build_tokenize_pipeline(
     Returns:
         the lazy dataset of the stage's reports.
     """
-    files = ray.data.from_arrow([pa.table({"name": [name]}) for name in names])
+    files = one_by_one(pa.table({"name": list(names)}))
     arguments = (share_quantizer(quantizer), quantizer.sha256, device, output, run_id, compression, parts)
     if device != "cuda":
         return on_cpus(files, AssignUnits(*arguments), TaskResources(memory_gib=_UNITS_GIB))
@@ -260,10 +259,55 @@ def cut_resources(config: JobConfig, quantizer: Quantizer | None) -> TaskResourc
 
 
 def read_units(units: Sequence[tuple[str, int]]) -> ray.data.Dataset:
-    """A dataset of one block per unit, its plan's name and its number: workers read the rows themselves."""
+    """A dataset of units, each its plan's name and its number: workers read the rows themselves."""
     plans, numbers = zip(*units, strict=True)
-    table = pa.table({"plan": pa.array(plans, pa.string()), "unit": pa.array(numbers, pa.int32())})
-    return ray.data.from_arrow([table.slice(row, 1) for row in range(table.num_rows)])
+    return one_by_one(pa.table({"plan": pa.array(plans, pa.string()), "unit": pa.array(numbers, pa.int32())}))
+
+
+def one_by_one(rows: pa.Table) -> ray.data.Dataset:
+    """A dataset with a block for each row of a table, in its order.
+
+    Blocks are made some at a time, while those before are worked on: of a hundred thousand the driver would hold
+    gigabytes, and take minutes to begin. A stage has to make one row of one row; more would be parted.
+    """
+    # Without a CPU of their own: the encoders may have them all. One task after the other keeps the order.
+    source = _Rows(rows)
+    options: dict[str, Any] = {"num_cpus": 0, "concurrency": 1, "override_num_blocks": source.num_tasks}
+    dataset: ray.data.Dataset = ray.data.read_datasource(source, **options)
+    dataset.context.target_max_block_size = 1  # bytes: a block ends with each row
+    return dataset
+
+
+class _Rows(ray.data.Datasource):
+    """The rows of a table, as `one_by_one` needs them."""
+
+    def __init__(self, rows: pa.Table) -> None:
+        self._rows = rows
+
+    @property
+    def num_tasks(self) -> int:
+        """How many tasks make the blocks."""
+        return len(range(0, self._rows.num_rows, _ROWS_AT_ONCE))
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Bytes."""
+        return int(self._rows.nbytes)
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: object = None
+    ) -> list[ray.data.ReadTask]:
+        """Tasks of some rows each, whatever the parallelism."""
+        return [self._read_task(begin) for begin in range(0, self._rows.num_rows, _ROWS_AT_ONCE)]
+
+    def _read_task(self, begin: int) -> ray.data.ReadTask:
+        some = pa.concat_tables([self._rows.slice(begin, _ROWS_AT_ONCE)]).combine_chunks()
+
+        def read() -> Iterator[pa.Table]:
+            for row in range(some.num_rows):
+                yield some.slice(row, 1)
+
+        about = BlockMetadata(num_rows=some.num_rows, size_bytes=some.nbytes, input_files=None, exec_stats=None)
+        return ray.data.ReadTask(read, about)
 
 
 def plan_encoders(config: JobConfig, num_units: int, nodes: Sequence[Node]) -> tuple[ActorPoolStrategy, int]:

@@ -231,8 +231,11 @@ class Session:
         if (now is None) != job.anew or plans != [plan.name for plan in job.plans] or other:
             raise BusyError(f"output {job.output} was changed by another run since this one was planned")
 
-    def add(self, report: pa.Table) -> None:
+    def add(self, report: pa.Table) -> float:
         """Take in the report of a unit that is committed, of `stages.WriteSegments`.
+
+        Returns:
+            how long a worker took for it, seconds.
 
         Raises:
             LeaseLostError: another run has taken the output over.
@@ -243,8 +246,9 @@ class Session:
         summary.rows_done += row["rows"]
         summary.run_audio_seconds += row["duration"]
         summary.run_bytes += row["size"]
-        for stage in STAGES:
-            summary.stage_seconds[stage] += row[f"{stage}_seconds"]
+        work = {stage: float(row[f"{stage}_seconds"]) for stage in STAGES}
+        for stage, seconds in work.items():
+            summary.stage_seconds[stage] += seconds
         done = {
             "rows": summary.rows_done,
             "audio_seconds": round(summary.run_audio_seconds, 1),
@@ -254,6 +258,7 @@ class Session:
         failed = {status: row[status] for status in sorted(FAILED_STATUSES) if row[status]}
         events.tell(self._job.run_id, "committed", {"unit": row["unit_name"], **done, **failed})
         self._on_commit(row["rows"], row["duration"])
+        return sum(work.values())
 
     def settle(self, publish: Publish) -> None:
         """All units have been done: check that, publish them as the table, write other formats, count.

@@ -16,6 +16,10 @@ from sdhubert_ray.runs.interrupts import OwnInterrupt
 from sdhubert_ray.runs.placement import Node, alive_nodes, total
 
 _LOOK_SECONDS = 5.0
+_UNITS = 2.0
+"""A cluster that stands still for as long as so many of the longest units take has lost more than patience."""
+_FIRST = 3.0
+"""So many times as long may it take until anything is committed: nobody knows yet what a unit takes."""
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +72,8 @@ class StallWatch:
         """Remember what the cluster has now.
 
         Args:
-            stall_seconds: a cluster that has become smaller may stand still so long.
+            stall_seconds: a cluster that has become smaller may stand still so long, or for twice the time of the
+                longest unit so far; three times so long before the first.
             nodes: gives the nodes that are alive.
             clock: gives seconds.
         """
@@ -77,6 +82,7 @@ class StallWatch:
         self._clock = clock
         self._planned = total(nodes())
         self._moved = clock()
+        self._longest: float | None = None  # unit so far, seconds
         self._stop = threading.Event()
         self._interrupt = OwnInterrupt()
         self._thread = threading.Thread(target=self._watch, name="stall watch", daemon=True)
@@ -86,20 +92,28 @@ class StallWatch:
         """Whether the pipeline was ended for standing still."""
         return self._interrupt.sent
 
-    def moved(self) -> None:
-        """Note that something was committed."""
+    def moved(self, unit_seconds: float = 0.0) -> None:
+        """Note that something was committed, whose work took so long."""
         self._moved = self._clock()
+        self._longest = max(self._longest or 0.0, unit_seconds)
+
+    @property
+    def patience(self) -> float:
+        """How long it may stand still, seconds."""
+        if self._longest is None:
+            return _FIRST * self._patience
+        return max(self._patience, _UNITS * self._longest)
 
     def stands_still(self) -> bool:
         """Whether the cluster has become smaller, and nothing was committed for too long."""
-        if self._clock() - self._moved <= self._patience:
+        if self._clock() - self._moved <= self.patience:
             return False
         now = total(self._nodes())
         return now.cpus < self._planned.cpus or now.gpus < self._planned.gpus
 
     def __enter__(self) -> Self:
         """Begin to watch."""
-        self.moved()
+        self._moved = self._clock()
         self._interrupt.__enter__()
         self._thread.start()
         return self
@@ -123,7 +137,7 @@ class StallWatch:
             if self.stands_still():
                 logger.warning(
                     "a node was lost, and nothing went on for %.0f s: planning anew for the nodes there are",
-                    self._patience,
+                    self.patience,
                 )
                 self._interrupt.send()
                 return

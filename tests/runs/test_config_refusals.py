@@ -14,7 +14,7 @@ from sdhubert_ray.runs.config import JobConfig
     ("override", "wrong", "near"),
     [
         ("presett=paper", "presett", "preset"),
-        ("sylables.syl_dur=0.2", "sylables", "syllables.syl_dur"),
+        ("sylables.syl_dur=0.2", "sylables", "syllables"),
         ("syllables.syl_drr=0.2", "syllables.syl_drr", "syllables.syl_dur"),
         ("syl_dur=0.2", "syl_dur", "syllables.syl_dur"),
         ("normcut_threshold=0.2", "normcut_threshold", "speech.normcut_threshold"),

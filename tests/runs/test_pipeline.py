@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 from outputs import commits_in
 from places import TESTS
 
@@ -56,7 +57,7 @@ def quantizer(tmp_path):
 @pytest.fixture
 def prepare(corpus, tiny_checkpoint, quantizer, tmp_path):
     checkpoint = fetch_checkpoint(str(tiny_checkpoint))
-    overrides = ["resources.unit_rows=3", "device=cpu", "resources.encode.max_workers=2"]
+    overrides = ["resources.unit_seconds=600", "resources.unit_rows=3", "device=cpu", "resources.encode.max_workers=2"]
     config = load_config(None, [*overrides, f"quantizer={tmp_path / 'quantizer'}"], {}, checkpoint.options)
 
     def call(output, engine):
@@ -137,7 +138,8 @@ def test_what_gpus_run_gives_the_results_of_one_process(tiny_checkpoint, quantiz
     assert {"EncodePacked-0", "EncodePacked-1", "EmbedPacked-0", "EmbedPacked-1"} <= gpus
     assert gpus & {"AssignUnits-0", "AssignUnits-1"}
     checkpoint = fetch_checkpoint(str(tiny_checkpoint))
-    config = load_config(None, ["device=cpu", "resources.unit_rows=2"], {}, checkpoint.options)
+    layout = ["device=cpu", "resources.unit_seconds=600", "resources.unit_rows=2"]
+    config = load_config(None, layout, {}, checkpoint.options)
     out = tmp_path / "out"
     job = prepare_job(config, checkpoint, str(audio), list_input(str(audio)), str(out), engine="local")
     run_job(job, lambda count, seconds: None)
@@ -152,3 +154,23 @@ def test_what_gpus_run_gives_the_results_of_one_process(tiny_checkpoint, quantiz
     found = np.load(fake / "embedded.npz")
     for name, vectors in embedded.items():
         np.testing.assert_array_equal(found[name], vectors)
+
+
+class Tell:
+    """What a stage is given."""
+
+    def __call__(self, batch):
+        return pa.table({"rows": [batch.num_rows], "number": batch.column("number")})
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_rows_come_one_by_one_in_order_to_actors_that_have_all_cpus():
+    from sdhubert_ray.runs.pipeline import one_by_one
+
+    numbers = pa.table({"number": list(range(600))})
+    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=1)
+    told = one_by_one(numbers).map_batches(Tell, batch_size=None, batch_format="pyarrow", compute=pool, num_cpus=3)
+    blocks = list(told.iter_batches(batch_size=None, batch_format="pyarrow"))
+    assert [block.column("rows").to_pylist() for block in blocks] == [[1]] * 600
+    assert [block.column("number")[0].as_py() for block in blocks] == list(range(600))

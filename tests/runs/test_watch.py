@@ -104,6 +104,22 @@ def test_a_cluster_that_lost_a_node_and_stands_still_is_noticed():
     assert watch.stands_still()  # with CPUs enough, but no GPU
 
 
+def test_patience_is_longer_than_a_unit():
+    cluster = Cluster()
+    watch = cluster.watch()
+    cluster.nodes.pop()
+    cluster.now = 170.0
+    assert not watch.stands_still()  # nothing is known of what a unit takes
+    cluster.now = 181.0
+    assert watch.stands_still()
+    watch.moved(100.0)
+    watch.moved(3.0)
+    cluster.now += 199
+    assert not watch.stands_still()
+    cluster.now += 2
+    assert watch.stands_still()
+
+
 def stand_still():
     """A pipeline that waits; the interrupt comes between two waits, as `interrupt_main` ends none."""
     deadline = time.monotonic() + 120

@@ -15,7 +15,7 @@ from sdhubert_ray.runs.stages.decoding import (
 )
 from sdhubert_ray.runs.stages.embedding import EmbedPacked
 from sdhubert_ray.runs.stages.encoding import EncodePacked, EncodeSpeech
-from sdhubert_ray.runs.stages.rows import pack_rows
+from sdhubert_ray.runs.stages.rows import InTurn, pack_rows, unpack_rows
 from sdhubert_ray.runs.stages.tokens import AssignUnits
 from sdhubert_ray.runs.stages.units import SegmentUnits, WriteSegments
 
@@ -27,6 +27,7 @@ __all__ = [
     "EmbedPacked",
     "EncodePacked",
     "EncodeSpeech",
+    "InTurn",
     "Piece",
     "ReadFeatures",
     "ReadUnits",
@@ -35,4 +36,5 @@ __all__ = [
     "load_piece",
     "pack_rows",
     "prepare_piece",
+    "unpack_rows",
 ]

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from sdhubert_ray.output.attempts import Attempts, run_unit
 from sdhubert_ray.output.tables import ragged, ragged_vectors, read_ragged
-from sdhubert_ray.runs.stages.rows import GIVEN_UP, OVERFLOWS, failed, replaced, timed, unpack_rows
+from sdhubert_ray.runs.stages.rows import GIVEN_UP, OVERFLOWS, failed, pack_rows, replaced, timed, unpack_rows
 from sdhubert_ray.speech.presets import EncoderOptions
 from sdhubert_ray.speech.windows import WindowOptions
 
@@ -92,10 +92,10 @@ class EncodeSpeech:
 
 
 class EncodePacked(EncodeSpeech):
-    """`EncodeSpeech` of rows that `pack_rows` has made one."""
+    """`EncodeSpeech` of rows that `pack_rows` has made one, and makes one again."""
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return super().__call__(unpack_rows(batch))
+        return pack_rows(super().__call__(unpack_rows(batch)))
 
 
 def _is_finite(piece: "EncodedPiece") -> bool:

@@ -1,7 +1,7 @@
 """What the stages do to the rows of a table alike."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,18 @@ def failed(batch: pa.Table, reason: str, rows: Collection[int] | None = None) ->
     for name in ("status", "error"):
         batch = replaced(batch, name, pa.array([values[name] for values in told], pa.string()))
     return batch
+
+
+class InTurn:
+    """Stages as one: each takes what the one before it gives."""
+
+    def __init__(self, *stages: Callable[[pa.Table], pa.Table]) -> None:
+        self.stages = stages
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        for stage in self.stages:
+            batch = stage(batch)
+        return batch
 
 
 def pack_rows(batch: pa.Table) -> pa.Table:

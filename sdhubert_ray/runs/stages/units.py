@@ -14,6 +14,7 @@ from sdhubert_ray.runs.config import JobConfig
 from sdhubert_ray.runs.stages.cutting import CutSyllables
 from sdhubert_ray.runs.stages.decoding import DecodeAudio, ReadUnits
 from sdhubert_ray.runs.stages.encoding import EncodeSpeech
+from sdhubert_ray.runs.stages.rows import InTurn
 
 if TYPE_CHECKING:
     from sdhubert_ray.encoder import Checkpoint
@@ -56,7 +57,7 @@ class WriteSegments:
         )
 
 
-class SegmentUnits:
+class SegmentUnits(InTurn):
     """All stages of a unit, one after the other in one worker: reads, decodes, encodes, cuts and commits it.
 
     In:  one row: plan (its name), unit (int).
@@ -73,7 +74,7 @@ class SegmentUnits:
         attempts: Attempts | None = None,
         quantizer: "Callable[[], Quantizer] | None" = None,
     ) -> None:
-        self.stages: list[Callable[[pa.Table], pa.Table]] = [
+        super().__init__(
             ReadUnits(output),
             DecodeAudio(config.audio, config.windows, attempts),
             EncodeSpeech(
@@ -87,9 +88,4 @@ class SegmentUnits:
             ),
             CutSyllables(config.segmentation, config.output, attempts, quantizer),
             WriteSegments(output, config.output.compression, run_id),
-        ]
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        for stage in self.stages:
-            batch = stage(batch)
-        return batch
+        )
