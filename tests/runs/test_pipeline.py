@@ -156,17 +156,14 @@ def test_what_gpus_run_gives_the_results_of_one_process(tiny_checkpoint, quantiz
         np.testing.assert_array_equal(found[name], vectors)
 
 
-class Tell:
-    """What a stage is given."""
-
-    def __call__(self, batch):
-        return pa.table({"rows": [batch.num_rows], "number": batch.column("number")})
-
-
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_rows_come_one_by_one_in_order_to_actors_that_have_all_cpus():
     from sdhubert_ray.runs.pipeline import one_by_one
+
+    class Tell:  # here, as the workers do not find this file
+        def __call__(self, batch):
+            return pa.table({"rows": [batch.num_rows], "number": batch.column("number")})
 
     numbers = pa.table({"number": list(range(600))})
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=1)
