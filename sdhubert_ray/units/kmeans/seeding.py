@@ -91,26 +91,31 @@ class _Spread:
     """Vectors, and how far each is from the nearest of those that are chosen."""
 
     def __init__(self, features: Array, device: str, over_chunks: _OverChunks) -> None:
+        count, width = features.shape
         mean = features.mean(axis=0, dtype=np.float64)
-        self._vectors = torch.empty(features.shape, device=device)
-        for begin in range(0, len(features), _ROWS):
+        # A vector and a 1 in each column, for products with 2 c and -|c|^2.
+        self._columns = torch.ones((width + 1, count), device=device)
+        vectors = self._columns[:-1]
+        for begin in range(0, count, _ROWS):
             rows = slice(begin, begin + _ROWS)
-            self._vectors[rows] = torch.from_numpy(features[rows] - mean).to(device)
+            vectors[:, rows] = torch.from_numpy(features[rows] - mean).to(device).T
         # Around their mean, and within a cube of two: neither roundings nor squares are larger than they must be.
-        self._vectors /= self._vectors.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
-        self._squares = self._vectors.square().sum(dim=1)
-        self._nearest = torch.full((len(features),), torch.inf, device=device)
-        self._same = 2 * (features.shape[1] + 4) * _FLOAT32_ROUNDING  # of a norm: distances below it are roundings
+        vectors /= vectors.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+        self._squares = torch.linalg.vector_norm(vectors, dim=0).square()
+        self._nearest = torch.full((count,), torch.inf, device=device)
+        self._same = 2 * (width + 4) * _FLOAT32_ROUNDING  # of a norm: distances below it are roundings
         self._chunk_bytes = _CHUNK_BYTES[torch.device(device).type]
         self._over_chunks = over_chunks
-        self.taken = torch.zeros(len(features), dtype=torch.bool, device=device)
+        self.taken = torch.zeros(count, dtype=torch.bool, device=device)
         self.chosen: list[int] = []
 
     def take(self, centers: Tensor) -> None:
         """Choose (c,) vectors."""
+        factors = self._factors(centers)
 
         def come_nearer(rows: slice) -> Tensor:
-            nearest = torch.minimum(self._nearest[rows], self._distances(centers, rows).amin(dim=0))
+            largest = (factors @ self._columns[:, rows]).amax(dim=0)
+            nearest = torch.minimum(self._nearest[rows], self._squares[rows] - largest)
             return nearest.masked_fill_(nearest < self._same * self._squares[rows], 0.0)
 
         self._nearest = torch.cat(self._each_chunk(come_nearer, len(centers)))
@@ -133,15 +138,16 @@ class _Spread:
 
         A candidate that itself has come nearer to one taken before brings as much less.
         """
+        factors = self._factors(candidates)
 
         def bring(rows: slice) -> Tensor:
-            nearer = self._nearest[rows] - self._distances(candidates, rows)
-            return nearer.clamp_(min=0).sum(dim=1, dtype=torch.float64)
+            nearer = (factors @ self._columns[:, rows]).add_(self._nearest[rows] - self._squares[rows])
+            return nearer.clamp_(min=0).sum(dim=1).double()
 
         gains = torch.stack(self._each_chunk(bring, len(candidates))).sum(dim=0)
         away = self._nearest[candidates].double()
         gains, left = gains / away, away.clone()
-        between = self._distances(candidates, candidates).double()
+        between = (self._squares[candidates] - factors @ self._columns[:, candidates]).clamp_(min=0).double()
         taken = torch.zeros(len(candidates), dtype=torch.bool, device=candidates.device)
         picked = []
         for _ in range(min(count, len(candidates))):
@@ -151,10 +157,11 @@ class _Spread:
             left = torch.minimum(left, between[best])
         return candidates[picked]
 
-    def _distances(self, centers: Tensor, rows: slice | Tensor) -> Tensor:
-        """Squared distances of (c,) vectors to those of these rows: (c, r)."""
-        products = torch.addmm(self._squares[rows], self._vectors[centers], self._vectors[rows].T, alpha=-2)
-        return products.add_(self._squares[centers, None]).clamp_(min=0)
+    def _factors(self, centers: Tensor) -> Tensor:
+        """What columns are multiplied with for 2 x.c - |c|^2, which is |x|^2 less the squared distance: (c, D + 1)."""
+        factors = 2 * self._columns[:, centers].T
+        factors[:, -1] = -self._squares[centers]
+        return factors
 
     def _each_chunk(self, work: Callable[[slice], Tensor], columns: int) -> list[Tensor]:
         step = max(1, self._chunk_bytes // (4 * columns))
