@@ -101,7 +101,9 @@ def prepare_job(
     output = storage.absolute(output)
     resources = config.resources
     workers = cache(lambda: count_workers(config, engine, address))
-    layout = UnitOptions(config.audio.piece_seconds, resources.unit_seconds, resources.unit_rows, workers)
+    # In process the windows of a unit are what the threads share.
+    shortest = 10.0 if engine == "ray" or address else 60.0
+    layout = UnitOptions(config.audio.piece_seconds, resources.unit_seconds, resources.unit_rows, workers, shortest)
 
     def stage(plans: Sequence[Plan], commits: Sequence[Commit], folder: Path) -> tuple[StagedPlan, Found, str]:
         if not plans:

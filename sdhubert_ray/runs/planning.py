@@ -17,7 +17,7 @@ from sdhubert_ray.output.commits import read_commits
 
 _SHOWN = 5
 _UNITS_PER_WORKER = 4
-_SHORTEST, _LONGEST = 10.0, 600.0
+_LONGEST = 600.0
 
 
 @dataclass(frozen=True)
@@ -29,24 +29,26 @@ class UnitOptions:
         unit_seconds: audio per unit; None fits it to the work and the workers.
         unit_rows: rows per unit at most.
         workers: tells how many units can be worked on at once; asked where it decides something.
+        shortest: audio that a unit is worth, seconds.
     """
 
     piece_seconds: float
     unit_seconds: float | None
     unit_rows: int
     workers: Callable[[], int]
+    shortest: float = 10.0
 
     def most_seconds(self, before: float) -> float:
         """How much audio the unit behind `before` seconds of units holds at most, where none is given.
 
-        A unit is a quarter of what a worker would have of all before it, within 10 to 600 s: how much will come nobody
-        knows yet. Done from the longest to the shortest, they fill the workers, and all of these end at about the same
+        A unit is a quarter of what a worker would have of all before it, up to 600 s: how much will come nobody knows
+        yet. Done from the longest to the shortest, they fill the workers, and all of these end at about the same
         time ("guided self-scheduling", Polychronopoulos and Kuck 1987).
         """
         if self.unit_seconds is not None:
             return self.unit_seconds
-        share = before / (_UNITS_PER_WORKER * self.workers()) if before > _SHORTEST else 0.0
-        return min(max(share, _SHORTEST), _LONGEST)
+        share = before / (_UNITS_PER_WORKER * self.workers()) if before > self.shortest else 0.0
+        return min(max(share, self.shortest), _LONGEST)
 
 
 @dataclass
