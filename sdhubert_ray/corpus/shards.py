@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Generic, TypeVar, cast
 
@@ -129,7 +130,6 @@ def open_audio(
     return storage.open_binary(uri, start=found.offset, size=found.size, sparse=sparse)
 
 
-@contextlib.contextmanager
 def audio_to_decode(
     uri: str,
     member: str | None,
@@ -138,14 +138,20 @@ def audio_to_decode(
     source_size: int | None,
     *,
     sparse: bool = False,
-) -> Iterator[BinaryIO]:
-    """Open a recording as `open_audio` for a decoder, which takes a lost connection for the end of the file.
+) -> contextlib.AbstractContextManager[BinaryIO]:
+    """Open a recording as `open_audio`, to be decoded. Raises as `to_decode`."""
+    return to_decode(partial(open_audio, uri, member, byte_offset, byte_size, source_size, sparse=sparse))
+
+
+@contextlib.contextmanager
+def to_decode(opening: Callable[[], BinaryIO]) -> Iterator[BinaryIO]:
+    """Open a file for a decoder, which takes a lost connection for the end of the file.
 
     Raises:
-        OSError: the connection was lost while the decoder read, whatever that has said; or as `open_audio`.
-        FileNotFoundError, AudioError, UserError: as `open_audio`.
+        OSError: the connection was lost while the decoder read, whatever that has said; or as `opening`.
+        FileNotFoundError, AudioError, UserError: as `opening`, such as `open_audio`.
     """
-    with open_audio(uri, member, byte_offset, byte_size, source_size, sparse=sparse) as file:
+    with opening() as file:
         try:
             yield file
         finally:

@@ -1,13 +1,16 @@
 """The stages that begin a unit: its rows are read, and their audio decoded, or their features read back."""
 
 import time
+from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
 from sdhubert_ray.corpus import shards
+from sdhubert_ray.corpus.ahead import open_ahead
 from sdhubert_ray.errors import AudioError, UserError
 from sdhubert_ray.output import read_unit
 from sdhubert_ray.output.attempts import Attempts, run_unit
@@ -67,11 +70,19 @@ class AudioSource:
 
 
 def load_piece(
-    source: AudioSource, span: Span, channel: int | None, audio: AudioOptions, windows: WindowOptions
+    source: AudioSource,
+    span: Span,
+    channel: int | None,
+    audio: AudioOptions,
+    windows: WindowOptions,
+    opening: Callable[[], BinaryIO] | None = None,
 ) -> Piece:
-    """Fetch and decode a piece. What cannot be had becomes a status, never an exception."""
+    """Fetch and decode a piece; `opening` gives its file where that is fetched already.
+
+    What cannot be had becomes a status, never an exception.
+    """
     try:
-        with shards.audio_to_decode(*astuple(source)) as file:
+        with shards.to_decode(opening or partial(shards.open_audio, *astuple(source))) as file:
             decoded = read_audio(file, span, channel)
     except FileNotFoundError as error:
         reason = "does not exist" if source.member is None else f"does not exist ({error})"
@@ -153,7 +164,13 @@ class DecodeAudio:
     def _decode(self, batch: pa.Table, hopeless: bool) -> pa.Table:
         began = time.perf_counter()
         names = [field.name for field in MANIFEST_FIELDS]
-        pieces = [self._load(row, hopeless) for row in batch.select(names).to_pylist()]
+        rows = batch.select(names).to_pylist()
+        if hopeless:
+            pieces = [_give_up(row) for row in rows]
+        else:
+            sources = [_source_of(row) for row in rows]
+            openings = open_ahead([astuple(source) for source in sources])
+            pieces = [self._load(*of_row) for of_row in zip(rows, sources, openings, strict=True)]
         kept = ("key", "id", "uri", "member", "piece")
         columns = {
             **{name: batch.column(name) for name in kept},
@@ -169,12 +186,19 @@ class DecodeAudio:
         table = pa.table({**columns, **dict(zip(carried.column_names, carried.columns, strict=True))})
         return timed(table, "decode", began)
 
-    def _load(self, row: dict[str, Any], hopeless: bool) -> Piece:
-        span = Span.of_piece(row["start"], row["end"], row["piece"], row["num_pieces"])
+    def _load(self, row: dict[str, Any], source: AudioSource, opening: Callable[[], BinaryIO]) -> Piece:
         channel = row["channel"] if row["channel"] is not None else self.audio.channel
-        source = AudioSource(row["uri"], row["member"], row["byte_offset"], row["byte_size"], row["source_size"])
-        if hopeless:
-            piece = Piece("failed", GIVEN_UP, span.start, 0.0, 0, None)
-        else:
-            piece = load_piece(source, span, channel, self.audio, self.windows)
+        piece = load_piece(source, _span_of(row), channel, self.audio, self.windows, opening)
         return replace(piece, error=f"{source} {piece.error}") if piece.error else piece
+
+
+def _give_up(row: dict[str, Any]) -> Piece:
+    return Piece("failed", f"{_source_of(row)} {GIVEN_UP}", _span_of(row).start, 0.0, 0, None)
+
+
+def _source_of(row: dict[str, Any]) -> AudioSource:
+    return AudioSource(row["uri"], row["member"], row["byte_offset"], row["byte_size"], row["source_size"])
+
+
+def _span_of(row: dict[str, Any]) -> Span:
+    return Span.of_piece(row["start"], row["end"], row["piece"], row["num_pieces"])
