@@ -14,11 +14,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import soundfile
 import soxr
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 from transformers import HubertConfig
 
 from sdhubert_ray.corpus import cut_pieces, list_input
@@ -26,7 +28,9 @@ from sdhubert_ray.encoder import fetch_checkpoint
 from sdhubert_ray.encoder.model import SDHuBERT, encode_windows
 from sdhubert_ray.runs.config import load_config
 from sdhubert_ray.runs.stages import CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments
+from sdhubert_ray.speech.audio import AudioOptions
 from sdhubert_ray.speech.presets import EncoderOptions
+from sdhubert_ray.speech.windows import WindowOptions
 
 ROOT = Path(__file__).parent.parent
 FORMATS = {
@@ -85,6 +89,37 @@ def measure_stages(folder: Path, seconds: int, device: str, dtype: str, checkpoi
     print(f"  cut and write {(time.perf_counter() - began) * hour:38.1f}")
 
 
+class Latent(MemoryFileSystem):
+    """A store that takes 40 ms for each answer."""
+
+    protocol = "latent"
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("latent://"))
+
+    def cat_file(self, path, start=None, end=None, **options):
+        time.sleep(0.04)
+        return super().cat_file(path, start, end)
+
+
+def measure_store(audio: Path) -> None:
+    fsspec.register_implementation("latent", Latent, clobber=True)
+    paths = (sorted(audio.iterdir()) * 100)[:100]
+    for number, path in enumerate(paths):
+        MemoryFileSystem().pipe_file(f"/{number}.flac", path.read_bytes())
+    files = {"id": [f"{number}.flac" for number in range(100)], "source_size": [path.stat().st_size for path in paths]}
+    rows = cut_pieces(
+        pa.table({**files, "uri": [f"latent://{name}" for name in files["id"]], "duration": [15.0] * 100}), 600.0
+    )
+    rows = rows.append_column("unit_name", pa.array(["00001-0000000"] * 100))
+    decode = DecodeAudio(AudioOptions(), WindowOptions())
+    alone = _time(lambda: [decode(rows.slice(row, 1)) for row in range(100)])
+    ahead = _time(lambda: decode(rows))
+    print("100 recordings of a store that answers after 40 ms, decoded: seconds")
+    print(f"  one after the other {alone:8.2f}\n  fetched ahead       {ahead:8.2f}   {ahead / alone:.2f}")
+
+
 def measure_batches(model: SDHuBERT) -> None:
     windows = [np.random.default_rng(number).standard_normal(80_320).astype(np.float32) for number in range(8)]
     options = EncoderOptions()
@@ -114,6 +149,7 @@ def main() -> None:
         folder = Path(name)
         checkpoint = make_checkpoint(folder)
         make_audio(folder / "audio", arguments.seconds)
+        measure_store(folder / "audio" / "flac, 16 kHz")
         measure_stages(folder, arguments.seconds, arguments.device, arguments.dtype, checkpoint)
         from sdhubert_ray.encoder.checkpoint import load_model
 
