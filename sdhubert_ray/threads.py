@@ -5,6 +5,8 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+_beginning = threading.Lock()
+
 
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[ThreadPoolExecutor]:
@@ -15,7 +17,7 @@ def torch_threads(count: int) -> Iterator[ThreadPoolExecutor]:
     """
     import torch  # it takes seconds, and not everybody here needs it
 
-    before, all_there = torch.get_num_threads(), threading.Barrier(count)
+    all_there = threading.Barrier(count)
 
     def begin() -> None:
         torch.get_num_threads()  # a thread's first look sets its number to that of the process: let it be past
@@ -23,6 +25,9 @@ def torch_threads(count: int) -> Iterator[ThreadPoolExecutor]:
         all_there.wait()
 
     with ThreadPoolExecutor(count) as pool:
+        # One pool at a time begins: meanwhile the number of the process, which threads that begin elsewhere take, is 1.
+        _beginning.acquire()
+        before = torch.get_num_threads()
         try:
             for started in [pool.submit(begin) for _ in range(count)]:
                 started.result()
@@ -31,4 +36,5 @@ def torch_threads(count: int) -> Iterator[ThreadPoolExecutor]:
             raise
         finally:
             torch.set_num_threads(before)  # of threads that begin elsewhere; those of the pool keep theirs
+            _beginning.release()
         yield pool

@@ -1,7 +1,7 @@
 """Recordings opened ahead of whoever decodes them: of a store, a request's wait is as long as decoding many of them."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import BinaryIO
@@ -16,7 +16,7 @@ _AHEAD = 16
 """Recordings that are opened at once; of small ones `storage.open_binary` has all bytes then, up to 8 MiB each."""
 
 
-def open_ahead(places: Sequence[Place]) -> Iterator[Callable[[], BinaryIO]]:
+def open_ahead(places: Sequence[Place]) -> Generator[Callable[[], BinaryIO]]:
     """What opens each of some recordings, in order; those of stores are being opened already, 16 at once.
 
     Yields:
@@ -25,15 +25,21 @@ def open_ahead(places: Sequence[Place]) -> Iterator[Callable[[], BinaryIO]]:
     if all(storage.is_local(uri) for uri, *_ in places):
         yield from (partial(open_audio, *place) for place in places)
         return
-    with ThreadPoolExecutor(_AHEAD, "fetch") as pool:
-        waiting: deque[Future[BinaryIO]] = deque()
-        try:
-            for place in places:
-                waiting.append(pool.submit(open_audio, *place))
-                if len(waiting) > _AHEAD:
-                    yield waiting.popleft().result
-            while waiting:
+    pool, waiting = ThreadPoolExecutor(_AHEAD, "fetch"), deque[Future[BinaryIO]]()
+    try:
+        for place in places:
+            waiting.append(pool.submit(open_audio, *place))
+            if len(waiting) > _AHEAD:
                 yield waiting.popleft().result
-        finally:
-            for future in waiting:  # only where nobody asks for them any more
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result
+    finally:
+        for future in waiting:  # nobody asks for them any more: they are not begun, or closed when they have come
+            future.cancel()
+            future.add_done_callback(_close)
+        pool.shutdown(wait=False)
+
+
+def _close(opened: "Future[BinaryIO]") -> None:
+    if not opened.cancelled() and opened.exception() is None:
+        opened.result().close()

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sdhubert_ray.corpus.columns import MOST_SECONDS
-from sdhubert_ray.corpus.shards import audio_to_decode
+from sdhubert_ray.corpus.shards import PARQUET_SUFFIX, audio_to_decode
 from sdhubert_ray.errors import AudioError, UserError
 from sdhubert_ray.output.tables import MANIFEST_FIELDS
 from sdhubert_ray.speech.audio import probe_duration
@@ -72,7 +72,7 @@ def cut_pieces(table: pa.Table, piece_seconds: float) -> pa.Table:
 
 
 def split_units(
-    batches: Iterator[pa.Table], unit_seconds: Callable[[float], float], unit_rows: int
+    batches: Iterator[pa.Table], unit_seconds: Callable[[float, bool], float], unit_rows: int
 ) -> Iterator[pa.Table]:
     """Split a manifest into units of work: consecutive rows of about so much audio, at most `unit_rows`.
 
@@ -81,27 +81,29 @@ def split_units(
 
     Args:
         batches: the manifest, pieces cut.
-        unit_seconds: given the audio of the units before it, how much a unit of several rows holds at most; seconds.
-            It may grow, and not fall, with the audio before.
+        unit_seconds: given the audio of the units before it, and whether the next row is in a Parquet shard, how much a
+            unit of several rows holds at most; seconds. It may grow, and not fall, with the audio before.
         unit_rows: a unit holds no more rows.
     """
     held = _Held()
     unit, group = _Size(), _Size()  # what the unit holds, and the rows of one shard that come after it
     shard: str | None = None
-    before, most = 0.0, unit_seconds(0.0)
+    before = 0.0
     for batch in batches:
         held.add(batch)
         for seconds, of_shard in zip(batch.column("duration").to_pylist(), _shards(batch), strict=True):
             row = _Size(1, seconds or 0.0)
+            # A worker reads whole row groups for a row of them.
+            most = unit_seconds(before, of_shard is not None and of_shard.lower().endswith(PARQUET_SUFFIX))
             together = of_shard is not None and of_shard == shard
             if group.rows and not (together and (group + row).fits(most, unit_rows)):
                 if unit.rows and not (unit + group).fits(most, unit_rows):
                     yield held.take(unit.rows)
                     before += unit.seconds
-                    unit, most = _Size(), unit_seconds(before)
+                    unit = _Size()
                 unit, group = unit + group, _Size()
             group, shard = group + row, of_shard
-    if unit.rows and not (unit + group).fits(most, unit_rows):
+    if unit.rows and not (unit + group).fits(unit_seconds(before, False), unit_rows):
         yield held.take(unit.rows)
         unit = _Size()
     if unit.rows + group.rows:

@@ -8,6 +8,8 @@ import hashlib
 import io
 import json
 import pickle
+import pickletools
+import struct
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -20,10 +22,13 @@ from sdhubert_ray.errors import UserError
 from sdhubert_ray.speech.presets import PRESETS, with_values
 
 UPSTREAM_KEY = "upstream"
+_MOST_PLAIN_BYTES = 16 << 20
+_PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
 # What readers of zip and pickle raise on files that are damaged or something else.
 _PEEK_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
+    struct.error,
     pickle.UnpicklingError,
     NotImplementedError,
     RuntimeError,
@@ -81,8 +86,14 @@ def peek(data: bytes) -> object | None:
     """What a file of torch holds, with a stand-in for every tensor; None: only torch can tell. Nothing is executed."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-            found: object = _Peeking(io.BytesIO(archive.read(name))).load()
+            # Torch's own reader knows no case.
+            (entry,) = (entry for entry in archive.infolist() if entry.filename.lower().endswith("/data.pkl"))
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > _MOST_PLAIN_BYTES:
+                return None
+            pickled = archive.read(entry)
+        if any(code.name in _PUTS and int(place or 0) > len(pickled) for code, place, _ in pickletools.genops(pickled)):
+            return None  # the unpickler would make room for as many
+        found: object = _Peeking(io.BytesIO(pickled)).load()
     except _PEEK_ERRORS:  # torch is asked then, and says what is wrong
         return None
     return found
@@ -99,14 +110,10 @@ class _Peeking(pickle.Unpickler):
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if module == "torch._utils" and name in _TENSOR_MAKERS:
-            return _no_tensor
+            return lambda *_: None  # a new one each time: a pickle may write on it
         if module == "torch" and name.endswith("Storage"):
             return object
         raise pickle.UnpicklingError(f"{module}.{name}")
-
-
-def _no_tensor(*_: object) -> None:
-    return None
 
 
 def check_content(name: str, content: object) -> dict[str, Any]:
@@ -140,4 +147,9 @@ def parse_config(name: str, content: object) -> CheckpointConfig:
     upstream = content.get(UPSTREAM_KEY)
     if upstream is not None and not isinstance(upstream, dict):
         raise UserError(f"checkpoint {name} has an {UPSTREAM_KEY!r} that is no encoder's config; export it again")
+    try:
+        json.dumps(upstream, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        what = f"has an {UPSTREAM_KEY!r} that is no JSON ({error})"
+        raise UserError(f"checkpoint {name} {what}; export it again") from error
     return CheckpointConfig(config["speech_upstream"], upstream, options)

@@ -38,15 +38,18 @@ class UnitOptions:
     workers: Callable[[], int]
     shortest: float = 10.0
 
-    def most_seconds(self, before: float) -> float:
+    def most_seconds(self, before: float, packed: bool) -> float:
         """How much audio the unit behind `before` seconds of units holds at most, where none is given.
 
         A unit is a quarter of what a worker would have of all before it, up to 600 s: how much will come nobody knows
         yet. Done from the longest to the shortest, they fill the workers, and all of these end at about the same
-        time ("guided self-scheduling", Polychronopoulos and Kuck 1987).
+        time ("guided self-scheduling", Polychronopoulos and Kuck 1987). In Parquet shards (`packed`), of which row
+        groups are read whole, all units are long.
         """
         if self.unit_seconds is not None:
             return self.unit_seconds
+        if packed:
+            return _LONGEST
         share = before / (_UNITS_PER_WORKER * self.workers()) if before > self.shortest else 0.0
         return min(max(share, self.shortest), _LONGEST)
 

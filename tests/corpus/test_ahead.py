@@ -65,6 +65,24 @@ def test_what_is_not_there_is_told_in_its_place(tmp_path):
             opening()
 
 
+def test_what_has_come_and_is_not_asked_for_is_closed(monkeypatch):
+    opened = []
+
+    def keep(*place):
+        opened.append(io.BytesIO(b"x"))
+        return opened[-1]
+
+    monkeypatch.setattr("sdhubert_ray.corpus.ahead.open_audio", keep)
+    openings = open_ahead([(f"memory://ahead/{number}", None, None, None, 1) for number in range(40)])
+    with next(openings)() as first:
+        while len(opened) < 17:  # the first, and 16 ahead
+            pass
+        openings.close()
+        assert not first.closed
+    while not all(file.closed for file in opened):  # those that were just being opened a moment later
+        pass
+
+
 def test_whoever_stops_leaves_the_rest_unopened():
     places = [(f"memory://ahead/{number}", None, None, None, 1) for number in range(100)]
     MemoryFileSystem().pipe_file("/ahead/0", b"x")

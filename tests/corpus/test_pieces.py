@@ -146,7 +146,7 @@ def test_units_hold_every_row_once_in_order_and_are_as_full_as_may_be(durations,
     manifest = pa.table(
         {"key": [str(row) for row in range(len(durations))], "duration": pa.array(durations, pa.float64())}
     )
-    units = list(split_units(iter([manifest]), lambda _: unit_seconds, unit_rows))
+    units = list(split_units(iter([manifest]), lambda *_: unit_seconds, unit_rows))
     assert [key for unit in units for key in unit.column("key").to_pylist()] == manifest.column("key").to_pylist()
     begin = 0
     for unit in units:
@@ -179,7 +179,7 @@ def test_rows_of_a_shard_stay_together(runs, unit_seconds, unit_rows, where_cut)
     )
     bounds = [0, *sorted(min(cut, len(rows)) for cut in where_cut), len(rows)]
     batches = [manifest.slice(begin, end - begin) for begin, end in itertools.pairwise(bounds)]
-    units = [unit.column("key").to_pylist() for unit in split_units(iter(batches), lambda _: unit_seconds, unit_rows)]
+    units = [unit.column("key").to_pylist() for unit in split_units(iter(batches), lambda *_: unit_seconds, unit_rows)]
     assert [key for unit in units for key in unit] == manifest.column("key").to_pylist()
     unit_of = {int(key): number for number, unit in enumerate(units) for key in unit}
     for unit in units:
@@ -219,7 +219,7 @@ def test_units_do_not_hold_what_is_behind_them():
             yield pa.table({"key": [str(row) for row in range(begin, begin + 1_000)], "duration": [1.0] * 1_000})
 
     given_out = 0
-    for unit in split_units(batches(), lambda _: 400.0, 10_000):
+    for unit in split_units(batches(), lambda *_: 400.0, 10_000):
         given_out += unit.num_rows
         assert taken <= given_out + 2_000
     assert given_out == 100_000

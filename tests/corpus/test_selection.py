@@ -285,7 +285,7 @@ PEAK = textwrap.dedent(
     def batches():
         for batch in list_input(sys.argv[1], Selection(where=("lang=de",))).batches:
             yield cut_pieces(batch, 600.0)
-    rows = sum(unit.num_rows for unit in split_units(batches(), lambda _: 3600.0, 400))
+    rows = sum(unit.num_rows for unit in split_units(batches(), lambda *_: 3600.0, 400))
     # Not getrusage, which counts the process that started this one too.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     print(rows, int(status["VmHWM"].split()[0]))

@@ -1,6 +1,8 @@
 """What a checkpoint says beside its weights is read without torch, and is what torch reads."""
 
 import io
+import pickle
+import zipfile
 from collections import OrderedDict
 
 import pytest
@@ -11,6 +13,8 @@ from places import GOLDEN, ROOT
 
 from sdhubert_ray.encoder.checkpoint import unpickle
 from sdhubert_ray.encoder.official import parse_config, peek
+from sdhubert_ray.encoder.weights import read_config
+from sdhubert_ray.errors import UserError
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -36,6 +40,46 @@ def test_plain_values_are_as_torch_reads_them(values, tensors, ordered):
     torch.save({"config": values, "state_dict": state}, buffer)
     found = peek(buffer.getvalue())
     assert found == {"config": values, "state_dict": dict.fromkeys(tensors)}
+
+
+def packed(pickled, *others, compression=zipfile.ZIP_STORED):
+    """An archive of torch with this pickle."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        for name, data in others:
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def test_odd_archives_are_left_to_torch():
+    """Which reads another entry, makes no room for a memo that is not there, and says what it refuses."""
+    plain = pickle.dumps({"config": 1}, 2)
+    assert peek(packed(plain)) == {"config": 1}
+    assert peek(packed(plain, ("archive/DATA.PKL", plain))) is None
+    assert peek(packed(plain, compression=zipfile.ZIP_LZMA)) is None
+    assert peek(packed(b"\x80\x02Nr" + (1 << 31).to_bytes(4, "little") + b".")) is None
+    assert peek(packed(b"\x80\x02cos\nsystem\n.")) is None
+    assert peek(packed(plain[:-3])) is None
+
+
+def test_archives_without_checksums_are_read():
+    before = torch.serialization.get_crc32_options()
+    buffer = io.BytesIO()
+    try:
+        torch.serialization.set_crc32_options(False)
+        torch.save({"config": {"speech_upstream": "a"}, "state_dict": {"b": torch.ones(2)}}, buffer)
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert read_config("a", buffer.getvalue()).speech_upstream == "a"
+    assert unpickle("a", buffer.getvalue())["state_dict"]["b"].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("upstream", [{"id2label": {0: "a", "b": 1}}, {"a": b"c"}, {"a": {1, 2}}])
+def test_an_upstream_that_is_no_json_is_refused(upstream):
+    content = {"config": {"speech_upstream": "a"}, "state_dict": {}, "upstream": upstream}
+    with pytest.raises(UserError, match="has an 'upstream' that is no JSON"):
+        parse_config("a", content)
 
 
 @pytest.mark.parametrize("path", [GOLDEN / "checkpoint/tiny.pt", ROOT / "sdhubert_ray/assets/bundled.pt"])

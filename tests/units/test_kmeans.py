@@ -307,6 +307,18 @@ def test_seeds_are_the_same_on_any_number_of_threads(width: int, monkeypatch: py
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.parametrize(("apart", "most"), [(1e-2, 70), (1e-3, 70), (1e-4, 50)])
+def test_seeds_find_tight_clusters_far_from_the_mean(apart: float, most: int) -> None:
+    """Where products in float32 do not tell them from each other; in the end those decide among draws by chance."""
+    generator = np.random.default_rng(0)
+    groups = np.repeat([[1.0], [-1.0]], 40, axis=0) * generator.standard_normal(768)
+    centers = groups + apart * generator.standard_normal((80, 768))
+    features = np.repeat(centers, 20, axis=0) + 0.01 * apart * generator.standard_normal((1600, 768))
+    features = features.astype(np.float32)
+    seeds = seed_centers(features, 80, seed=0)
+    assert len(np.unique(seeds // 20)) > most
+
+
 def test_seeds_spread_as_those_of_scikit_learn() -> None:
     """Greedy k-means++ one by one, there; the mean of ten, whose spread is 1 %."""
     features = clustered(4000, 16, 300, noise=0.5)

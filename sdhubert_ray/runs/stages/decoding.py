@@ -1,5 +1,6 @@
 """The stages that begin a unit: its rows are read, and their audio decoded, or their features read back."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
@@ -169,8 +170,8 @@ class DecodeAudio:
             pieces = [_give_up(row) for row in rows]
         else:
             sources = [_source_of(row) for row in rows]
-            openings = open_ahead([astuple(source) for source in sources])
-            pieces = [self._load(*of_row) for of_row in zip(rows, sources, openings, strict=True)]
+            with contextlib.closing(open_ahead([astuple(source) for source in sources])) as openings:
+                pieces = [self._load(*of_row) for of_row in zip(rows, sources, openings, strict=True)]
         kept = ("key", "id", "uri", "member", "piece")
         columns = {
             **{name: batch.column(name) for name in kept},

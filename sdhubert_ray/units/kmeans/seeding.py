@@ -103,7 +103,7 @@ class _Spread:
         vectors /= vectors.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
         self._squares = torch.linalg.vector_norm(vectors, dim=0).square()
         self._nearest = torch.full((count,), torch.inf, device=device)
-        self._same = 2 * (width + 4) * _FLOAT32_ROUNDING  # of a norm: distances below it are roundings
+        self._close = 64 * (width + 4) * _FLOAT32_ROUNDING  # of a norm: distances below it are not exact
         self._chunk_bytes = _CHUNK_BYTES[torch.device(device).type]
         self._over_chunks = over_chunks
         self.taken = torch.zeros(count, dtype=torch.bool, device=device)
@@ -114,9 +114,14 @@ class _Spread:
         factors = self._factors(centers)
 
         def come_nearer(rows: slice) -> Tensor:
-            largest = (factors @ self._columns[:, rows]).amax(dim=0)
-            nearest = torch.minimum(self._nearest[rows], self._squares[rows] - largest)
-            return nearest.masked_fill_(nearest < self._same * self._squares[rows], 0.0)
+            columns, squares = self._columns[:, rows], self._squares[rows]
+            found = squares - (factors @ columns).amax(dim=0)
+            close = torch.nonzero(found < self._close * squares)[:, 0]
+            if len(close):  # of which roundings are a part: by differences
+                nearest = centers[(factors @ columns[:, close]).argmax(dim=0)]
+                apart = columns[:-1, close] - self._columns[:-1, nearest]
+                found[close] = apart.square().sum(dim=0)
+            return torch.minimum(self._nearest[rows], found)
 
         self._nearest = torch.cat(self._each_chunk(come_nearer, len(centers)))
         self._nearest[centers] = 0.0
