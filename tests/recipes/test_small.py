@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -156,6 +156,7 @@ def test_syllables_are_where_they_are_heard(seed, number):
 
 
 @settings(max_examples=15, deadline=None)
+@example(0, 66)
 @given(seeds, st.integers(0, 1000))
 def test_recordings_in_a_row_keep_to_their_places(seed, number):
     """Short ones, and the last of them cut: its first syllable does not reach into the pause before."""
@@ -164,7 +165,8 @@ def test_recordings_in_a_row_keep_to_their_places(seed, number):
     samples, syllable, _ = Crops(made, [], options, 0)[number]
     loud = samples.reshape(300, 320).square().mean(dim=1) > 0.2
     speech = (syllable != NO_SYLLABLE).numpy()
-    edges = np.flatnonzero(np.diff(speech.astype(int)))
+    # One may begin just behind the end of the crop.
+    edges = np.append(np.flatnonzero(np.diff(speech.astype(int))), len(speech))
     for frame in np.flatnonzero(loud.numpy() != speech):
         assert np.abs(edges - frame).min(initial=300) <= 4  # what the change of tempo moves
 
