@@ -25,7 +25,8 @@ from transformers import HubertConfig
 
 from sdhubert_ray.corpus import cut_pieces, list_input
 from sdhubert_ray.encoder import fetch_checkpoint
-from sdhubert_ray.encoder.model import SDHuBERT, encode_windows
+from sdhubert_ray.encoder.inference import encode_windows
+from sdhubert_ray.encoder.model import SDHuBERT
 from sdhubert_ray.runs.config import load_config
 from sdhubert_ray.runs.stages import CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments
 from sdhubert_ray.speech.audio import AudioOptions

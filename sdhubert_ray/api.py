@@ -25,7 +25,7 @@ from sdhubert_ray.speech.syllables import cut_syllables, to_seconds
 if TYPE_CHECKING:  # it takes seconds, and whoever cuts features needs none
     import torch
 
-    from sdhubert_ray.encoder.model import EncodedPiece
+    from sdhubert_ray.encoder.inference import EncodedPiece
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +212,7 @@ class SDHuBERTSegmenter:
         samples = [piece.samples for piece in pieces if piece.samples is not None]
         phases = [piece.phase for piece in pieces if piece.samples is not None]
         layers, windows = self.options.encoder, self.options.windows
-        from sdhubert_ray.encoder.model import batch_seconds_on, encode_pieces
+        from sdhubert_ray.encoder.inference import batch_seconds_on, encode_pieces
 
         batch_seconds = batch_seconds_on(self.device, self.batch_seconds)
         encoded = iter(encode_pieces(self.model, samples, windows, layers, batch_seconds, phases))

@@ -7,7 +7,8 @@ import torch
 from hypothesis import strategies as st
 from transformers import HubertConfig
 
-from sdhubert_ray.encoder.model import SDHuBERT, encode_windows
+from sdhubert_ray.encoder.inference import encode_windows
+from sdhubert_ray.encoder.model import SDHuBERT
 from sdhubert_ray.speech.presets import EncoderOptions
 
 LAYERS = EncoderOptions()

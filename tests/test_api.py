@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdhubert_ray import MincutWrapper, SDHuBERTSegmenter
-from sdhubert_ray.encoder.model import encode_pieces
+from sdhubert_ray.encoder.inference import encode_pieces
 from sdhubert_ray.errors import AudioError, UserError
 from sdhubert_ray.speech.audio import Span, normalise, read_audio
 from sdhubert_ray.speech.spans import find_speech

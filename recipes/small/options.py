@@ -60,8 +60,8 @@ class PrepareOptions:
     words: tuple[int, int] = (3, 16)
 
     def __post_init__(self) -> None:
-        _require("prepare", self, {"synthetic_minutes": _not_negative})
-        _require("prepare", self, {"stretch": _range(0.1), "pitch": _range(20.0), "words": _range(1)})
+        ranges = {"stretch": _range(0.1), "pitch": _range(20.0), "words": _range(1)}
+        _require("prepare", self, {"synthetic_minutes": _not_negative, **ranges})
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The SD-HuBERT encoder: from samples to frame features.
 
-Rooms: `model` (the network, and states that do not depend on the batch), `checkpoint` (weights of official checkpoints,
-read strictly, never executed), `official` (the rest of such a file), `weights` (checkpoints by name, path or URI). The
-first two import torch and transformers, which takes seconds; the others do not.
+Rooms: `model` (the network), `inference` (windows through it), `checkpoint` (weights of official checkpoints, read
+strictly, never executed), `official` (the rest of such a file), `weights` (checkpoints by name, path or URI). The
+first three import torch and transformers, which takes seconds; the others do not.
 """
 
 from sdhubert_ray.encoder.official import Checkpoint

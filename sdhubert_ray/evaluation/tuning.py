@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from sdhubert_ray import storage
 from sdhubert_ray.encoder.checkpoint import load_model
-from sdhubert_ray.encoder.model import encode_pieces
+from sdhubert_ray.encoder.inference import encode_pieces
 from sdhubert_ray.encoder.official import Checkpoint
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.evaluation.references import load_references

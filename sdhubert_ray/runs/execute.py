@@ -33,7 +33,7 @@ from sdhubert_ray.output import (
 from sdhubert_ray.output.tables import FAILED_STATUSES
 from sdhubert_ray.runs.config import STALL_SECONDS, JobConfig
 from sdhubert_ray.runs.placement import alive_nodes
-from sdhubert_ray.runs.planning import Found, UnitOptions, stage_input, stage_retry
+from sdhubert_ray.runs.planning import Found, UnitOptions, longest_first, stage_input, stage_retry
 from sdhubert_ray.runs.session import IncompleteRunError, Job, OnCommit, Origin, Session, Summary, publish_here
 from sdhubert_ray.runs.stages import CutSyllables, InTurn, ReadFeatures, SegmentUnits, WriteSegments
 from sdhubert_ray.units import Quantizer
@@ -99,11 +99,10 @@ def prepare_job(
             quantizer.check_width(width, str(config.quantizer), features)
 
     output = storage.absolute(output)
-    resources = config.resources
-    workers = cache(lambda: count_workers(config, engine, address))
+    lengths = config.audio.piece_seconds, config.resources.unit_seconds, config.resources.unit_rows
     # In process the windows of a unit are what the threads share.
     shortest = 10.0 if engine == "ray" or address else 60.0
-    layout = UnitOptions(config.audio.piece_seconds, resources.unit_seconds, resources.unit_rows, workers, shortest)
+    layout = UnitOptions(*lengths, cache(lambda: count_workers(config, engine, address)), shortest)
 
     def stage(plans: Sequence[Plan], commits: Sequence[Commit], folder: Path) -> tuple[StagedPlan, Found, str]:
         if not plans:
@@ -338,12 +337,6 @@ def _run_on_ray(job: Job, summary: Summary, on_commit: OnCommit, stall_seconds: 
                 session.settle(_publish_on_ray)
             except RayError as error:
                 raise IncompleteRunError(explain(error)) from error
-
-
-def longest_first(contents: Contents) -> Sequence[tuple[str, int]]:
-    """What is not done: the short units last, so that all workers end at about the same time."""
-    seconds = {plan.name: plan.unit_seconds for plan in contents.plans}
-    return sorted(contents.pending, key=lambda unit: -seconds[unit[0]][unit[1]])
 
 
 def _do_units(pipeline: "ray.data.Dataset", session: Session, metrics: "RunMetrics", watch: "StallWatch") -> None:

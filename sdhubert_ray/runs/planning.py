@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from sdhubert_ray.corpus import Listing, cut_pieces, split_units
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.output import Commit, Plan, StagedPlan, read_plan, stage_plan
+from sdhubert_ray.output import Commit, Contents, Plan, StagedPlan, read_plan, stage_plan
 from sdhubert_ray.output.commits import read_commits
 
 _SHOWN = 5
@@ -163,6 +163,12 @@ def _as_new(rows: pa.Table, piece_seconds: float) -> Iterator[pa.Table]:
     files = rows.filter(whole)
     if files.num_rows:  # what could not be read then may be long enough for several pieces now
         yield cut_pieces(files.drop_columns(["key", "piece", "num_pieces", "duration"]), piece_seconds)
+
+
+def longest_first(contents: Contents) -> Sequence[tuple[str, int]]:
+    """What is not done: the short units last, so that all workers end at about the same time."""
+    seconds = {plan.name: plan.unit_seconds for plan in contents.plans}
+    return sorted(contents.pending, key=lambda unit: -seconds[unit[0]][unit[1]])
 
 
 class DigestSet:

@@ -18,7 +18,7 @@ from models import (
     window_sizes,
 )
 
-from sdhubert_ray.encoder.model import OutOfMemoryError, encode_pieces, encode_windows
+from sdhubert_ray.encoder.inference import OutOfMemoryError, encode_pieces, encode_windows
 from sdhubert_ray.speech.presets import PRESETS, EncoderOptions
 from sdhubert_ray.speech.spans import SpeechOptions, find_speech
 from sdhubert_ray.speech.syllables import cut_syllables

@@ -13,7 +13,7 @@ from transformers import HubertConfig, HubertModel
 from sdhubert_ray import MincutWrapper, SDHuBERTSegmenter
 from sdhubert_ray.encoder import fetch_checkpoint
 from sdhubert_ray.encoder.checkpoint import load_model
-from sdhubert_ray.encoder.model import encode_windows
+from sdhubert_ray.encoder.inference import encode_windows
 from sdhubert_ray.encoder.official import Checkpoint
 from sdhubert_ray.encoder.weights import read_config
 from sdhubert_ray.errors import UserError

@@ -12,7 +12,8 @@ from transformers import HubertConfig, HubertModel
 
 from sdhubert_ray.encoder import Checkpoint, fetch_checkpoint
 from sdhubert_ray.encoder.checkpoint import load_model
-from sdhubert_ray.encoder.model import SDHuBERT, encode_pieces, encode_windows, run_to_cls
+from sdhubert_ray.encoder.inference import encode_pieces, encode_windows
+from sdhubert_ray.encoder.model import SDHuBERT, run_to_cls
 from sdhubert_ray.speech.audio import Span, normalise, read_audio
 from sdhubert_ray.speech.presets import PRESETS, EncoderOptions
 from sdhubert_ray.speech.spans import SpeechOptions, find_speech

@@ -12,7 +12,8 @@ from transformers import HubertConfig
 
 from sdhubert_ray.encoder import fetch_checkpoint
 from sdhubert_ray.encoder.checkpoint import load_model
-from sdhubert_ray.encoder.model import SDHuBERT, encode_windows
+from sdhubert_ray.encoder.inference import encode_windows
+from sdhubert_ray.encoder.model import SDHuBERT
 from sdhubert_ray.speech.presets import EncoderOptions
 
 pytestmark = pytest.mark.seconds

@@ -16,7 +16,7 @@ from triplet_inputs import GOOD, clip, write
 from sdhubert_ray import storage
 from sdhubert_ray.encoder import fetch_checkpoint
 from sdhubert_ray.encoder.checkpoint import load_model
-from sdhubert_ray.encoder.model import pool_pieces
+from sdhubert_ray.encoder.inference import pool_pieces
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.evaluation.scoring import Figure
 from sdhubert_ray.evaluation.ssabx import Scoring, cut_units, embed_clips, evaluate_ssabx

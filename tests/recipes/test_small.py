@@ -165,8 +165,9 @@ def test_recordings_in_a_row_keep_to_their_places(seed, number):
     samples, syllable, _ = Crops(made, [], options, 0)[number]
     loud = samples.reshape(300, 320).square().mean(dim=1) > 0.2
     speech = (syllable != NO_SYLLABLE).numpy()
-    # One may begin just behind the end of the crop.
-    edges = np.append(np.flatnonzero(np.diff(speech.astype(int))), len(speech))
+    edges = np.flatnonzero(np.diff(speech.astype(int)))
+    if loud[-4:].any() and not speech[-4:].any():  # a syllable is heard that begins just behind the end of the crop
+        edges = np.append(edges, len(speech))
     for frame in np.flatnonzero(loud.numpy() != speech):
         assert np.abs(edges - frame).min(initial=300) <= 4  # what the change of tempo moves
 

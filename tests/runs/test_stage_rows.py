@@ -20,7 +20,7 @@ from runs.stage_runs import (
     segments_of,
 )
 
-from sdhubert_ray.encoder import model
+from sdhubert_ray.encoder import inference
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output.tables import (
     RESULT_FIELDS,
@@ -231,7 +231,7 @@ def test_what_is_written_is_the_table_and_what_comes_back_is_a_report(segment, f
 @pytest.mark.parametrize("name", ["features", "raw_norm"])
 def test_a_recording_that_overflows_fails_alone(segment, name, monkeypatch):
     """As half precision does on some; NaN in the table would stop whoever clusters it."""
-    original = model.encode_pieces
+    original = inference.encode_pieces
 
     def overflowing(*arguments):
         first, second, *others = original(*arguments)
@@ -241,7 +241,7 @@ def test_a_recording_that_overflows_fails_alone(segment, name, monkeypatch):
 
     manifest = make_manifest([SHORTEST] * 3)
     expected = segment(manifest)
-    monkeypatch.setattr(model, "encode_pieces", overflowing)
+    monkeypatch.setattr(inference, "encode_pieces", overflowing)
     table = segment(manifest)
     assert table.column("status").to_pylist() == ["ok", "failed", "ok"]
     assert table.column("error").to_pylist() == [

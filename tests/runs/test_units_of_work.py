@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from sdhubert_ray.corpus import split_units
 from sdhubert_ray.output import Contents, Plan
 from sdhubert_ray.runs.config import JobConfig
-from sdhubert_ray.runs.execute import count_workers, longest_first
-from sdhubert_ray.runs.planning import UnitOptions
+from sdhubert_ray.runs.execute import count_workers
+from sdhubert_ray.runs.planning import UnitOptions, longest_first
 
 
 def fitted(workers):

@@ -16,7 +16,7 @@ from sdhubert_ray.speech.presets import EncoderOptions
 
 if TYPE_CHECKING:
     from sdhubert_ray.encoder import Checkpoint
-    from sdhubert_ray.encoder.model import PooledPiece
+    from sdhubert_ray.encoder.inference import PooledPiece
 
 EMBEDDINGS = ("favg", "cls")
 """What a clip is in a layer: the mean over its frames, or its CLS state."""
@@ -40,7 +40,7 @@ class EmbedClips:
     ) -> None:
         # Only here: torch takes seconds to import.
         from sdhubert_ray.encoder.checkpoint import load_model
-        from sdhubert_ray.encoder.model import batch_seconds_on
+        from sdhubert_ray.encoder.inference import batch_seconds_on
 
         self.model = load_model(checkpoint(), EncoderOptions(max(layers), max(layers)), config.dtype, device)
         self.pad_samples = config.windows.pad_samples
@@ -75,7 +75,7 @@ class EmbedClips:
 
     def _embed_rows(self, rows: pa.Table, ends: Sequence[float]) -> tuple[list[str | None], list["PooledPiece | None"]]:
         """Errors and embeddings of decoded rows, whose clips should reach to `ends`, in seconds of the file."""
-        from sdhubert_ray.encoder.model import pool_pieces
+        from sdhubert_ray.encoder.inference import pool_pieces
 
         facts = rows.select(["uri", "status", "error", "offset", "duration"]).to_pylist()
         errors = [_flaw(fact, end) for fact, end in zip(facts, ends, strict=True)]

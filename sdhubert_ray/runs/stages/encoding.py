@@ -15,7 +15,7 @@ from sdhubert_ray.speech.windows import WindowOptions
 
 if TYPE_CHECKING:
     from sdhubert_ray.encoder import Checkpoint
-    from sdhubert_ray.encoder.model import EncodedPiece
+    from sdhubert_ray.encoder.inference import EncodedPiece
 
 TOO_LARGE = "does not fit into the memory of the GPU, alone and window by window; try a smaller audio.piece_seconds"
 
@@ -40,7 +40,7 @@ class EncodeSpeech:
     ) -> None:
         # Only here: torch takes seconds to import, and the other stages' workers do without it.
         from sdhubert_ray.encoder.checkpoint import load_model
-        from sdhubert_ray.encoder.model import batch_seconds_on
+        from sdhubert_ray.encoder.inference import batch_seconds_on
 
         self.model = load_model(checkpoint(), layers, dtype, device)
         self.windows = windows
@@ -53,7 +53,7 @@ class EncodeSpeech:
         return run_unit("encode", batch, self._encode, self.attempts)
 
     def _encode(self, batch: pa.Table, hopeless: bool) -> pa.Table:
-        from sdhubert_ray.encoder.model import OutOfMemoryError
+        from sdhubert_ray.encoder.inference import OutOfMemoryError
 
         try:
             return self._encode_rows(_without_samples(batch, GIVEN_UP) if hopeless else batch)
@@ -64,7 +64,7 @@ class EncodeSpeech:
         return pa.concat_tables(rows).combine_chunks()
 
     def _encode_rows(self, batch: pa.Table) -> pa.Table:
-        from sdhubert_ray.encoder.model import encode_pieces
+        from sdhubert_ray.encoder.inference import encode_pieces
 
         began = time.perf_counter()
         samples = read_ragged(batch.column("samples"))
