@@ -133,7 +133,7 @@ def _begun(out: Path, made: dict[str, Any]) -> dict[str, Any] | None:
             if (out / name).exists():
                 raise UserError(f"{out / name} is there, and no {RECORD} tells what it is of; name another folder")
         return None
-    if record["made"] != made:
+    if record.get("made") != made:
         raise UserError(
             f"{out} was begun with another manifest or other options, see {out / RECORD}; name another folder"
         )
