@@ -111,7 +111,10 @@ def load_model(checkpoint: Checkpoint, options: EncoderOptions, dtype: str, devi
     if hasattr(model.speech_model, "masked_spec_embed"):
         del model.speech_model.masked_spec_embed  # a training device, which files may leave out
     fold_weight_norm(model.speech_model.encoder.pos_conv_embed.conv)
-    return model.requires_grad_(False).eval().to(device=device, dtype=DTYPES[dtype])
+    model.requires_grad_(False).eval().to(device=device, dtype=DTYPES[dtype])
+    if device == "cpu":
+        model.transform_positions()
+    return model
 
 
 def fold_weight_norm(conv: Any) -> None:  # noqa: ANN401 - torch does not type what a parametrization holds

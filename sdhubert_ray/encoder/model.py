@@ -11,6 +11,8 @@ from torch.func import functional_call
 from transformers import HubertConfig, HubertModel
 from transformers.models.hubert.modeling_hubert import HubertEncoderLayer, HubertGroupNormConvLayer
 
+from sdhubert_ray.encoder.convolutions import SpectralConvolution, normed_convolution
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Precisions of inference by name; the half types cross the pipeline as float16."""
 
@@ -62,6 +64,11 @@ class SDHuBERT(nn.Module):
         """Forget transformer layers past the first `count`: inference needs none above the states it reads."""
         self.speech_model.encoder.layers = self.speech_model.encoder.layers[:count]
 
+    def transform_positions(self) -> None:
+        """Convolve positions by Fourier transforms from now on, for inference on a CPU; training has other kernels."""
+        convolution = self.speech_model.encoder.pos_conv_embed
+        convolution.conv = SpectralConvolution(convolution.conv)
+
     def count_frames(self, num_samples: Tensor) -> Tensor:
         """Frames of windows of (B,) int64 samples: (B,) int64."""
         for kernel, stride in self._kernels():
@@ -70,13 +77,14 @@ class SDHuBERT(nn.Module):
 
     def project(self, samples: Tensor, num_samples: Tensor) -> Tensor:
         """Convolutional extractor and projection: (B, N) samples of (B,) valid lengths to (B, T, D), zero beyond."""
-        states = samples.masked_fill(~_valid(num_samples, samples.shape[1]), 0)[:, None]
+        samples = samples.masked_fill(~_valid(num_samples, samples.shape[1]), 0)
+        states = samples[:, None]
         for layer, (kernel, stride) in zip(
             self.speech_model.feature_extractor.conv_layers, self._kernels(), strict=True
         ):
             num_samples = (num_samples - kernel) // stride + 1
             if isinstance(layer, HubertGroupNormConvLayer):
-                states = layer.activation(_valid_group_norm(layer.conv(states), num_samples, layer.layer_norm))
+                states = layer.activation(normed_convolution(samples, num_samples, layer.conv, layer.layer_norm))
             else:
                 # Kernels lie within the valid samples for every valid frame: nothing beyond can leak in.
                 states = layer(states)
@@ -173,18 +181,3 @@ def run_to_cls(states: Tensor, num_frames: Tensor, layers: nn.ModuleList) -> tup
 def _valid(counts: Tensor, length: int) -> Tensor:
     """(B, length) bool: position < count."""
     return torch.arange(length, device=counts.device) < counts[:, None]
-
-
-def _valid_group_norm(states: Tensor, counts: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """GroupNorm with one channel per group over the first `counts` (B,) positions of (B, C, T) states.
-
-    Statistics are taken in float32. `states` is overwritten: at this layer a second of audio is 3,200 frames of
-    every channel, and a copy more is half a gigabyte.
-    """
-    beyond = ~_valid(counts, states.shape[2])[:, None]
-    count = counts[:, None, None].float()
-    mean = states.masked_fill_(beyond, 0).sum(2, keepdim=True, dtype=torch.float32) / count
-    deviation = states.sub_(mean.to(states.dtype)).masked_fill_(beyond, 0)
-    length = torch.linalg.vector_norm(deviation, dim=2, keepdim=True, dtype=torch.float32)
-    scale = torch.rsqrt(length.square() / count + norm.eps) * norm.weight[None, :, None].float()
-    return torch.addcmul(norm.bias[None, :, None].to(states.dtype), deviation, scale.to(states.dtype))

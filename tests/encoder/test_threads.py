@@ -11,9 +11,9 @@ from commands import sdhubert
 from transformers import HubertConfig
 
 from sdhubert_ray.encoder import fetch_checkpoint
-from sdhubert_ray.encoder.checkpoint import load_model
+from sdhubert_ray.encoder.checkpoint import fold_weight_norm, load_model
 from sdhubert_ray.encoder.inference import encode_windows
-from sdhubert_ray.encoder.model import SDHuBERT
+from sdhubert_ray.encoder.model import SDHuBERT, build_encoder
 from sdhubert_ray.speech.presets import EncoderOptions
 
 pytestmark = pytest.mark.seconds
@@ -56,12 +56,12 @@ def test_the_same_bits_on_one_and_on_several_threads(base, threads):
 
 def test_the_weight_is_that_of_torch(base):
     """But for the rounding of its sum in float32, which hangs on the threads."""
-    state = torch.load(base, weights_only=True)["state_dict"]
-    place = "speech_model.encoder.pos_conv_embed.conv"
-    parts = (state[f"{place}.parametrizations.weight.original{part}"] for part in (1, 0))
-    expected = torch._weight_norm(*parts, 2)
-    model = load_model(fetch_checkpoint(str(base)), EncoderOptions(9, 9), "float32", "cpu")
-    torch.testing.assert_close(model.state_dict()[f"{place}.weight"], expected, rtol=2e-5, atol=0)
+    model = build_encoder(fetch_checkpoint(str(base)).upstream)
+    conv = model.speech_model.encoder.pos_conv_embed.conv
+    expected = conv.weight.clone()
+    fold_weight_norm(conv)
+    assert isinstance(conv.weight, torch.nn.Parameter)
+    torch.testing.assert_close(conv.weight, expected, rtol=2e-5, atol=0)
 
 
 @pytest.mark.slow
