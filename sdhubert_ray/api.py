@@ -14,7 +14,8 @@ from sdhubert_ray.encoder.weights import RELEASED, fetch_checkpoint
 from sdhubert_ray.errors import AudioError, UserError
 from sdhubert_ray.output import count_joined, frame_offset, worst_status
 from sdhubert_ray.output.tables import FAILED_STATUSES
-from sdhubert_ray.runs.config import DTYPES
+from sdhubert_ray.runs.config import AUTO, DTYPES
+from sdhubert_ray.runs.devices import torch_device
 from sdhubert_ray.runs.stages import AudioSource, Piece, load_piece, prepare_piece
 from sdhubert_ray.speech.audio import FRAME_RATE, Audio, Levels, Span, resample, scale_up
 from sdhubert_ray.speech.decoders import MAX_RATE, MIN_RATE, Samples
@@ -113,7 +114,7 @@ class SDHuBERTSegmenter:
             silence_threshold: spans of a smaller mean |z-scored sample| are dropped; 0 keeps all.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
             preset: `readme` or `paper`.
-            dtype: precision of the encoder: `float32`, `bfloat16` or `float16`.
+            dtype: precision of the encoder: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where it is fast.
             batch_seconds: padded audio per forward call, seconds.
             piece_seconds: longer audio is decoded and encoded in pieces.
             channel: the channel to use, from 0; None averages all.
@@ -135,9 +136,11 @@ class SDHuBERTSegmenter:
             },
         }
         self.options = with_values(options, _only_given(given))
-        self.device = _resolve_device(device)
+        self.device = torch_device(device)
         from sdhubert_ray.encoder.checkpoint import load_model
+        from sdhubert_ray.encoder.model import fastest_dtype
 
+        dtype = fastest_dtype(self.device) if dtype == AUTO else dtype
         self.model = load_model(checkpoint, self.options.encoder, dtype, self.device)
         self.batch_seconds = batch_seconds
         self._dtype = np.float32 if dtype == "float32" else np.float16
@@ -317,19 +320,6 @@ def _only_given(values: Mapping[str, Mapping[str, object]]) -> dict[str, dict[st
         section: {name: value for name, value in options.items() if value is not None}
         for section, options in values.items()
     }
-
-
-def _resolve_device(device: str) -> str:
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=device).tolist()
-    # What torch raises for an unknown name, for CUDA in a build without it, and for `meta`.
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"device {device!r} cannot be used ({str(error).splitlines()[0]}); try cpu") from error
-    return device
 
 
 def _check_inputs(items: Sequence[object], sample_rate: int | None) -> None:

@@ -51,7 +51,9 @@ def ssabx(
         str, typer.Option(help="paper (no padding) or readme: how a clip is z-scored and padded.")
     ] = "paper",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16, float16, or auto: bfloat16 where it is fast.")
+    ] = "float32",
     engine: Annotated[
         str, typer.Option(help="local (this process), ray, or auto: ray from 10 minutes of clips.")
     ] = "auto",

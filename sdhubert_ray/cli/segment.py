@@ -36,7 +36,9 @@ QuantizerName = Annotated[
 Preset = Annotated[str | None, typer.Option(help="readme (default) or paper.")]
 FrameFeatures = Annotated[str | None, typer.Option(help="Keep the features of all frames: float32 or float16.")]
 Device = Annotated[str | None, typer.Option(help="auto (default), cpu or cuda.")]
-Dtype = Annotated[str | None, typer.Option(help="float32 (default), bfloat16 or float16.")]
+Dtype = Annotated[
+    str | None, typer.Option(help="float32 (default), bfloat16, float16, or auto: bfloat16 where it is fast.")
+]
 MaxFailed = Annotated[
     int | None, typer.Option(help="More unreadable, missing or failed recordings exit with 3 (default 0).")
 ]

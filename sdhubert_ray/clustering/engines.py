@@ -13,7 +13,7 @@ from sdhubert_ray.clustering.options import ClusterOptions, Workers
 from sdhubert_ray.clustering.sampling import SampleLots
 from sdhubert_ray.clustering.shards import Sample
 from sdhubert_ray.clustering.state import Centers, FitState
-from sdhubert_ray.runs.execute import local_device
+from sdhubert_ray.runs.devices import local_device
 from sdhubert_ray.units.kmeans import ward_reduce
 
 

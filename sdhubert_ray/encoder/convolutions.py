@@ -59,7 +59,7 @@ class SpectralConvolution(nn.Module):
         super().__init__()
         self._kernel, self._padding = conv.kernel_size[0], int(conv.padding[0])
         self._size = _TRANSFORM_KERNELS * self._kernel
-        kernels = conv.weight.detach().double().unflatten(0, (conv.groups, -1)).flip(-1)
+        kernels = conv.weight.detach().double().reshape(conv.groups, -1, *conv.weight.shape[1:]).flip(-1)
         spectrum = torch.fft.rfft(kernels, n=self._size).permute(3, 0, 2, 1)
         bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
         self.register_buffer("spectrum", spectrum.to(torch.complex64).contiguous())
@@ -67,7 +67,7 @@ class SpectralConvolution(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Convolve (B, C, T) float32 states: (B, D, T + 2 padding - kernel + 1)."""
-        batch, _, length = states.shape
+        batch, channels, length = states.shape
         groups = self.spectrum.shape[1]
         count = length + 2 * self._padding - self._kernel + 1
         step = self._size - self._kernel + 1
@@ -75,8 +75,9 @@ class SpectralConvolution(nn.Module):
         after = blocks * step + self._kernel - 1 - length - self._padding
         overlapping = F.pad(states, (self._padding, after)).unfold(2, self._size, step)
         transformed = torch.fft.rfft(overlapping.contiguous())  # (B, C, blocks, F)
-        rows = transformed.unflatten(1, (groups, -1)).permute(4, 1, 0, 3, 2).flatten(2, 3)
-        products = torch.matmul(rows, self.spectrum).unflatten(2, (batch, blocks))  # (F, G, B, blocks, D / G)
-        convolved = torch.fft.irfft(products.permute(2, 1, 4, 3, 0).flatten(1, 2), n=self._size)
+        rows = transformed.view(batch, groups, channels // groups, blocks, -1).permute(4, 1, 0, 3, 2).flatten(2, 3)
+        products = torch.matmul(rows, self.spectrum)  # (F, G, B * blocks, D / G)
+        apart = products.view(*products.shape[:2], batch, blocks, -1).permute(2, 1, 4, 3, 0).flatten(1, 2)
         # The first values of a block hang on what was before it.
-        return convolved[..., self._kernel - 1 :].flatten(2)[..., :count] + self.bias
+        convolved: Tensor = torch.fft.irfft(apart, n=self._size)[..., self._kernel - 1 :]
+        return convolved.flatten(2)[..., :count] + self.bias

@@ -117,7 +117,10 @@ def evaluate_ssabx(
         UserError: a layer that the checkpoint does not have; no such engine, device or cluster.
         IncompleteRunError: Ray gave up.
     """
+    from sdhubert_ray.runs.devices import settle_precision
+
     engine = choose_engine(triplets, engine, address)
+    config = settle_precision(config, address)
     embedded, errors = embed_clips(
         triplets.clips, checkpoint, config, scoring.layers, engine=engine, address=address, progress=progress
     )
@@ -265,7 +268,7 @@ def _unit_table(unit_name: str, numbers: Sequence[int], clips: Sequence[Clip]) -
 def _embed_here(
     units: Sequence[pa.Table], checkpoint: "Checkpoint", config: JobConfig, layers: Sequence[int]
 ) -> Iterator[pa.Table]:
-    from sdhubert_ray.runs.execute import local_device
+    from sdhubert_ray.runs.devices import local_device
 
     embed = EmbedClips(lambda: checkpoint, config, layers, local_device(config.device))
     return map(embed, units)

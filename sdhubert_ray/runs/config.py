@@ -15,7 +15,8 @@ from sdhubert_ray.speech.windows import WindowOptions
 from sdhubert_ray.storage.entries import SCHEMES
 
 DEVICES = ("auto", "cpu", "cuda")
-DTYPES = ("float32", "bfloat16", "float16")
+AUTO = "auto"
+DTYPES = (AUTO, "float32", "bfloat16", "float16")
 STALL_SECONDS = 60.0
 """A run on a cluster that has become smaller is planned anew when nothing was committed for this long."""
 RESEGMENT_SECTIONS = ("speech", "syllables")
@@ -122,7 +123,7 @@ class JobConfig:
         preset: `readme` or `paper`: the defaults of the five sections that follow.
         checkpoint: a path or URI, `bundled` (small, in the package), or `sdhubert_base` (the released one).
         device: `auto` takes a GPU where there is one.
-        dtype: precision of the encoder.
+        dtype: precision of the encoder; `auto` takes the fastest that the machine or cluster has, bfloat16 or float32.
         max_failed: more rows unreadable, missing or failed end the run with exit code 3.
         quantizer: a folder or URI of `sdhubert cluster`: syllables get its units; none leaves them without.
         foreign_quantizer: take one that was made from features of another checkpoint or layer.

@@ -22,7 +22,7 @@ from sdhubert_ray.output.plans import PLANS_FOLDER, UNITS_PER_PART
 from sdhubert_ray.output.record import RUN_RECORD
 from sdhubert_ray.output.tables import STAGES, STATUSES
 from sdhubert_ray.runs.config import JobConfig
-from sdhubert_ray.runs.execute import local_device
+from sdhubert_ray.runs.devices import local_device
 from sdhubert_ray.runs.placement import alive_nodes, total
 from sdhubert_ray.runs.session import Job
 from sdhubert_ray.runs.stages import CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments

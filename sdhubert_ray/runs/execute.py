@@ -32,6 +32,7 @@ from sdhubert_ray.output import (
 )
 from sdhubert_ray.output.tables import FAILED_STATUSES
 from sdhubert_ray.runs.config import STALL_SECONDS, JobConfig
+from sdhubert_ray.runs.devices import local_device, settle_precision, warn_if_slow
 from sdhubert_ray.runs.placement import alive_nodes
 from sdhubert_ray.runs.planning import Found, UnitOptions, longest_first, stage_input, stage_retry
 from sdhubert_ray.runs.session import IncompleteRunError, Job, OnCommit, Origin, Session, Summary, publish_here
@@ -85,6 +86,8 @@ def prepare_job(
     _check_choices(engine, address, overwrite, retry)
     if storage.is_folder(source) and storage.is_inside(output, source):
         raise UserError(f"output {output} is in the input {source}; choose an output outside of it")
+    output = storage.absolute(output)
+    config = settle_precision(config, None if engine == "local" else address, None if overwrite else output)
     made_with = fingerprint(config.identity(checkpoint.sha256))
     features = f"checkpoint {checkpoint.name}"
     config, quantizer = load_quantizer(config, None, features, made_with)
@@ -98,7 +101,6 @@ def prepare_job(
         if quantizer is not None:
             quantizer.check_width(width, str(config.quantizer), features)
 
-    output = storage.absolute(output)
     lengths = config.audio.piece_seconds, config.resources.unit_seconds, config.resources.unit_rows
     # In process the windows of a unit are what the threads share.
     shortest = 10.0 if engine == "ray" or address else 60.0
@@ -312,6 +314,7 @@ def _work_here(job: Job) -> Callable[[pa.Table], pa.Table]:
     quantize = None if quantizer is None else lambda: quantizer
     if checkpoint is not None:
         device = local_device(config.device)
+        warn_if_slow(config.dtype, device)
         return SegmentUnits(lambda: checkpoint, config, device, job.output, job.run_id, quantizer=quantize)
     read = ReadFeatures(str(job.origin.features), job.output, config.dtype)
     cut = CutSyllables(config.segmentation, config.output, quantizer=quantize)
@@ -381,15 +384,6 @@ def _check_choices(engine: str, address: str | None, overwrite: bool, retry: Seq
         raise UserError(f"--retry is {unknown[0]!r}; it has to be one of {', '.join(sorted(FAILED_STATUSES))}")
     if retry and overwrite:
         raise UserError("--retry does rows of an output again, --overwrite removes them; leave out one")
-
-
-def local_device(device: str) -> str:
-    """The device of this process that is meant. Raises UserError where it was named and is not there."""
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device is cuda, but torch sees no GPU here; take --device cpu, or install a CUDA torch")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def _all_ids(job: Job) -> Iterator[str]:

@@ -18,7 +18,7 @@ from sdhubert_ray.output import (
     write_run,
 )
 from sdhubert_ray.output.usage import UnitUsage
-from sdhubert_ray.runs.execute import local_device
+from sdhubert_ray.runs.devices import local_device
 from sdhubert_ray.runs.session import IncompleteRunError
 from sdhubert_ray.runs.stages import AssignUnits
 from sdhubert_ray.tokenizing.exporting import begin, export
