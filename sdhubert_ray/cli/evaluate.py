@@ -10,7 +10,7 @@ import typer
 from sdhubert_ray.cli.console import console, note
 from sdhubert_ray.cli.evaluate_ssabx import ssabx
 from sdhubert_ray.cli.options import Foreign, Rename, split_rename
-from sdhubert_ray.cli.targets import check_figures
+from sdhubert_ray.cli.targets import JsonFile, check_figures
 from sdhubert_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ TierName = Annotated[
     str | None,
     typer.Option(help="Of TextGrids (default: called syllables, or phones, which are syllabified in English)."),
 ]
-JsonFile = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write all figures here, a file or URI.")]
 Resamples = Annotated[int, typer.Option("--bootstrap", min=0, help="Resamples of utterances for 95 % intervals.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the bootstrap.")]
 

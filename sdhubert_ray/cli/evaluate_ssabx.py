@@ -17,7 +17,7 @@ from sdhubert_ray.cli.console import (
 )
 from sdhubert_ray.cli.options import Address, LogFormat, choose_address
 from sdhubert_ray.cli.running import ended_early
-from sdhubert_ray.cli.targets import check_figures
+from sdhubert_ray.cli.targets import JsonFile, check_figures
 from sdhubert_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def ssabx(
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples of the 95 % intervals; 0 for none.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 0,
     max_failed: Annotated[int, typer.Option(min=0, help="More triplets that cannot be used exit with 3.")] = 0,
-    json_file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the result here too.")] = None,
+    json_file: JsonFile = None,
     log_format: LogFormat = "text",
 ) -> None:
     """Spoken-sentence ABX: how often a clip that says the same is nearer than one that does not.

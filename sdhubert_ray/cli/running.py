@@ -1,7 +1,9 @@
 """Doing a job with its progress on the terminal, and printing what came of it."""
 
 import contextlib
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
@@ -19,6 +21,7 @@ from sdhubert_ray.cli.console import (
 from sdhubert_ray.errors import BusyError, UserError
 
 if TYPE_CHECKING:
+    from sdhubert_ray.runs.profile import Profile
     from sdhubert_ray.runs.session import Job, Summary
 
 _SHOWN_FAILURES = 20
@@ -64,8 +67,14 @@ def print_found(job: "Job") -> None:
         )
 
 
-def do_job(job: "Job") -> None:
-    """Run a job and print its summary; exit with 1 where it cannot finish, with 3 where more failed than may."""
+def do_job(job: "Job", profile: bool = False, json_file: str | None = None) -> None:
+    """Run a job and print its summary; exit with 1 where it cannot finish, with 3 where more failed than may.
+
+    Args:
+        job: as it was planned.
+        profile: print where the time went, too.
+        json_file: what gets the summary with all its figures.
+    """
     from sdhubert_ray.runs.execute import run_job
 
     # Ray Data draws its own bars, of all stages.
@@ -81,12 +90,45 @@ def do_job(job: "Job") -> None:
 
         with ended_early():
             summary = run_job(job, advance)
-    _print_summary(summary)
+    _print_summary(summary, profile)
+    if json_file:
+        _write_figures(json_file, summary)
     if summary.totals.num_failed > job.config.max_failed:
         raise typer.Exit(EXIT_FAILED_ROWS)
 
 
-def _print_summary(summary: "Summary") -> None:
+def _add_profile(table: Table, profile: "Profile") -> None:
+    marks = {
+        "list": profile.list_seconds,
+        "start": profile.start_seconds,
+        "work": profile.work_seconds,
+        "finish": profile.finish_seconds,
+    }
+    table.add_row("on the clock", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in marks.items()))
+    if profile.unit_seconds:
+        parts = {**profile.stage_seconds, "between stages": profile.between_seconds}
+        shares = ", ".join(f"{name} {seconds / profile.unit_seconds:.0%}" for name, seconds in parts.items())
+        table.add_row("of the work", f"{shares}; {profile.units_at_once:.1f} units at once")
+
+
+def _write_figures(target: str, summary: "Summary") -> None:
+    from importlib.metadata import version
+
+    from sdhubert_ray import storage
+
+    profile = summary.profile
+    derived = {"encoder_share": profile.encoder_share, "units_at_once": profile.units_at_once}
+    figures = {
+        "metric": "segment",
+        "sdhubert_ray": version("sdhubert_ray"),
+        **asdict(summary),
+        "profile": {**asdict(profile), **derived},
+        "totals": summary.totals.record(),
+    }
+    storage.put(target, json.dumps(figures, indent=1).encode() + b"\n")
+
+
+def _print_summary(summary: "Summary", profile: bool) -> None:
     totals = summary.totals
     table = Table(show_header=False, box=None)
     statuses = ", ".join(f"{count} {status}" for status, count in totals.statuses.items())
@@ -100,8 +142,10 @@ def _print_summary(summary: "Summary") -> None:
             "this run",
             f"{summary.rows_done} rows in {summary.wall_seconds:.1f} s, real-time factor {factor:.4f}",
         )
-        stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stage_seconds.items())
+        stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.profile.stage_seconds.items())
         table.add_row("work per stage", stages)
+        if profile:
+            _add_profile(table, summary.profile)
     else:
         table.add_row("this run", "nothing was left to do")
     table.add_row("output", summary.output)

@@ -24,6 +24,7 @@ from sdhubert_ray.cli.options import (
 )
 from sdhubert_ray.cli.plan import print_plan
 from sdhubert_ray.cli.running import do_job, print_found
+from sdhubert_ray.cli.targets import JsonFile, check_figures
 from sdhubert_ray.errors import UserError
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as syllables.syl_dur=0.2")]
@@ -70,6 +71,8 @@ def segment(
     address: Address = None,
     retry: Retry = None,
     plan: PlanOnly = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Print where the time went.")] = False,
+    json_file: JsonFile = None,
     overwrite: Overwrite = False,
     log_format: LogFormat = "text",
 ) -> None:
@@ -80,6 +83,10 @@ def segment(
     log_as(log_format)
     of_run = {"checkpoint": checkpoint, "quantizer": quantizer, "preset": preset, "device": device, "dtype": dtype}
     flags = given({**of_run, "max_failed": max_failed, **written(formats, frame_features, "float32")})
+    if plan and (profile or json_file):
+        raise UserError("--plan runs nothing that --profile or --json could tell of; leave out one")
+    if json_file:
+        check_figures(json_file)
     # What can be mended is told before torch is loaded, which takes seconds.
     from sdhubert_ray.corpus import list_input
     from sdhubert_ray.runs.config import JobConfig, load_config
@@ -115,4 +122,4 @@ def segment(
         with job.folder:
             print_plan(job)
     else:
-        do_job(job)
+        do_job(job, profile, json_file)

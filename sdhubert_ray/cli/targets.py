@@ -7,6 +7,7 @@ import typer
 
 from sdhubert_ray.errors import UserError
 
+JsonFile = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write all figures here, a file or URI.")]
 Replace = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
 
 
@@ -50,4 +51,4 @@ def check_figures(target: str) -> None:
     except ValueError:
         before = {}
     if before is not None and not {"metric", "sdhubert_ray"} <= before.keys():
-        raise UserError(f"{target} is there already and holds no figures of `sdhubert evaluate`; name another file")
+        raise UserError(f"{target} is there already and holds no figures; name another file")

@@ -56,10 +56,11 @@ FRAME_COLUMNS = ("frame_features", "norm", "mask", "spans", "raw_norm", "amplitu
 """Kept only if asked for; the last two are what new thresholds are tried on."""
 
 STAGES = ("decode", "encode", "cut")
-"""The stages that work is timed by, in order."""
-PIPELINE_COLUMNS = frozenset(
-    ("samples", "window_phase", "unit_name", *FRAME_COLUMNS, *(f"{stage}_seconds" for stage in STAGES))
-)
+"""The stages that work is timed by, in order; what they make is then written."""
+WORK = (*STAGES, "write")
+UNIT_COLUMNS = ("unit_name", "unit_began", *(f"{stage}_seconds" for stage in STAGES))
+"""What the rows of a unit bring along for its report."""
+PIPELINE_COLUMNS = frozenset(("samples", "window_phase", *UNIT_COLUMNS, *FRAME_COLUMNS))
 """Columns that live between the stages only, or that have their own place in the table: no manifest may have them."""
 
 

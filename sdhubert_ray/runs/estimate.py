@@ -20,12 +20,13 @@ from sdhubert_ray.output import formats, publish_plan, read_plan, read_unit, sta
 from sdhubert_ray.output.commits import COMMITS_FOLDER
 from sdhubert_ray.output.plans import PLANS_FOLDER, UNITS_PER_PART
 from sdhubert_ray.output.record import RUN_RECORD
-from sdhubert_ray.output.tables import STAGES, STATUSES
+from sdhubert_ray.output.tables import STAGES, STATUSES, UNIT_COLUMNS
 from sdhubert_ray.runs.config import JobConfig
 from sdhubert_ray.runs.devices import local_device
 from sdhubert_ray.runs.placement import alive_nodes, total
 from sdhubert_ray.runs.session import Job
 from sdhubert_ray.runs.stages import CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments
+from sdhubert_ray.runs.stages.rows import begun
 from sdhubert_ray.units import Quantizer
 
 if TYPE_CHECKING:
@@ -183,8 +184,7 @@ def try_rows(
         files = [path for path in Path(output).rglob("*") if path.is_file()]
         own = {COMMITS_FOLDER, PLANS_FOLDER, RUN_RECORD}
         file_bytes = sum(path.stat().st_size for path in files if path.relative_to(output).parts[0] not in own)
-        stages = {f"{stage}_seconds" for stage in STAGES}
-        nothing = table.slice(0, 0).drop_columns([*sorted(stages), "unit_name"])
+        nothing = table.slice(0, 0).drop_columns(UNIT_COLUMNS)
         empty_bytes = write_commit(output, "empty", nothing, config.output.compression)
     unknown = rows.column("duration").is_null().to_pylist()[: decoded.num_rows]
     durations = np.array(decoded.column("duration").to_pylist())
@@ -248,7 +248,7 @@ def _as_unit(rows: pa.Table, output: str, folder: Path) -> pa.Table:
     """The rows as the one unit of an output of their own."""
     write_run(output, {"fingerprint": {}, "runs": 1})
     plan = publish_plan(output, stage_plan(iter([rows]), folder), 1, "", "input")
-    return read_unit(output, plan.name, 0)
+    return begun(read_unit(output, plan.name, 0), time.time())
 
 
 def _decode(rows: pa.Table, config: JobConfig) -> pa.Table:

@@ -3,6 +3,7 @@
 import platform
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -211,7 +212,9 @@ def plan_job(
     plans, commits = (before.plans, before.commits) if before else ((), ())
     folder = tempfile.TemporaryDirectory(prefix="sdhubert-")
     try:
+        began = time.time()
         staged, found, kind = stage(plans, commits, Path(folder.name))
+        listed = time.time()
         run_id = uuid.uuid4().hex[:12]
         job = Job(
             run_id=run_id,
@@ -225,6 +228,8 @@ def plan_job(
             staged=staged,
             kind=kind,
             found=found,
+            listed=listed,
+            list_seconds=listed - began,
             folder=folder,
             record=_new_record(run_id, config, origin, wanted, before.record if before else None),
             anew=before is None,

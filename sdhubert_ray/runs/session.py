@@ -34,9 +34,10 @@ from sdhubert_ray.output import (
 )
 from sdhubert_ray.output.commits import remove_covered
 from sdhubert_ray.output.summary import Totals, count_results
-from sdhubert_ray.output.tables import FAILED_STATUSES, STAGES
+from sdhubert_ray.output.tables import FAILED_STATUSES
 from sdhubert_ray.runs.config import JobConfig
 from sdhubert_ray.runs.planning import Found
+from sdhubert_ray.runs.profile import Profile, Stopwatch
 from sdhubert_ray.units import Quantizer
 
 if TYPE_CHECKING:  # transformers takes seconds, and much needs no encoder
@@ -67,7 +68,7 @@ class Summary:
         run_audio_seconds: audio that this run went through.
         run_bytes: bytes that this run committed.
         wall_seconds: how long this run took.
-        stage_seconds: work per stage in this run, summed over workers.
+        profile: where its time went.
     """
 
     output: str
@@ -78,7 +79,7 @@ class Summary:
     run_audio_seconds: float = 0.0
     run_bytes: int = 0
     wall_seconds: float = 0.0
-    stage_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    profile: Profile = field(default_factory=Profile)
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ class Job:
         staged: what this run adds; its files are in `folder`.
         kind: of the plan that `staged` becomes.
         found: what the input holds.
+        listed: when that was known, of `time.time`.
+        list_seconds: how long it took.
         folder: of this machine; gone with the job.
         record: what run.json will hold.
         anew: there was no run in the output, or it is to be overwritten.
@@ -133,6 +136,8 @@ class Job:
     staged: StagedPlan
     kind: str
     found: Found
+    listed: float
+    list_seconds: float
     folder: "tempfile.TemporaryDirectory[str]"
     record: dict[str, object]
     anew: bool
@@ -169,6 +174,8 @@ class Session:
         self._summary = summary
         self._on_commit = on_commit
         self._began = time.monotonic()
+        self._stopwatch = Stopwatch(job.list_seconds, job.listed)
+        summary.profile = self._stopwatch.profile
         self.units: list[tuple[str, int]] = []
         """What is to be done: (name of the plan, unit)."""
 
@@ -214,7 +221,7 @@ class Session:
             IncompleteRunError: the run was ended by what the user can mend, the store, or another run. What is
                 committed stays.
         """
-        self._summary.wall_seconds = time.monotonic() - self._began
+        self._stop_clock()
         if error is not None:
             reason = f"{type(error).__name__}: {error}"
             events.tell(self._job.run_id, "stopped", {"reason": reason, "rows": self._summary.rows_done})
@@ -246,9 +253,7 @@ class Session:
         summary.rows_done += row["rows"]
         summary.run_audio_seconds += row["duration"]
         summary.run_bytes += row["size"]
-        work = {stage: float(row[f"{stage}_seconds"]) for stage in STAGES}
-        for stage, seconds in work.items():
-            summary.stage_seconds[stage] += seconds
+        taken = self._stopwatch.add(row)
         done = {
             "rows": summary.rows_done,
             "audio_seconds": round(summary.run_audio_seconds, 1),
@@ -258,7 +263,7 @@ class Session:
         failed = {status: row[status] for status in sorted(FAILED_STATUSES) if row[status]}
         events.tell(self._job.run_id, "committed", {"unit": row["unit_name"], **done, **failed})
         self._on_commit(row["rows"], row["duration"])
-        return sum(work.values())
+        return taken
 
     def settle(self, publish: Publish) -> None:
         """All units have been done: check that, publish them as the table, write other formats, count.
@@ -284,11 +289,15 @@ class Session:
         self._lease.confirm()
         formats.export(job.output, options.formats)
         self._summary.totals = count_results(job.output, plans, list_commits(job.output, plans))
-        self._summary.wall_seconds = time.monotonic() - self._began
+        self._stop_clock()
         self._lease.confirm()
         self._record("finished")
         tidy_output(job.output)
         events.tell(job.run_id, "finished", {"rows": self._summary.rows_done, **self._summary.totals.statuses})
+
+    def _stop_clock(self) -> None:
+        self._summary.wall_seconds = time.monotonic() - self._began
+        self._stopwatch.stop(time.time())
 
     def _publish(self, plan: Plan, plans: Sequence[Plan], publish: Publish) -> None:
         """Make the commits of a plan files of the table, once those of the plans before it are."""

@@ -10,7 +10,7 @@ from typing import Self
 import pyarrow as pa
 from ray.util.metrics import Counter
 
-from sdhubert_ray.output.tables import STAGES, STATUSES
+from sdhubert_ray.output.tables import STATUSES, WORK
 from sdhubert_ray.runs.config import STALL_SECONDS
 from sdhubert_ray.runs.interrupts import OwnInterrupt
 from sdhubert_ray.runs.placement import Node, alive_nodes, total
@@ -47,7 +47,7 @@ class RunMetrics:
             (self._audio, row["duration"], {}),
             (self._syllables, row["segments"], {}),
             (self._bytes, row["size"], {}),
-            *((self._work, row[f"{stage}_seconds"], {"stage": stage}) for stage in STAGES),
+            *((self._work, row[f"{stage}_seconds"], {"stage": stage}) for stage in WORK),
         ]
         for counter, value, tags in added:
             if value:  # Ray refuses to add nothing

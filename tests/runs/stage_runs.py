@@ -1,5 +1,6 @@
 """Manifests for the stages of a run, their rows, and what is golden of them."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from sdhubert_ray.output.tables import (
     read_intervals,
 )
 from sdhubert_ray.runs.config import load_config
+from sdhubert_ray.runs.stages.rows import begun
 
 AUDIO = GOLDEN / "audio"
 SHORTEST = AUDIO / "synth_3.flac"
@@ -43,7 +45,8 @@ def make_manifest(paths, **columns):
 def in_unit(recordings, piece_seconds=600.0):
     """The rows of recordings as they come from a plan: unit 0 of plan 1."""
     pieces = cut_pieces(recordings, piece_seconds)
-    return pieces.append_column("unit_name", pa.array([unit_name("00001", 0)] * pieces.num_rows, pa.string()))
+    named = pieces.append_column("unit_name", pa.array([unit_name("00001", 0)] * pieces.num_rows, pa.string()))
+    return begun(named, time.time())
 
 
 def read_rows(path):

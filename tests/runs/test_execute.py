@@ -319,4 +319,6 @@ def test_run_record_tells_what_made_the_output(corpus: Path, tiny_checkpoint: Pa
         == summary.totals.num_syllables
         == sum(len(result.segments) for result in read_segments(str(tmp_path / "out")))
     )
-    assert set(record["summary"]["stage_seconds"]) == {"decode", "encode", "cut"}
+    profile = record["summary"]["profile"]
+    assert set(profile["stage_seconds"]) == {"decode", "encode", "cut", "write"}
+    assert all(seconds > 0 for seconds in profile["stage_seconds"].values())

@@ -1,6 +1,7 @@
 """The rows of the stages: what is carried, kept, packed and written of them."""
 
 import io
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,7 @@ from sdhubert_ray.errors import UserError
 from sdhubert_ray.output.tables import (
     RESULT_FIELDS,
     STATUSES,
+    UNIT_COLUMNS,
     read_ragged,
     read_vectors,
 )
@@ -75,7 +77,7 @@ def test_carried_columns_come_out_as_they_went_in(segment, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["samples", *SECONDS, "unit_name", "text", "label", "features", "index", "__index_level_0__", "a.b", ""]
+    "name", ["samples", *UNIT_COLUMNS, "text", "label", "features", "index", "__index_level_0__", "a.b", ""]
 )
 def test_a_column_of_any_name_is_carried_or_refused_at_once(segment, make_stages, tmp_path, name):
     rows = pa.table({"id": ["a"], "uri": [str(SHORTEST)], name: ["mine"]})
@@ -113,7 +115,7 @@ def test_frame_features_are_kept_if_asked_for(golden_table, segment, frame_featu
 
 def test_frame_columns_are_not_kept_otherwise(alone):
     found = set(alone["speech"].column_names)
-    assert found == {field.name for field in RESULT_FIELDS} | {"segment_features", "units", "unit_name", *SECONDS}
+    assert found == {field.name for field in RESULT_FIELDS} | {"segment_features", "units", *UNIT_COLUMNS}
 
 
 @pytest.mark.parametrize("kept", ["auto", "float32", "float16", "none"])
@@ -221,9 +223,11 @@ def test_what_is_written_is_the_table_and_what_comes_back_is_a_report(segment, f
     assert {status: report[status] for status in STATUSES if report[status]} == {"ok": 1, "missing": 1, "silent": 1}
     assert report["segments"] == len(read_golden("synth_3")["segments"])
     assert report["duration"] == pytest.approx(sum(table.column("duration").to_pylist()))
+    assert report["unit_began"] < report["unit_ended"] <= time.time()
+    assert 0 < report["write_seconds"] < report["unit_ended"] - report["unit_began"]
     for name in SECONDS:
         assert report[name] == pytest.approx(sum(table.column(name).to_pylist()))
-    assert pq.read_table(path).equals(table.drop_columns([*SECONDS, "unit_name"]))
+    assert pq.read_table(path).equals(table.drop_columns(UNIT_COLUMNS))
     write(table)  # a task that is run again
     assert list((tmp_path / "commits").iterdir()) == [path]
 

@@ -20,7 +20,7 @@ COUNT = """
 import sys, time
 import pyarrow as pa
 import ray
-from sdhubert_ray.output.tables import STAGES, STATUSES
+from sdhubert_ray.output.tables import STATUSES, WORK
 from sdhubert_ray.runs.watch import RunMetrics
 often = {"metrics_report_interval_ms": 500}
 address = {"dashboard_port": 0, "_metrics_export_port": int(sys.argv[1])}
@@ -28,7 +28,7 @@ ray.init("local", num_cpus=1, include_dashboard=True, **address, _system_config=
 metrics = RunMetrics("run-7")
 for failed in (0, 2):
     report = {"duration": 10.5, "segments": 30, "size": 1000, **dict.fromkeys(STATUSES, 0), "ok": 5, "failed": failed}
-    report |= {f"{stage}_seconds": 0.25 for stage in STAGES}
+    report |= {f"{stage}_seconds": 0.25 for stage in WORK}
     metrics.add(pa.table({name: [value] for name, value in report.items()}))
 print("counted", flush=True)
 sys.stdin.read()
@@ -64,10 +64,11 @@ def test_prometheus_reads_what_was_committed():
     assert found["audio_seconds", None] == 21
     assert found["syllables", None] == 60
     assert found["output_bytes", None] == 2000
-    assert {stage: found["stage_seconds", stage] for stage in ("decode", "encode", "cut")} == {
+    assert {stage: found["stage_seconds", stage] for stage in ("decode", "encode", "cut", "write")} == {
         "decode": 0.5,
         "encode": 0.5,
         "cut": 0.5,
+        "write": 0.5,
     }
     assert ("rows", "missing") not in found
 

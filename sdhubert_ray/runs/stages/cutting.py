@@ -16,6 +16,7 @@ from sdhubert_ray.output.tables import (
     RESULT_FIELDS,
     SEGMENTS,
     SPANS,
+    UNIT_COLUMNS,
     ragged,
     ragged_intervals,
     ragged_vectors,
@@ -95,7 +96,7 @@ class CutSyllables:
             columns["raw_norm"] = batch.column("raw_norm")
             columns["amplitude"] = batch.column("amplitude")
         carried = [name for name in batch.column_names if name not in {*columns, *PIPELINE_COLUMNS}]
-        reports = ["unit_name", *(f"{stage}_seconds" for stage in ("decode", "encode"))]
+        reports = [name for name in UNIT_COLUMNS if name != "cut_seconds"]
         table = pa.table({**columns, **{name: batch.column(name) for name in (*carried, *reports)}})
         return timed(table, "cut", began)
 

@@ -17,7 +17,7 @@ from sdhubert_ray.output import read_unit
 from sdhubert_ray.output.attempts import Attempts, run_unit
 from sdhubert_ray.output.features import read_features
 from sdhubert_ray.output.tables import MANIFEST_FIELDS, ragged
-from sdhubert_ray.runs.stages.rows import GIVEN_UP, timed
+from sdhubert_ray.runs.stages.rows import GIVEN_UP, begun, timed
 from sdhubert_ray.speech.audio import MIN_SAMPLES, Audio, AudioOptions, Span, is_silent, normalise, read_audio
 from sdhubert_ray.speech.decoders import Samples
 from sdhubert_ray.speech.windows import WindowOptions, count_frames, grid_phase
@@ -117,14 +117,15 @@ class ReadUnits:
     """Read the rows of a unit from the plan that it belongs to.
 
     In:  one row: plan (its name), unit (int).
-    Out: a manifest (`MANIFEST_FIELDS` and columns to carry), and unit_name.
+    Out: a manifest (`MANIFEST_FIELDS` and columns to carry), unit_name, and unit_began.
     """
 
     def __init__(self, output: str) -> None:
         self.output = output
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return read_unit(self.output, batch.column("plan")[0].as_py(), batch.column("unit")[0].as_py())
+        began = time.time()
+        return begun(read_unit(self.output, batch.column("plan")[0].as_py(), batch.column("unit")[0].as_py()), began)
 
 
 class ReadFeatures:
@@ -140,10 +141,10 @@ class ReadFeatures:
         self.dtype = np.float32 if dtype == "float32" else np.float16
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        began = time.perf_counter()
+        unit_began, began = time.time(), time.perf_counter()
         rows = read_unit(self.output, batch.column("plan")[0].as_py(), batch.column("unit")[0].as_py())
         table = read_features(self.source, rows, self.dtype)
-        return timed(timed(table, "decode", began), "encode", time.perf_counter())
+        return timed(timed(begun(table, unit_began), "decode", began), "encode", time.perf_counter())
 
 
 class DecodeAudio:

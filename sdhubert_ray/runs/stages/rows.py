@@ -10,6 +10,11 @@ OVERFLOWS = "overflows in the encoder; take --dtype float32"
 GIVEN_UP = "has killed its worker three times (out of memory, or a crash in a decoder) and was given up"
 
 
+def begun(unit: pa.Table, began: float) -> pa.Table:
+    """Leave the time when work on a unit began, of `time.time`, for its report."""
+    return unit.append_column("unit_began", pa.array(np.full(unit.num_rows, began)))
+
+
 def timed(table: pa.Table, stage: str, began: float) -> pa.Table:
     """Leave the seconds since `began` in a stage's report column, shared by the rows."""
     share = (time.perf_counter() - began) / max(table.num_rows, 1)

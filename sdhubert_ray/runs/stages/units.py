@@ -1,5 +1,6 @@
 """The stages that end a unit, and all of them as one."""
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ import pyarrow.compute as pc
 
 from sdhubert_ray.output import check_holder, write_commit
 from sdhubert_ray.output.attempts import Attempts
-from sdhubert_ray.output.tables import STAGES, STATUSES
+from sdhubert_ray.output.tables import STAGES, STATUSES, UNIT_COLUMNS
 from sdhubert_ray.runs.config import JobConfig
 from sdhubert_ray.runs.stages.cutting import CutSyllables
 from sdhubert_ray.runs.stages.decoding import DecodeAudio, ReadUnits
@@ -26,7 +27,7 @@ class WriteSegments:
 
     In:  the segments table of a unit.
     Out: a report, one row: unit_name, rows, duration (seconds of audio), segments, size (bytes), the count of each
-         status, and the stages' seconds.
+         status, the seconds of `WORK`, and unit_began and unit_ended (of `time.time`).
     Raises: LeaseLostError, if another run holds the output by now, or none: this worker has outlived its own.
     """
 
@@ -37,9 +38,9 @@ class WriteSegments:
         self.run_id = run_id
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        seconds = [f"{stage}_seconds" for stage in STAGES]
+        began = time.perf_counter()
         name = batch.column("unit_name")[0].as_py()
-        rows = batch.drop_columns([*seconds, "unit_name"])
+        rows = batch.drop_columns(UNIT_COLUMNS)
         if self.run_id is not None:
             check_holder(self.output, self.run_id)
         size = write_commit(self.output, name, rows, self.compression)
@@ -52,7 +53,10 @@ class WriteSegments:
                 "segments": [pc.sum(pc.list_value_length(batch.column("segments"))).as_py() or 0],
                 "size": [size],
                 **{status: [statuses[status]] for status in STATUSES},
-                **{column: [pc.sum(batch.column(column)).as_py()] for column in seconds},
+                **{f"{stage}_seconds": [pc.sum(batch.column(f"{stage}_seconds")).as_py()] for stage in STAGES},
+                "write_seconds": [time.perf_counter() - began],
+                "unit_began": [batch.column("unit_began")[0].as_py()],
+                "unit_ended": [time.time()],
             }
         )
 
