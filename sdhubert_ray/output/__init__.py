@@ -50,7 +50,6 @@ from sdhubert_ray.output.reading import (
     join_pieces,
     read_files,
     read_segments,
-    worst_status,
 )
 from sdhubert_ray.output.record import (
     OutputOptions,
@@ -60,6 +59,7 @@ from sdhubert_ray.output.record import (
     write_run,
 )
 from sdhubert_ray.output.retries import replace_rows
+from sdhubert_ray.output.tables import worst_status
 
 __all__ = [
     "Commit",

@@ -6,9 +6,10 @@ renamed while the run stands. Whoever reads the folder of the table, knowing not
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sdhubert_ray import storage
-from sdhubert_ray.output.parquet import iter_row_groups, read_parquet, to_parquet
+from sdhubert_ray.output.parquet import TOTALS, iter_row_groups, read_parquet
 from sdhubert_ray.output.plans import Plan
+from sdhubert_ray.output.totals import TOTALS_COLUMNS, RowTotals, results_to_parquet
 
 COMMITS_FOLDER = "commits"
 """Units that are done and not published yet."""
@@ -28,6 +30,9 @@ MAX_FILE_BYTES = 256 << 20
 
 _NAME = re.compile(r"(?:.*/)?(([0-9]{5})(?:-[0-9a-f]{12})?)-([0-9]{7})(?:-([0-9]{7}))?\.parquet")
 _READS_AT_ONCE = 8
+_FOOTERS_AT_ONCE = 32
+
+_Read = TypeVar("_Read")
 
 
 class Commit(NamedTuple):
@@ -63,7 +68,7 @@ def units_of(name: str) -> tuple[int, int, int]:
 
 def write_commit(output: str, unit: str, table: pa.Table, compression: str) -> int:
     """Write the rows of a unit as one Parquet file, at once or not at all; returns its bytes."""
-    data = to_parquet([table], compression)
+    data = results_to_parquet([table], compression)
     storage.put(storage.join(output, commit_name(unit)), data)
     return len(data)
 
@@ -101,15 +106,43 @@ def read_commit(output: str, name: str, columns: Sequence[str], size: int | None
 
 def read_commits(output: str, commits: Iterable[Commit], columns: Sequence[str]) -> Iterator[tuple[Commit, pa.Table]]:
     """Read columns of many files, a few at a time ahead, in order."""
-    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
-        waiting = []
+
+    def read(commit: Commit) -> tuple[Commit, pa.Table]:
+        return commit, read_commit(output, commit.name, columns, commit.size or None)
+
+    return _read_ahead(commits, read, _READS_AT_ONCE)
+
+
+def read_totals(output: str, commits: Iterable[Commit]) -> Iterator[RowTotals]:
+    """What the rows of many files amount to, in order: by their footers, or counted where these do not tell.
+
+    Files of earlier versions have nothing in them, and other tools may have changed the rows and left it there.
+    """
+
+    def read(commit: Commit) -> RowTotals:
+        return read_parquet(storage.join(output, commit.name), _read_totals, commit.size or None)
+
+    return _read_ahead(commits, read, _FOOTERS_AT_ONCE)
+
+
+def _read_totals(parquet: pq.ParquetFile) -> RowTotals:
+    told = (parquet.metadata.metadata or {}).get(TOTALS)
+    if told is not None:
+        totals = RowTotals.parse(told)
+        if totals.num_rows == parquet.metadata.num_rows:
+            return totals
+    return RowTotals.of_file(parquet.read(columns=list(TOTALS_COLUMNS), use_threads=False))
+
+
+def _read_ahead(commits: Iterable[Commit], read: Callable[[Commit], _Read], at_once: int) -> Iterator[_Read]:
+    with ThreadPoolExecutor(at_once) as pool:
+        waiting: deque[Future[_Read]] = deque()
         for commit in commits:
-            waiting.append((commit, pool.submit(read_commit, output, commit.name, columns, commit.size or None)))
-            if len(waiting) > _READS_AT_ONCE:
-                done, table = waiting.pop(0)
-                yield done, table.result()
-        for done, table in waiting:
-            yield done, table.result()
+            waiting.append(pool.submit(read, commit))
+            if len(waiting) > at_once:
+                yield waiting.popleft().result()
+        for done in waiting:
+            yield done.result()
 
 
 def find_groups(commits: Sequence[Commit], plan: Plan, max_rows: int) -> list[list[Commit]]:
@@ -154,7 +187,7 @@ def publish_commits(output: str, group: Sequence[Commit], compression: str, with
         files = pool.map(lambda commit: list(iter_row_groups(storage.join(output, commit.name))), group)
         tables = (table for groups in files for table in groups)
         kept = (table.filter(pc.invert(pc.is_in(table.column("key"), left_out))) for table in tables)
-        storage.create(storage.join(output, name), to_parquet(kept, compression))
+        storage.create(storage.join(output, name), results_to_parquet(kept, compression))
     remove_commits(output, group)
     return name
 

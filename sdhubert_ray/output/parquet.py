@@ -2,8 +2,8 @@
 
 import contextlib
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import BinaryIO
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +11,10 @@ import pyarrow.parquet as pq
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
 
+TOTALS = b"sdhubert.totals"
+"""In the metadata of a file of the table: what its rows amount to."""
 _ADVICE = "remove it and run again to make its rows anew"
+_Read = TypeVar("_Read")
 
 
 class GoneError(UserError):
@@ -20,10 +23,10 @@ class GoneError(UserError):
 
 def read_parquet(
     uri: str,
-    read: Callable[[pq.ParquetFile], pa.Table],
+    read: Callable[[pq.ParquetFile], _Read],
     size: int | None = None,
     advice: str = _ADVICE,
-) -> pa.Table:
+) -> _Read:
     """Open a Parquet file of an output and read some of it.
 
     Args:
@@ -42,11 +45,16 @@ def read_parquet(
 
 
 def iter_row_groups(uri: str, columns: Sequence[str] | None = None, size: int | None = None) -> Iterator[pa.Table]:
-    """Read a file a row group at a time: all columns, or those of these that it has. Raises as `read_parquet`."""
+    """Read a file a row group at a time: all columns, or those of these that it has. Raises as `read_parquet`.
+
+    What its footer says that all rows amount to is left out of the tables' metadata.
+    """
     with _opened(uri, size) as parquet:
         chosen = None if columns is None else [column for column in columns if column in parquet.schema_arrow.names]
         for index in range(parquet.num_row_groups):
-            yield parquet.read_row_group(index, chosen, use_threads=False)
+            table = parquet.read_row_group(index, chosen, use_threads=False)
+            metadata = table.schema.metadata or {}
+            yield table.replace_schema_metadata({key: value for key, value in metadata.items() if key != TOTALS})
 
 
 def parquet_file(
@@ -108,8 +116,16 @@ def _leaves(path: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
         yield path, kind
 
 
-def to_parquet(tables: Iterable[pa.Table], compression: str) -> bytes:
-    """The bytes of a Parquet file with a row group for each table."""
+def to_parquet(
+    tables: Iterable[pa.Table], compression: str, footer: Callable[[], Mapping[bytes, bytes]] = dict
+) -> bytes:
+    """The bytes of a Parquet file with a row group for each table.
+
+    Args:
+        tables: that are written, one after the other.
+        compression: the codec.
+        footer: asked behind the last of them for what is put into the file's metadata.
+    """
     buffer = io.BytesIO()
     writer: pq.ParquetWriter | None = None
     for table in tables:
@@ -118,6 +134,7 @@ def to_parquet(tables: Iterable[pa.Table], compression: str) -> bytes:
         writer.write_table(table, row_group_size=max(1, table.num_rows))
     if writer is None:
         raise ValueError("no tables to write")
+    writer.add_key_value_metadata(footer())
     writer.close()
     return buffer.getvalue()
 

@@ -12,11 +12,8 @@ from sdhubert_ray.output.commits import Commit, read_commit, read_commits
 from sdhubert_ray.output.contents import require_contents
 from sdhubert_ray.output.plans import Plan
 from sdhubert_ray.output.record import check_tokenized, read_run
-from sdhubert_ray.output.tables import Array, read_intervals, read_ragged, read_vectors
+from sdhubert_ray.output.tables import Array, read_intervals, read_ragged, read_vectors, worst_status
 from sdhubert_ray.speech import FRAME_RATE
-
-# From harmless to lost: a file has the worst status of its pieces, but speech anywhere makes silence `ok`.
-_SEVERITY = ("too_short", "silent", "ok", "truncated", "unreadable", "missing", "failed")
 
 
 @dataclass(frozen=True)
@@ -125,11 +122,6 @@ def join_pieces(table: pa.Table) -> FileResult:
         units=np.concatenate(units) if len(units) == table.num_rows else None,
         offset=pieces[0]["offset"],
     )
-
-
-def worst_status(statuses: Sequence[str]) -> str:
-    """The status of a recording whose pieces have these."""
-    return max(statuses, key=_SEVERITY.index)
 
 
 def count_joined(offsets: Sequence[float], num_frames: Sequence[int]) -> int:

@@ -7,7 +7,8 @@ import pyarrow.compute as pc
 
 from sdhubert_ray import storage
 from sdhubert_ray.output.commits import Commit, read_commits
-from sdhubert_ray.output.parquet import iter_row_groups, to_parquet
+from sdhubert_ray.output.parquet import iter_row_groups
+from sdhubert_ray.output.totals import results_to_parquet
 
 
 def replace_rows(output: str, earlier: Sequence[Commit], again: Sequence[Commit], compression: str) -> frozenset[str]:
@@ -41,7 +42,7 @@ def replace_rows(output: str, earlier: Sequence[Commit], again: Sequence[Commit]
         rows = _read_rows(output, {key: fresh[key] for key in here})
         uri = storage.join(output, name)
         groups = (_with_rows(group, rows, followers) for group in iter_row_groups(uri))
-        storage.put(uri, to_parquet(groups, compression))
+        storage.put(uri, results_to_parquet(groups, compression))
     return frozenset(placed).union(*followers.values())
 
 

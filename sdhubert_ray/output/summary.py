@@ -1,22 +1,18 @@
 """What an output holds, counted from its files alone, in memory that does not grow with the rows."""
 
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sdhubert_ray.output.commits import Commit, read_commits
+from sdhubert_ray.output.commits import Commit, read_commits, read_totals
 from sdhubert_ray.output.plans import Plan, read_plan
-from sdhubert_ray.output.reading import worst_status
 from sdhubert_ray.output.tables import FAILED_STATUSES
+from sdhubert_ray.output.totals import TOTALS_COLUMNS, RowTotals
 
-_COLUMNS = ("key", "id", "uri", "status", "error", "duration", "segments")
-_LISTED_FAILURES = 1000
 _LISTED_REASONS = 50
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 @dataclass
@@ -62,52 +58,50 @@ class Totals:
 def count_results(output: str, plans: Sequence[Plan], commits: Sequence[Commit]) -> Totals:
     """Count what is committed. Of a key that was tried again, the latest attempt counts.
 
-    Held at once are the ids of recordings in several pieces, and the keys that were tried again.
+    What a run has finished is counted by the footers of its files. Rows are read where attempts stand beside each
+    other until they are published, and where the first piece of a recording is not done or stands apart from the
+    others; held at once are then the ids of recordings in several pieces, and the keys that were tried again.
     """
-    totals = Totals(size=sum(commit.size for commit in commits))
-    statuses: Counter[str] = Counter()
-    pieces: dict[str, tuple[str, str | None]] = dict.fromkeys(_long_recordings(output, plans), ("", None))
+    again = {plan.number for plan in plans if plan.kind == "retry"}
+    rows: RowTotals | None = None
+    if all(commit.published or commit.plan not in again for commit in commits):
+        rows = _add_up(read_totals(output, commits))
+    if rows is None or any(standing.piece for standing in rows.parts.values()):
+        rows = _count_rows(output, plans, commits)
+    for file_id, standing in rows.parts.items():
+        rows.add_recording(file_id, standing)
+    return Totals(
+        num_rows=rows.num_rows,
+        num_files=rows.statuses.total(),
+        statuses=dict(sorted(rows.statuses.items())),
+        failures=sorted(rows.failures),
+        reasons=rows.reasons,
+        audio_seconds=rows.audio_seconds,
+        speech_seconds=rows.speech_seconds,
+        num_syllables=rows.num_syllables,
+        size=sum(commit.size for commit in commits),
+    )
+
+
+def _count_rows(output: str, plans: Sequence[Plan], commits: Sequence[Commit]) -> RowTotals:
+    long = _long_recordings(output, plans)
     latest = latest_attempts(output, plans, commits)
-    for commit, table in read_commits(output, commits, _COLUMNS):
-        if latest:
-            last = [latest.get(key, commit.plan) == commit.plan for key in table.column("key").to_pylist()]
-            table = table.filter(pa.array(last, pa.bool_()))
-        _add_amounts(totals, table)
-        columns = (table.column(name).to_pylist() for name in ("id", "uri", "status", "error"))
-        for file_id, uri, status, error in zip(*columns, strict=True):
-            if status in FAILED_STATUSES:
-                reason = str(error).removeprefix(uri).strip()
-                totals.reasons[status, _NUMBER.sub("N", reason)] += 1
-            if file_id in pieces:
-                before, its_error = pieces[file_id]
-                worst = worst_status([status, before]) if before else status
-                pieces[file_id] = (worst, error if worst == status else its_error)
-                continue
-            statuses[status] += 1
-            _add_failure(totals, file_id, status, error)
-    for file_id, (status, error) in pieces.items():
-        if status:
-            statuses[status] += 1
-            _add_failure(totals, file_id, status, error)
-    totals.statuses = dict(sorted(statuses.items()))
-    totals.num_files = statuses.total()
-    totals.failures.sort()
-    return totals
+
+    def counted() -> Iterable[RowTotals]:
+        for commit, table in read_commits(output, commits, ("key", *TOTALS_COLUMNS)):
+            if latest:
+                last = [latest.get(key, commit.plan) == commit.plan for key in table.column("key").to_pylist()]
+                table = table.filter(pa.array(last, pa.bool_()))
+            yield RowTotals.of_file(table, long)
+
+    return _add_up(counted())
 
 
-def _add_amounts(totals: Totals, table: pa.Table) -> None:
-    totals.num_rows += table.num_rows
-    totals.audio_seconds += pc.sum(table.column("duration")).as_py() or 0.0
-    flat = pc.list_flatten(table.column("segments"))
-    totals.num_syllables += len(flat)
-    if len(flat):
-        lengths = pc.subtract(pc.struct_field(flat, "end"), pc.struct_field(flat, "start"))
-        totals.speech_seconds += pc.sum(lengths).as_py()
-
-
-def _add_failure(totals: Totals, file_id: str, status: str, error: str | None) -> None:
-    if status in FAILED_STATUSES and len(totals.failures) < _LISTED_FAILURES:
-        totals.failures.append((file_id, status, error or ""))
+def _add_up(files: Iterable[RowTotals]) -> RowTotals:
+    total = RowTotals()
+    for rows in files:
+        total.add(rows)
+    return total
 
 
 def _long_recordings(output: str, plans: Sequence[Plan]) -> set[str]:

@@ -15,6 +15,8 @@ Array = npt.NDArray[Any]
 STATUSES = ("ok", "silent", "too_short", "truncated", "unreadable", "missing", "failed")
 """What became of a row; the last three count against `max_failed`."""
 FAILED_STATUSES = frozenset(("unreadable", "missing", "failed"))
+# From harmless to lost: a file has the worst status of its pieces, but speech anywhere makes silence `ok`.
+_SEVERITY = ("too_short", "silent", "ok", "truncated", "unreadable", "missing", "failed")
 
 MANIFEST_FIELDS: tuple[pa.Field, ...] = (
     pa.field("key", pa.string()),
@@ -62,6 +64,11 @@ UNIT_COLUMNS = ("unit_name", "unit_began", *(f"{stage}_seconds" for stage in STA
 """What the rows of a unit bring along for its report."""
 PIPELINE_COLUMNS = frozenset(("samples", "window_phase", *UNIT_COLUMNS, *FRAME_COLUMNS))
 """Columns that live between the stages only, or that have their own place in the table: no manifest may have them."""
+
+
+def worst_status(statuses: Sequence[str]) -> str:
+    """The status of a recording whose pieces have these."""
+    return max(statuses, key=_SEVERITY.index)
 
 
 def vectors_type(dtype: npt.DTypeLike, width: int) -> pa.DataType:

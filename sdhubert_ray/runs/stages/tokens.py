@@ -10,6 +10,7 @@ from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import check_holder
 from sdhubert_ray.output.parquet import iter_row_groups, read_schema, to_parquet
+from sdhubert_ray.output.totals import results_to_parquet
 from sdhubert_ray.runs.stages.cutting import assign_units
 from sdhubert_ray.runs.stages.rows import replaced
 
@@ -75,7 +76,8 @@ class AssignUnits:
                 yield table.replace_schema_metadata({**(table.schema.metadata or {}), **marks})
 
         if not done:
-            data = to_parquet(marked(self.read(name, None if part is None else ("key", "units"))), self.compression)
+            made = marked(self.read(name, None if part is None else ("key", "units")))
+            data = (results_to_parquet if part is None else to_parquet)(made, self.compression)
             check_holder(self.output if self.parts is None else self.parts.rpartition("/")[0], self.run_id)
             storage.put(part or storage.join(self.output, name), data)
         return pa.table({"name": [name], "rows": pa.array([rows], pa.int64()), "done": [done]})
