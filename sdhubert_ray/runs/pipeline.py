@@ -33,6 +33,7 @@ from sdhubert_ray.runs.stages import (
     ReadFeatures,
     ReadUnits,
     SegmentUnits,
+    SharedQuantizer,
     WriteSegments,
     pack_rows,
     unpack_rows,
@@ -246,10 +247,10 @@ def build_embed_pipeline(
     )
 
 
-def share_quantizer(quantizer: Quantizer) -> Callable[[], Quantizer]:
-    """Put a quantizer into the object store, once; workers read it there, without a copy."""
+def share_quantizer(quantizer: Quantizer) -> SharedQuantizer:
+    """Put a quantizer into the object store, once; workers read it there, without a copy, and prepare it once."""
     shared = ray.put(quantizer)
-    return lambda: ray.get(shared)
+    return SharedQuantizer(quantizer.sha256, lambda: ray.get(shared))
 
 
 def cut_resources(config: JobConfig, quantizer: Quantizer | None) -> TaskResources:

@@ -16,6 +16,7 @@ from sdhubert_ray.runs.stages.decoding import (
 from sdhubert_ray.runs.stages.embedding import EmbedPacked
 from sdhubert_ray.runs.stages.encoding import EncodePacked, EncodeSpeech
 from sdhubert_ray.runs.stages.rows import InTurn, pack_rows, unpack_rows
+from sdhubert_ray.runs.stages.shared import SharedQuantizer
 from sdhubert_ray.runs.stages.tokens import AssignUnits
 from sdhubert_ray.runs.stages.units import SegmentUnits, WriteSegments
 
@@ -32,6 +33,7 @@ __all__ = [
     "ReadFeatures",
     "ReadUnits",
     "SegmentUnits",
+    "SharedQuantizer",
     "WriteSegments",
     "load_piece",
     "pack_rows",
