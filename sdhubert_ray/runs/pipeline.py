@@ -1,5 +1,6 @@
 """The distributed pipeline: one chain, readable aloud."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from ray.data.block import BlockMetadata
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sdhubert_ray.output.attempts import Notebook
-from sdhubert_ray.runs.config import JobConfig, TaskResources
+from sdhubert_ray.runs.config import JobConfig, Resources, TaskResources
 from sdhubert_ray.runs.placement import (
     GIB,
     Node,
@@ -20,6 +21,8 @@ from sdhubert_ray.runs.placement import (
     alive_nodes,
     count_places,
     grantable,
+    places_beside,
+    short_of_cpus,
     total,
     usable,
 )
@@ -51,6 +54,8 @@ _POOL_PART = 0.9
 """Of a node's memory, what the encoders of a pool on CPUs reserve at most: two fit."""
 _ROWS_AT_ONCE = 256
 _CALLS_PER_GPU = 2  # the next unit is unpacked while this one is encoded
+
+logger = logging.getLogger(__name__)
 
 
 def build_pipeline(
@@ -121,7 +126,9 @@ def chain_stages(
     quantizer: Quantizer | None = None,
 ) -> ray.data.Dataset:
     """CPU tasks, a pool of encoders, CPU tasks. Arguments as `build_pipeline`."""
-    encoders, memory = plan_encoders(config, len(units), alive_nodes())
+    nodes = alive_nodes()
+    _warn_of_few_cpus(config.resources, nodes)
+    encoders, memory = plan_encoders(config, len(units), nodes)
     shared = ray.put(checkpoint)
     attempts = RemoteAttempts()
     resources = config.resources
@@ -314,15 +321,15 @@ class _Rows(ray.data.Datasource):
 def plan_encoders(config: JobConfig, num_units: int, nodes: Sequence[Node]) -> tuple[ActorPoolStrategy, int]:
     """The pool of encoders that the nodes have room for, and the bytes of memory to reserve for each.
 
-    One per GPU, if a CPU is left beside them; on CPUs as many as there are, and as memory allows. Never more than
-    there are units of work.
+    One per GPU, if CPUs for a task of another stage are left beside them on each node, or on nodes without encoders; on
+    CPUs as many as there are, and as memory allows. Never more than there are units of work.
     """
     wanted, on_gpu = config.resources.encode, config.device == "cuda"
     memory = grantable(nodes, wanted.memory_gib * GIB, _ENCODER_PART)
     if on_gpu:
-        # One CPU is left for the tasks of the other stages: they would wait for ever.
-        beside = int((total(nodes).cpus - 1) / wanted.cpus)
-        most = min(beside, count_places(nodes, Reservation(wanted.cpus, wanted.gpus, memory)))
+        # CPUs are left for the tasks of the other stages: they would wait for ever.
+        left = max(config.resources.decode.cpus, config.resources.cut.cpus)
+        most = sum(places_beside(nodes, Reservation(wanted.cpus, wanted.gpus, memory), left))
     else:
         most = count_places(usable(nodes, _POOL_PART), Reservation(wanted.cpus, memory=memory))
     most = max(1, min(most if wanted.max_workers is None else wanted.max_workers, num_units))
@@ -333,6 +340,17 @@ def plan_encoders(config: JobConfig, num_units: int, nodes: Sequence[Node]) -> t
         ActorPoolStrategy(min_size=least, max_size=most, initial_size=first, max_concurrent_calls_per_actor=calls),
         memory,
     )
+
+
+def _warn_of_few_cpus(resources: Resources, nodes: Sequence[Node]) -> None:
+    encode, beside = resources.encode, resources.decode.cpus + resources.cut.cpus
+    short = short_of_cpus(nodes, Reservation(encode.cpus, encode.gpus), beside)
+    if short is not None:
+        logger.warning(
+            "a node has %g CPUs for %g GPUs, whose encoders, and who decodes and cuts for them, take %g: GPUs will "
+            "wait for audio; add CPUs, or nodes without GPUs",
+            *(short[0].cpus, short[0].gpus, short[1]),
+        )
 
 
 class RemoteAttempts:

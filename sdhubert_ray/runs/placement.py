@@ -44,13 +44,15 @@ class Node:
     def places(self, each: Reservation) -> int:
         """How many such workers fit; the part of a GPU is a part of one GPU."""
         fits = [_parts(self.cpus) // _parts(each.cpus)]
-        if each.gpus >= 1:
-            fits.append(int(self.gpus // each.gpus))
-        elif each.gpus > 0:
-            fits.append(int(self.gpus) * (_PARTS // _parts(each.gpus)))
+        if each.gpus:
+            fits.append(self.places_on_gpus(each.gpus))
         if each.memory:
             fits.append(self.memory // each.memory)
         return min(fits)
+
+    def places_on_gpus(self, gpus: float) -> int:
+        """How many workers that take so much of a GPU its GPUs are enough for."""
+        return int(self.gpus // gpus) if gpus >= 1 else int(self.gpus) * (_PARTS // _parts(gpus))
 
 
 def alive_nodes() -> list[Node]:
@@ -82,6 +84,47 @@ def grantable(nodes: Sequence[Node], memory: float, part: float) -> int:
 def count_places(nodes: Sequence[Node], each: Reservation) -> int:
     """How many such workers fit on the nodes."""
     return sum(node.places(each) for node in nodes)
+
+
+def places_beside(nodes: Sequence[Node], each: Reservation, left: float) -> list[int]:
+    """How many such workers each node is given, if CPUs are left beside them for other work.
+
+    A node with workers keeps so many CPUs; what it lacks of them, nodes without workers may have, so that GPUs stay
+    in use where nodes without GPUs do the other work.
+
+    Args:
+        nodes: there are.
+        each: a worker reserves.
+        left: CPUs beside the workers of a node.
+    """
+    given = [node.places(each) for node in nodes]
+    while any(given):
+        free = [_parts(node.cpus) - count * _parts(each.cpus) for node, count in zip(nodes, given, strict=True)]
+        lacking = [_parts(left) - cpus if count else 0 for cpus, count in zip(free, given, strict=True)]
+        spare = sum(cpus for cpus, count in zip(free, given, strict=True) if not count)
+        if sum(cpus for cpus in lacking if cpus > 0) <= spare:
+            break
+        given[max(range(len(nodes)), key=lambda index: (lacking[index], given[index]))] -= 1
+    return given
+
+
+def short_of_cpus(nodes: Sequence[Node], each: Reservation, beside: float) -> tuple[Node, float] | None:
+    """Look for a node whose CPUs are too few to keep its GPUs busy.
+
+    Args:
+        nodes: there are.
+        each: a worker on a GPU reserves.
+        beside: CPUs that do other work for each worker, there or on nodes without GPUs.
+
+    Returns:
+        the node that lacks most, and the CPUs that its GPUs need; None where there are enough.
+    """
+    needed = [node.places_on_gpus(each.gpus) * (each.cpus + beside) for node in nodes]
+    lacking = [max(0.0, cpus - node.cpus) if cpus else 0.0 for cpus, node in zip(needed, nodes, strict=True)]
+    if _parts(sum(lacking)) <= _parts(sum(node.cpus for node, cpus in zip(nodes, needed, strict=True) if not cpus)):
+        return None
+    worst = max(range(len(nodes)), key=lacking.__getitem__)
+    return nodes[worst], needed[worst]
 
 
 def most_cpus(nodes: Sequence[Node], count: int, gpus: float = 0.0, limit: int | None = None) -> int:

@@ -19,6 +19,8 @@ from sdhubert_ray.runs.placement import (
     grantable,
     most_cpus,
     most_memory,
+    places_beside,
+    short_of_cpus,
     total,
     usable,
 )
@@ -91,6 +93,26 @@ def test_encoders_have_a_gpu_each_and_leave_a_cpu():
     assert sizes([Node(1, 1, GIB)], 100, "cuda")[2] == 1
 
 
+def test_each_node_keeps_cpus_beside_its_encoders():
+    full = Node(8, 8, 64 * GIB)
+    assert sizes([full] * 4, 1000, "cuda", memory_gib=0.5)[2] == 4 * 7  # not 31 and one CPU for all
+    assert sizes([full] * 4 + [LARGE], 1000, "cuda", memory_gib=0.5)[2] == 4 * 8  # others decode and cut
+    assert sizes([full] * 4 + [Node(2)], 1000, "cuda", memory_gib=0.5)[2] == 4 * 7 + 2
+    single = Node(1, 1, 8 * GIB)
+    assert sizes([single] * 8 + [Node(4)], 1000, "cuda", memory_gib=0.5)[2] == 6
+
+
+def test_nodes_whose_gpus_would_wait():
+    each, full = Reservation(1, 1), Node(8, 8)
+    assert short_of_cpus([], each, 2) is None
+    assert short_of_cpus([LARGE, SMALL], each, 2) is None
+    assert short_of_cpus([Node(12, 4)], each, 2) is None
+    assert short_of_cpus([GPUS], each, 2) == (GPUS, 12)
+    assert short_of_cpus([GPUS, full, LARGE], each, 2) == (full, 24)
+    assert short_of_cpus([GPUS, full, LARGE, SMALL], each, 2) is None
+    assert short_of_cpus([GPUS], Reservation(1, 0.5), 2) == (GPUS, 24)
+
+
 gib = st.integers(0, 64).map(lambda size: size * GIB)
 clusters = st.lists(
     st.builds(Node, st.sampled_from([0.0, 0.5, 1.0, 2.0, 7.0, 16.0]), st.sampled_from([0.0, 1.0, 2.0, 8.0]), gib),
@@ -151,3 +173,32 @@ def test_encoders_of_a_pool_find_a_place(nodes, cpus, gpus, on_gpu):
     pool, memory = plan_encoders(config, 1000, nodes)
     each = Reservation(cpus, gpus if on_gpu else 0, memory)
     assert pool.max_size == 1 or place(nodes, each, pool.max_size) == 0
+
+
+@settings(deadline=None)
+@given(clusters, reservations, st.sampled_from([0.5, 1.0, 2.0]))
+def test_what_is_left_beside_workers(nodes, each, left):
+    """Each node with workers has it, or nodes without do; and no worker is left out for nothing."""
+    allotted = places_beside(nodes, each, left)
+    places = [node.places(each) for node in nodes]
+    assert all(0 <= count <= most for count, most in zip(allotted, places, strict=True))
+    free = [node.cpus - count * each.cpus for node, count in zip(nodes, allotted, strict=True)]
+    lacking = sum(max(0.0, left - cpus) for cpus, count in zip(free, allotted, strict=True) if count)
+    spare = sum(cpus for cpus, count in zip(free, allotted, strict=True) if not count)
+    assert lacking <= spare + 1e-6
+    enough = all(node.cpus - most * each.cpus >= left - 1e-9 for node, most in zip(nodes, places, strict=True) if most)
+    assert allotted == places or not enough
+
+
+@settings(deadline=None)
+@given(clusters, reservations.filter(lambda each: each.gpus), st.sampled_from([0.5, 1.0, 2.0]))
+def test_a_node_is_short_of_cpus_only_where_its_gpus_need_more(nodes, each, beside):
+    each = replace(each, memory=0)
+    short = short_of_cpus(nodes, each, beside)
+    workers = sum(replace(node, cpus=1e4).places(each) for node in nodes)
+    if short is None:
+        assert total(nodes).cpus >= workers * (each.cpus + beside) - 1e-6
+    else:
+        node, needed = short
+        assert node in nodes
+        assert node.cpus < needed == pytest.approx(replace(node, cpus=1e4).places(each) * (each.cpus + beside))
