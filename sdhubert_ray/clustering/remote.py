@@ -18,7 +18,7 @@ from sdhubert_ray.clustering.shards import Sample
 from sdhubert_ray.clustering.state import Centers, FitState, read_state
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.runs.config import TaskResources
-from sdhubert_ray.runs.connect import cluster_device
+from sdhubert_ray.runs.devices import cluster_device
 from sdhubert_ray.runs.pipeline import on_cpus
 from sdhubert_ray.runs.placement import (
     GIB,

@@ -117,7 +117,7 @@ def evaluate_ssabx(
         UserError: a layer that the checkpoint does not have; no such engine, device or cluster.
         IncompleteRunError: Ray gave up.
     """
-    from sdhubert_ray.runs.devices import settle_precision
+    from sdhubert_ray.runs.precision import settle_precision
 
     engine = choose_engine(triplets, engine, address)
     config = settle_precision(config, address)
@@ -280,14 +280,15 @@ def _embed_on_ray(
     from ray.exceptions import RayError
 
     from sdhubert_ray.encoder.checkpoint import load_model
-    from sdhubert_ray.runs.connect import cluster_device, connected, explain
+    from sdhubert_ray.runs.connect import connected, explain
+    from sdhubert_ray.runs.devices import cluster_device
     from sdhubert_ray.runs.pipeline import build_embed_pipeline
     from sdhubert_ray.runs.session import IncompleteRunError
 
     last = EncoderOptions(max(layers), max(layers))
     load_model(checkpoint, last, "float32", "cpu")  # what is wrong with it is told here, not by a worker
     with connected(address):
-        config = replace(config, device=cluster_device(config.device))
+        config = replace(config, device=cluster_device(config.device, grows=address is not None))
         embedded = build_embed_pipeline(units, checkpoint, config, layers)
         try:
             yield from embedded.iter_batches(batch_size=None, batch_format="pyarrow")

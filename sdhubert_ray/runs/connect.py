@@ -17,7 +17,6 @@ import ray.data
 from ray.exceptions import RayError
 
 from sdhubert_ray.errors import BusyError, UserError
-from sdhubert_ray.runs.placement import alive_nodes, total
 
 _CONNECT_SECONDS = 5.0
 # The name of a socket has 107 bytes at most; this comes behind the folder, with process numbers of seven digits.
@@ -119,15 +118,3 @@ def _check_reachable(address: str) -> None:
 def _named(address: str) -> str:
     given = " (of RAY_ADDRESS)" if os.environ.get("RAY_ADDRESS") == address else ""
     return f"the Ray cluster at {address}{given}"
-
-
-def cluster_device(device: str) -> str:
-    """The device that encoders of the cluster use: `auto` takes GPUs where there are any.
-
-    Raises:
-        UserError: cuda was asked for and there is none.
-    """
-    has_gpu = total(alive_nodes()).gpus >= 1
-    if device == "cuda" and not has_gpu:
-        raise UserError("device is cuda, but no node of the cluster has a GPU; take --device cpu")
-    return ("cuda" if has_gpu else "cpu") if device == "auto" else device

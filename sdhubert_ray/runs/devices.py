@@ -1,12 +1,10 @@
-"""The device and the precision that encoders compute in, where they are left to the machine."""
+"""The device that encoders use: what was named, or what there is."""
 
-import json
 import logging
-from dataclasses import replace
+from functools import cache
 
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.output import read_run
-from sdhubert_ray.runs.config import AUTO, JobConfig
+from sdhubert_ray.runs.placement import alive_nodes, total
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +15,37 @@ def local_device(device: str) -> str:
 
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device is cuda, but torch sees no GPU here; take --device cpu, or install a CUDA torch")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if device != "auto":
+        return device
+    chosen, why = ("cuda", "torch sees a GPU") if torch.cuda.is_available() else ("cpu", "torch sees no GPU")
+    _tell(logging.INFO, f"device auto is {chosen}: {why}")
+    return chosen
+
+
+def cluster_device(device: str, grows: bool = False) -> str:
+    """The device of the connected cluster that is meant: `auto` takes GPUs where there are any.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`.
+        grows: GPUs that are named may come yet, brought by an autoscaler.
+
+    Raises:
+        UserError: cuda was named and there is none, nor can be.
+    """
+    gpus = total(alive_nodes()).gpus
+    if device == "cuda" and gpus < 1:
+        if not grows:
+            raise UserError("device is cuda, but no node of the cluster has a GPU; take --device cpu")
+        _tell(
+            logging.WARNING,
+            "no node of the cluster has a GPU yet: waiting for its autoscaler to bring one "
+            "(resources.encode.max_workers lets it bring more)",
+        )
+    if device != "auto":
+        return device
+    chosen = "cuda" if gpus >= 1 else "cpu"
+    _tell(logging.INFO, f"device auto is {chosen}: the nodes of the cluster have {gpus:g} GPUs now")
+    return chosen
 
 
 def torch_device(device: str) -> str:
@@ -34,48 +62,7 @@ def torch_device(device: str) -> str:
     return device
 
 
-def warn_if_slow(dtype: str, device: str) -> None:
-    """Say where a half precision takes longer than float32 would: a CPU without products in it emulates them."""
-    if device == "cpu" and dtype not in ("float32", _fastest(device)):
-        logger.warning("this CPU computes %s slower than float32; take --dtype auto", dtype)
-
-
-def settle_precision(config: JobConfig, address: str | None, output: str | None = None) -> JobConfig:
-    """Put the precision of an output that goes on, or the fastest there is, in the place of `auto`.
-
-    Args:
-        config: of a job.
-        address: of a Ray cluster, of which the first worker that has time is asked; None asks this machine.
-        output: a folder whose rows are gone on with.
-
-    Raises:
-        BusyError: the cluster cannot be reached.
-        UserError: the device was named and is not there; the record of the output is damaged.
-    """
-    if config.dtype != AUTO:
-        return config
-    there = read_run(output) if output else None
-    if there is not None and "dtype" in there["fingerprint"]:
-        return replace(config, dtype=json.loads(there["fingerprint"]["dtype"]))
-    dtype = _ask_cluster(config, address) if address else _fastest(local_device(config.device))
-    logger.warning("dtype auto: %s", dtype)
-    return replace(config, dtype=dtype)
-
-
-def _ask_cluster(config: JobConfig, address: str) -> str:
-    import ray
-
-    from sdhubert_ray.runs.connect import cluster_device, connected
-
-    needs = config.resources.encode
-    with connected(address):
-        device = cluster_device(config.device)
-        worker = ray.remote(num_cpus=needs.cpus, num_gpus=needs.gpus if device == "cuda" else 0)(_fastest)
-        dtype: str = ray.get(worker.remote(device))
-    return dtype
-
-
-def _fastest(device: str) -> str:
-    from sdhubert_ray.encoder.model import fastest_dtype
-
-    return fastest_dtype(device)
+@cache
+def _tell(level: int, message: str) -> None:
+    """Once: who plans asks, and who builds a pipeline, anew each time that a node was lost."""
+    logger.log(level, message)

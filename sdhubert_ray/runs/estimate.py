@@ -22,7 +22,7 @@ from sdhubert_ray.output.plans import PLANS_FOLDER, UNITS_PER_PART
 from sdhubert_ray.output.record import RUN_RECORD
 from sdhubert_ray.output.tables import STAGES, STATUSES, UNIT_COLUMNS
 from sdhubert_ray.runs.config import JobConfig
-from sdhubert_ray.runs.devices import local_device
+from sdhubert_ray.runs.devices import cluster_device, local_device
 from sdhubert_ray.runs.placement import alive_nodes, total
 from sdhubert_ray.runs.session import Job
 from sdhubert_ray.runs.stages import CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments
@@ -268,12 +268,12 @@ def _try_on_ray(job: Job, checkpoint: "Checkpoint", rows: pa.Table) -> tuple[Tri
     import ray
     from ray.exceptions import RayError
 
-    from sdhubert_ray.runs.connect import cluster_device, connected, explain
+    from sdhubert_ray.runs.connect import connected, explain
     from sdhubert_ray.runs.pipeline import plan_encoders
 
     resources = job.config.resources
     with connected(job.address):
-        config = replace(job.config, device=cluster_device(job.config.device))
+        config = replace(job.config, device=cluster_device(job.config.device, grows=job.address is not None))
         gpus = max(1.0, resources.encode.gpus) if config.device == "cuda" else 0
         task = ray.remote(num_cpus=resources.encode.cpus, num_gpus=gpus, max_retries=0)(try_rows)
         try:

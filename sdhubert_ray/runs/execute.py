@@ -33,9 +33,10 @@ from sdhubert_ray.output import (
 )
 from sdhubert_ray.output.tables import FAILED_STATUSES
 from sdhubert_ray.runs.config import STALL_SECONDS, JobConfig
-from sdhubert_ray.runs.devices import local_device, settle_precision, warn_if_slow
+from sdhubert_ray.runs.devices import cluster_device, local_device
 from sdhubert_ray.runs.placement import alive_nodes
 from sdhubert_ray.runs.planning import Found, UnitOptions, longest_first, stage_input, stage_retry
+from sdhubert_ray.runs.precision import settle_precision, warn_if_slow
 from sdhubert_ray.runs.session import IncompleteRunError, Job, OnCommit, Origin, Session, Summary, publish_here
 from sdhubert_ray.runs.stages import CutSyllables, InTurn, ReadFeatures, SegmentUnits, WriteSegments
 from sdhubert_ray.units import Quantizer
@@ -144,11 +145,11 @@ def count_workers(config: JobConfig, engine: str, address: str | None) -> int:
         import torch
 
         return torch.cuda.device_count() if device == "cuda" else joblib.cpu_count()
-    from sdhubert_ray.runs.connect import cluster_device, connected
+    from sdhubert_ray.runs.connect import connected
     from sdhubert_ray.runs.pipeline import plan_encoders
 
     with connected(address):
-        config = replace(config, device=cluster_device(config.device))
+        config = replace(config, device=cluster_device(config.device, grows=True))
         return int(plan_encoders(config, sys.maxsize, alive_nodes())[0].max_size or 1)
 
 
@@ -356,14 +357,13 @@ def _do_units(pipeline: "ray.data.Dataset", session: Session, metrics: "RunMetri
 
 def _pipeline_builder(job: Job) -> Callable[[Sequence[tuple[str, int]]], "ray.data.Dataset"]:
     """What chains the stages of a job over units, for the cluster as it is when called."""
-    from sdhubert_ray.runs.connect import cluster_device
     from sdhubert_ray.runs.pipeline import build_pipeline, build_resegment_pipeline
 
     checkpoint, quantizer = job.origin.checkpoint, job.origin.quantizer
     if checkpoint is None:
         features = str(job.origin.features)
         return lambda units: build_resegment_pipeline(units, features, job.config, job.output, job.run_id, quantizer)
-    config = replace(job.config, device=cluster_device(job.config.device))
+    config = replace(job.config, device=cluster_device(job.config.device, grows=job.address is not None))
     return lambda units: build_pipeline(units, checkpoint, config, job.output, job.run_id, quantizer)
 
 

@@ -18,7 +18,7 @@ from sdhubert_ray.output import (
     write_run,
 )
 from sdhubert_ray.output.usage import UnitUsage
-from sdhubert_ray.runs.devices import local_device
+from sdhubert_ray.runs.devices import cluster_device, local_device
 from sdhubert_ray.runs.session import IncompleteRunError
 from sdhubert_ray.runs.stages import AssignUnits
 from sdhubert_ray.tokenizing.exporting import begin, export
@@ -60,10 +60,10 @@ def run_tokenizing(job: TokenizeJob, on_rows: OnRows) -> Tokenized:
     if job.engine == "local":
         job = replace(job, device=local_device(job.device))
         return _run(job, partial(_assign_here, job), on_rows)
-    from sdhubert_ray.runs.connect import cluster_device, connected
+    from sdhubert_ray.runs.connect import connected
 
     with connected(job.address):
-        job = replace(job, device=cluster_device(job.device))
+        job = replace(job, device=cluster_device(job.device, grows=job.address is not None))
         return _run(job, partial(_assign_on_ray, job), on_rows)
 
 
