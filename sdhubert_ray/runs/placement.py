@@ -1,15 +1,18 @@
 """What fits on the nodes of a cluster: how many workers of a size find a place, and how large so many can be.
 
-Only `alive_nodes` asks Ray; the rest is arithmetic on nodes that are given.
+Only `known_nodes` asks Ray; the rest is arithmetic on nodes that are given.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 GIB = 1 << 30
 """Bytes; options and messages tell memory in GiB."""
 _PARTS = 10_000
 """Ray counts CPUs and GPUs in parts of this size, in whole numbers: 1 // 0.1 is 9."""
+_DRAINED_IDLE = 4
+"""`DeathReason` of a node that the autoscaler took away (`NodeDeathInfo.AUTOSCALER_DRAIN_IDLE`)."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,41 @@ class Node:
         return int(self.gpus // gpus) if gpus >= 1 else int(self.gpus) * (_PARTS // _parts(gpus))
 
 
-def alive_nodes() -> list[Node]:
-    """The nodes of the connected cluster that are alive."""
+@dataclass(frozen=True)
+class KnownNode:
+    """A node that is in a cluster or was.
+
+    Attributes:
+        id: that no other node ever has.
+        alive: it is there.
+        was_idle: it is not there as the autoscaler took it away: nothing ran on it.
+        has: what it has; nothing, if it is not there.
+    """
+
+    id: str
+    alive: bool
+    was_idle: bool
+    has: Node
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> "KnownNode":
+        """One of `ray.nodes()`. A node that was preempted, or stopped by hand, may have been at work."""
+        has = record["Resources"]
+        node = Node(has.get("CPU", 0.0), has.get("GPU", 0.0), int(has.get("memory", 0)))
+        was_idle = not record["Alive"] and record.get("DeathReason") == _DRAINED_IDLE
+        return cls(record["NodeID"], record["Alive"], was_idle, node)
+
+
+def known_nodes() -> list[KnownNode]:
+    """The nodes that the connected cluster has or had."""
     import ray
 
-    listed = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return [Node(has.get("CPU", 0.0), has.get("GPU", 0.0), int(has.get("memory", 0))) for has in listed]
+    return [KnownNode.of_record(record) for record in ray.nodes()]  # type: ignore[no-untyped-call]
+
+
+def alive_nodes() -> list[Node]:
+    """The nodes of the connected cluster that are alive."""
+    return [node.has for node in known_nodes() if node.alive]
 
 
 def total(nodes: Sequence[Node]) -> Node:

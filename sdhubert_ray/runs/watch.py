@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -13,7 +13,7 @@ from ray.util.metrics import Counter
 from sdhubert_ray.output.tables import STATUSES, WORK
 from sdhubert_ray.runs.config import STALL_SECONDS
 from sdhubert_ray.runs.interrupts import OwnInterrupt
-from sdhubert_ray.runs.placement import Node, alive_nodes, total
+from sdhubert_ray.runs.placement import KnownNode, Node, known_nodes, total
 
 _LOOK_SECONDS = 5.0
 _UNITS = 2.0
@@ -58,15 +58,15 @@ class StallWatch:
     """Ends a pipeline that a lost node has left standing still.
 
     The encoders of a lost node start again on the nodes that remain, and may take there what the other stages need:
-    then all wait for ever. The block inside `with` is left as by a Ctrl-C in the main thread, with `stalled` set; who
-    handles Ctrl-C is not told of this one, as it ends no run.
+    then all wait for ever. A node that the autoscaler took away had none of them. The block inside `with` is left as by
+    a Ctrl-C in the main thread, with `stalled` set; who handles Ctrl-C is not told of this one, as it ends no run.
     """
 
     def __init__(
         self,
         stall_seconds: float = STALL_SECONDS,
         *,
-        nodes: Callable[[], Sequence[Node]] = alive_nodes,
+        nodes: Callable[[], Sequence[KnownNode]] = known_nodes,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Remember what the cluster has now.
@@ -74,13 +74,13 @@ class StallWatch:
         Args:
             stall_seconds: a cluster that has become smaller may stand still so long, or for twice the time of the
                 longest unit so far; three times so long before the first.
-            nodes: gives the nodes that are alive.
+            nodes: gives the nodes that there are, or were.
             clock: gives seconds.
         """
         self._patience = stall_seconds
         self._nodes = nodes
         self._clock = clock
-        self._planned = total(nodes())
+        self._planned = {node.id: node.has for node in nodes() if node.alive}
         self._moved = clock()
         self._longest: float | None = None  # unit so far, seconds
         self._stop = threading.Event()
@@ -108,8 +108,16 @@ class StallWatch:
         """Whether the cluster has become smaller, and nothing was committed for too long."""
         if self._clock() - self._moved <= self.patience:
             return False
-        now = total(self._nodes())
-        return now.cpus < self._planned.cpus or now.gpus < self._planned.gpus
+        planned, now = total([*self._planned.values()]), total([*self._accounted_for()])
+        return now.cpus < planned.cpus or now.gpus < planned.gpus
+
+    def _accounted_for(self) -> Iterator[Node]:
+        """The nodes that are there, and those of which nothing was lost when they went."""
+        for node in self._nodes():
+            if node.alive:
+                yield node.has
+            elif node.was_idle and node.id in self._planned:
+                yield self._planned[node.id]
 
     def __enter__(self) -> Self:
         """Begin to watch."""

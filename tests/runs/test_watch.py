@@ -8,11 +8,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 
 import pytest
 from clusters import free_port
+from ray.core.generated.common_pb2 import NodeDeathInfo
 
-from sdhubert_ray.runs.placement import Node
+from sdhubert_ray.runs.placement import KnownNode, Node
 from sdhubert_ray.runs.watch import StallWatch
 
 # In a process of its own: the Ray of the other tests is left alone.
@@ -77,8 +79,17 @@ class Cluster:
     """Nodes and a clock in the hands of a test."""
 
     def __init__(self):
-        self.nodes = [Node(0), Node(2), Node(2, 1)]
+        self.nodes = []
+        for node in (Node(0), Node(2), Node(2, 1)):
+            self.add(node)
         self.now = 0.0
+
+    def add(self, node):
+        self.nodes.append(KnownNode(str(len(self.nodes)), True, False, node))
+
+    def lose(self, index=-1, was_idle=False):
+        """Ray still knows of a node that is gone, but not what it had."""
+        self.nodes[index] = replace(self.nodes[index], alive=False, was_idle=was_idle, has=Node(0))
 
     def watch(self, stall_seconds=60.0):
         return StallWatch(stall_seconds, nodes=lambda: list(self.nodes), clock=lambda: self.now)
@@ -90,7 +101,7 @@ def test_a_cluster_that_lost_a_node_and_stands_still_is_noticed():
     watch = cluster.watch()
     cluster.now = 1000.0
     assert not watch.stands_still()
-    cluster.nodes.pop()
+    cluster.lose()
     assert watch.stands_still()
     watch.moved()
     assert not watch.stands_still()
@@ -99,16 +110,46 @@ def test_a_cluster_that_lost_a_node_and_stands_still_is_noticed():
     cluster.now += 1
     assert watch.stands_still()
     assert not cluster.watch().stands_still()  # a watch that begins now knows the cluster as it is
-    cluster.nodes.append(Node(2, 1))
+    cluster.add(Node(2, 1))
     assert not watch.stands_still()  # it has come back
-    cluster.nodes[-1] = Node(4)
+    cluster.lose()
+    cluster.add(Node(4))
     assert watch.stands_still()  # with CPUs enough, but no GPU
+
+
+def test_a_node_that_the_autoscaler_took_away_is_no_loss():
+    """Nothing ran on it. One that came and went in between is none either, and hides none."""
+    cluster = Cluster()
+    watch = cluster.watch()
+    cluster.now = 1000.0
+    cluster.add(Node(8))
+    cluster.lose(was_idle=True)
+    assert not watch.stands_still()
+    cluster.lose(2, was_idle=True)
+    assert not watch.stands_still()
+    cluster.lose(1)
+    assert watch.stands_still()
+
+
+def test_how_ray_tells_why_a_node_is_gone():
+    """Records of `ray.nodes()` as they were seen: a node alive, drained as idle, killed, and ended by SIGTERM."""
+    gone = {"NodeID": "a", "Alive": False, "Resources": {}}
+    idle = KnownNode.of_record({**gone, "DeathReason": 4, "DeathReasonMessage": "idle"})
+    assert idle == KnownNode("a", False, True, Node(0))
+    assert NodeDeathInfo.AUTOSCALER_DRAIN_IDLE == 4
+    killed = {"DeathReason": 2, "DeathReasonMessage": "health check failed due to missing too many heartbeats"}
+    preempted = {"DeathReason": 3, "DeathReasonMessage": "Node received SIGTERM; draining before shutdown."}
+    for reason in (killed, preempted, {}):
+        assert KnownNode.of_record({**gone, **reason}) == KnownNode("a", False, False, Node(0))
+    has = {"CPU": 2.0, "memory": 6e9, "node:127.0.0.1": 1.0}
+    alive = {"NodeID": "b", "Alive": True, "Resources": has, "DeathReason": 0, "DeathReasonMessage": ""}
+    assert KnownNode.of_record(alive) == KnownNode("b", True, False, Node(2.0, 0.0, 6_000_000_000))
 
 
 def test_patience_is_longer_than_a_unit():
     cluster = Cluster()
     watch = cluster.watch()
-    cluster.nodes.pop()
+    cluster.lose()
     cluster.now = 170.0
     assert not watch.stands_still()  # nothing is known of what a unit takes
     cluster.now = 181.0
@@ -147,7 +188,7 @@ def test_a_pipeline_that_stands_still_is_ended_and_nobody_takes_it_for_ctrl_c(in
     cluster = Cluster()
     with cluster.watch(0.01) as watch:
         cluster.now = 1.0
-        cluster.nodes.pop()
+        cluster.lose()
         stand_still()
     assert watch.stalled
     assert interrupts == []
