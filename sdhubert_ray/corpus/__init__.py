@@ -6,7 +6,7 @@ are the kinds of input; `columns` and `selection` what holds for all of them; `p
 
 from sdhubert_ray.corpus.files import AUDIO_SUFFIXES, list_files
 from sdhubert_ray.corpus.listing import list_input
-from sdhubert_ray.corpus.pieces import cut_pieces, split_units
+from sdhubert_ray.corpus.pieces import Place, Probe, cut_pieces, probe_durations, split_units
 from sdhubert_ray.corpus.reading import PIECE_SECONDS_KEY
 from sdhubert_ray.corpus.selection import Listing, Selection
 from sdhubert_ray.corpus.writing import ManifestSummary, write_manifest
@@ -16,10 +16,13 @@ __all__ = [
     "PIECE_SECONDS_KEY",
     "Listing",
     "ManifestSummary",
+    "Place",
+    "Probe",
     "Selection",
     "cut_pieces",
     "list_files",
     "list_input",
+    "probe_durations",
     "split_units",
     "write_manifest",
 ]

@@ -1,7 +1,7 @@
 """Rows to work on: long recordings cut into pieces, pieces gathered into units."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,11 +19,20 @@ from sdhubert_ray.speech.audio import probe_duration
 _PROBES_AT_ONCE = 32
 _PLACE = ("uri", "member", "byte_offset", "byte_size", "source_size")
 
-_Place = tuple[str, str | None, int | None, int | None, int | None]
+Place = tuple[str, str | None, int | None, int | None, int | None]
+"""Where a recording is, as `audio_to_decode` takes it."""
+Probe = Callable[[Sequence[Place]], Sequence[float]]
+"""Tells the lengths of recordings, seconds; NaN of those that cannot be read."""
 Floats = npt.NDArray[np.float64]
 
 
-def cut_pieces(table: pa.Table, piece_seconds: float) -> pa.Table:
+def probe_durations(places: Sequence[Place]) -> list[float]:
+    """Read the lengths of recordings from their headers, many at once: seconds, or NaN where they cannot be read."""
+    with ThreadPoolExecutor(min(_PROBES_AT_ONCE, len(places))) as pool:
+        return list(pool.map(_probe, places))
+
+
+def cut_pieces(table: pa.Table, piece_seconds: float, probe: Probe = probe_durations) -> pa.Table:
     """Give each recording its rows: one, or for audio over `piece_seconds` one per piece, with `key` = id#piece.
 
     Durations that the table does not tell are read from the files; what cannot be read stays one row, and its
@@ -32,12 +41,13 @@ def cut_pieces(table: pa.Table, piece_seconds: float) -> pa.Table:
     Args:
         table: rows of an input: `id`, `uri`, and any other columns of `INPUT_TYPES` and to carry.
         piece_seconds: length of a piece at most, seconds.
+        probe: asked, once, for the durations that the table does not tell and that matter.
 
     Returns:
         `MANIFEST_FIELDS` and the columns carried through. A nominal joint lies at each inner `end`.
     """
     start, end = np.nan_to_num(_floats(table, "start")), _floats(table, "end")
-    duration = _known_durations(table, start, end, piece_seconds)
+    duration = _known_durations(table, start, end, piece_seconds, probe)
     # A part behind the end of its file is empty.
     stop = np.maximum(start, np.fmin(end, duration))
     known = ~np.isnan(stop)
@@ -161,7 +171,7 @@ def _floats(table: pa.Table, name: str) -> Floats:
     return values
 
 
-def _known_durations(table: pa.Table, start: Floats, end: Floats, piece_seconds: float) -> Floats:
+def _known_durations(table: pa.Table, start: Floats, end: Floats, piece_seconds: float, probe: Probe) -> Floats:
     """Durations as told or, where the number of pieces hangs on them, as probed; seconds of the file, or NaN."""
     durations = _floats(table, "duration").copy()
     unknown = np.flatnonzero(np.isnan(durations) & ~(end - start <= piece_seconds))
@@ -169,12 +179,11 @@ def _known_durations(table: pa.Table, start: Floats, end: Floats, piece_seconds:
         rows = table.take(pa.array(unknown))
         missing = [None] * len(unknown)
         columns = [rows.column(name).to_pylist() if name in rows.column_names else missing for name in _PLACE]
-        with ThreadPoolExecutor(min(_PROBES_AT_ONCE, len(unknown))) as pool:
-            durations[unknown] = list(pool.map(_probe, zip(*columns, strict=True)))
+        durations[unknown] = probe(list(zip(*columns, strict=True)))
     return durations
 
 
-def _probe(place: _Place) -> float:
+def _probe(place: Place) -> float:
     try:
         with audio_to_decode(*place, sparse=True) as file:
             seconds = probe_duration(file)

@@ -37,6 +37,7 @@ from sdhubert_ray.runs.devices import cluster_device, local_device
 from sdhubert_ray.runs.placement import alive_nodes
 from sdhubert_ray.runs.planning import Found, UnitOptions, longest_first, stage_input, stage_retry
 from sdhubert_ray.runs.precision import settle_precision, warn_if_slow
+from sdhubert_ray.runs.probing import probing_on
 from sdhubert_ray.runs.session import IncompleteRunError, Job, OnCommit, Origin, Session, Summary, publish_here
 from sdhubert_ray.runs.stages import CutSyllables, InTurn, ReadFeatures, SegmentUnits, WriteSegments
 from sdhubert_ray.units import Quantizer
@@ -112,7 +113,8 @@ def prepare_job(
         if not plans:
             check_model()  # before what may take minutes
         if listing is not None:
-            return *stage_input(listing, output, plans, layout, folder), "input"
+            with probing_on(address) as probe:
+                return *stage_input(listing, output, plans, layout, folder, probe), "input"
         if not plans:
             raise UserError(f"output {output} has no run whose rows could be tried again; leave out --retry")
         return stage_retry(output, plans, commits, retry, layout, folder), Found(), "retry"

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sdhubert_ray.corpus import Listing, cut_pieces, split_units
+from sdhubert_ray.corpus import Listing, Probe, cut_pieces, probe_durations, split_units
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import Commit, Contents, Plan, StagedPlan, read_plan, stage_plan
 from sdhubert_ray.output.commits import read_commits
@@ -72,9 +72,16 @@ class Found:
 
 
 def stage_input(
-    listing: Listing, output: str, plans: Sequence[Plan], options: UnitOptions, folder: Path
+    listing: Listing,
+    output: str,
+    plans: Sequence[Plan],
+    options: UnitOptions,
+    folder: Path,
+    probe: Probe = probe_durations,
 ) -> tuple[StagedPlan, Found]:
     """Stage the recordings of an input that no plan of the output has. Batch by batch: none of it is held whole.
+
+    Lengths that the input does not tell are asked of `probe`.
 
     Raises:
         UserError: a recording whose id the output has from another place, or pieces of another length.
@@ -91,7 +98,7 @@ def stage_input(
         for batch in listing.batches:
             fresh = known.without(batch, found)
             if fresh.num_rows:
-                yield fresh if listing.piece_seconds else cut_pieces(fresh, options.piece_seconds)
+                yield fresh if listing.piece_seconds else cut_pieces(fresh, options.piece_seconds, probe)
 
     staged = stage_plan(split_units(rows(), options.most_seconds, options.unit_rows), folder)
     found.ignored = listing.ignored
