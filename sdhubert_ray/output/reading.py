@@ -46,7 +46,11 @@ class FileResult:
 
 
 def read_files(
-    output: str, columns: Sequence[str], only: str | None = None, read: Callable[[str], pa.Table] | None = None
+    output: str,
+    columns: Sequence[str],
+    only: str | None = None,
+    read: Callable[[str], pa.Table] | None = None,
+    within: range | None = None,
 ) -> Iterator[pa.Table]:
     """Read an output recording by recording: a table of its pieces, in order, the latest attempt of each.
 
@@ -57,6 +61,8 @@ def read_files(
         columns: columns to read, those that are there; `id` and `piece` are always read.
         only: the id of the one recording to read.
         read: reads a file of the output, by name, and gives these columns; none: as they stand there.
+        within: numbers of commits, in order: of the recordings that begin in these; None: of all. One that was tried
+            again may come in several parts.
 
     Raises:
         UserError: there is no run, or a file of it is damaged.
@@ -76,7 +82,7 @@ def read_files(
         return
     retried = _find_retried(output, plans, commits)
     places = _find_rows(output, commits, retried) if retried else {}
-    for rows in _joined(recording for commit in commits for recording in _recordings(read(commit.name))):
+    for rows in _joined(_beginning_within(output, commits, range(len(commits)) if within is None else within, read)):
         file_id = _id_of(rows)
         if file_id not in retried:
             yield rows
@@ -134,6 +140,25 @@ def count_joined(offsets: Sequence[float], num_frames: Sequence[int]) -> int:
 def frame_offset(offset_seconds: float) -> int:
     """The frame of the file at which a piece begins; joints lie on the frame grid."""
     return round(offset_seconds * FRAME_RATE)
+
+
+def _beginning_within(
+    output: str, commits: Sequence[Commit], within: range, read: Callable[[str], pa.Table]
+) -> Iterator[pa.Table]:
+    """Rows of the recordings that begin in these commits, to their end, which may lie in later ones."""
+    last: str | None = None  # recording of the rows so far
+    ours = not within.start
+    if within.start:
+        before = read_commit(output, commits[within.start - 1].name, ["id"]).column("id")
+        last = before[-1].as_py() if len(before) else None
+    for number in range(within.start, len(commits)):
+        for rows in _recordings(read(commits[number].name)):
+            if _id_of(rows) != last:
+                if number >= within.stop:
+                    return
+                last, ours = _id_of(rows), True
+            if ours:
+                yield rows
 
 
 def _recordings(table: pa.Table) -> Iterator[pa.Table]:

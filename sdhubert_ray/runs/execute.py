@@ -345,7 +345,7 @@ def _run_on_ray(job: Job, summary: Summary, on_commit: OnCommit, stall_seconds: 
                         _do_units(build(units), session, metrics, watch)
                     if not watch.stalled:
                         break
-                session.settle(_publish_on_ray)
+                session.settle(_publish_on_ray, _export_on_ray)
             except RayError as error:
                 raise IncompleteRunError(explain(error)) from error
 
@@ -374,6 +374,13 @@ def _publish_on_ray(output: str, groups: Sequence[Sequence[Commit]], compression
 
     publish = ray.remote(publish_commits)
     ray.get([publish.remote(output, list(group), compression, without) for group in groups])
+
+
+def _export_on_ray(output: str, names: Sequence[str], parts: Sequence[formats.ExportPart]) -> None:
+    import ray
+
+    export = ray.remote(formats.export_part)
+    ray.get([export.remote(output, names, part) for part in parts])
 
 
 def check_engine(engine: str, address: str | None) -> None:

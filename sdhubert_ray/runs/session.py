@@ -265,8 +265,12 @@ class Session:
         self._on_commit(row["rows"], row["duration"])
         return taken
 
-    def settle(self, publish: Publish) -> None:
+    def settle(self, publish: Publish, export: formats.ExportParts = formats.export_here) -> None:
         """All units have been done: check that, publish them as the table, write other formats, count.
+
+        Args:
+            publish: does so.
+            export: does the parts of other formats.
 
         Raises:
             IncompleteRunError: a unit is not there.
@@ -287,7 +291,7 @@ class Session:
             if plan.number in unpublished:
                 self._publish(plan, plans, publish)
         self._lease.confirm()
-        formats.export(job.output, options.formats)
+        formats.export(job.output, options.formats, export)
         self._summary.totals = count_results(job.output, plans, list_commits(job.output, plans))
         self._stop_clock()
         self._lease.confirm()

@@ -83,6 +83,16 @@ def test_pieces_are_joined_in_order_wherever_they_were_committed(tmp_path_factor
         assert result.duration == count
         assert result.num_frames == 50 * count
         assert result.status == "ok"
+    # Read part by part it is the same, but that a recording that was tried again may come more than once.
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(made)), max_size=3)))
+    parts = [range(*ends) for ends in itertools.pairwise([0, *cuts, len(made)])]
+    tables = [table for part in parts for table in read_files(output, ["key", "segments"], within=part)]
+    whole = {table["id"][0].as_py(): table for table in read_files(output, ["key", "segments"])}
+    assert all(table.equals(whole[table["id"][0].as_py()]) for table in tables)
+    retried = {key.partition("#")[0] for key in again}
+    read = [table["id"][0].as_py() for table in tables]
+    assert set(read) == whole.keys()
+    assert [name for name in read if name not in retried] == [name for name in whole if name not in retried]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])

@@ -1,6 +1,17 @@
 """What other tools read: the original's text and npy files, Praat TextGrids, and unit sequences for language models."""
 
-from sdhubert_ray.output.formats.files import check_free, export, name_files, note_formats, remove_files, to_textgrid
+from sdhubert_ray.output.formats.files import (
+    ExportPart,
+    ExportParts,
+    check_free,
+    export,
+    export_here,
+    export_part,
+    name_files,
+    note_formats,
+    remove_files,
+    to_textgrid,
+)
 from sdhubert_ray.output.formats.sequences import (
     SequenceOptions,
     UnitSequence,
@@ -11,10 +22,14 @@ from sdhubert_ray.output.formats.sequences import (
 )
 
 __all__ = [
+    "ExportPart",
+    "ExportParts",
     "SequenceOptions",
     "UnitSequence",
     "check_free",
     "export",
+    "export_here",
+    "export_part",
     "merge_repeats",
     "name_files",
     "note_formats",

@@ -1,9 +1,9 @@
 """The original's text and npy files, and Praat TextGrids: files for each recording."""
 
 import io
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,37 +21,75 @@ from sdhubert_ray.output import (
     read_contents,
     read_files,
     read_plan,
+    require_contents,
 )
 from sdhubert_ray.output.commits import read_commits
 from sdhubert_ray.output.tables import FAILED_STATUSES, read_ragged, read_vectors
 
 _COLUMNS = ("id", "uri", "piece", "offset", "duration", "status", "error", "num_frames", "segments", "units")
+_MOST_PARTS = 256  # each lists the output anew
 _MAX_NAME_BYTES = 230  # of 255: the longest ending is _segmentfeature.npy
 _FEATURE_COLUMNS = ("segment_features", "frame_features", "mask")
 _ENDINGS = {"files": ("_segments.txt", "_segmentfeature.npy", "_feature.npy"), "textgrid": (".TextGrid",)}
 
 
-def export(output: str, formats: Sequence[str]) -> None:
+class ExportPart(NamedTuple):
+    """What is exported at once: some of an output's recordings.
+
+    Attributes:
+        within: numbers of the commits that they begin in.
+        names: by id, the path that their files are named by.
+    """
+
+    within: range
+    names: dict[str, str]
+
+
+ExportParts = Callable[[str, Sequence[str], Sequence[ExportPart]], None]
+"""Does the parts of an export: of an output, in these formats."""
+
+
+def export_here(output: str, formats: Sequence[str], parts: Sequence[ExportPart]) -> None:
+    """Do the parts of an export one after the other in this process."""
+    for part in parts:
+        export_part(output, formats, part)
+
+
+def export(output: str, formats: Sequence[str], do: ExportParts = export_here) -> None:
     """Write an output's recordings in further formats, into the tree of the input, under the output folder.
 
     `files`: NAME_segments.txt (`start, end` per line, seconds), NAME_feature.npy (T, D) zero outside speech,
     NAME_segmentfeature.npy (S, D). `textgrid`: NAME.TextGrid, one interval tier. NAME is the id without its
-    ending, or with it where two would be the same. A recording that could not be read gets none.
+    ending, or with it where two would be the same. A recording that could not be read gets none. Each file is there
+    whole or not at all.
+
+    Args:
+        output: the folder.
+        formats: others are left to those who know them.
+        do: does the parts, each of which is done by any process, and may be done twice.
 
     Raises:
         UserError: the output cannot be read or written.
     """
     if not _ENDINGS.keys() & set(formats):
         return
+    commits = len(require_contents(output).commits)
+    step = max(1, -(-commits // _MOST_PARTS))
+    withins = [range(begin, min(begin + step, commits)) for begin in range(0, commits, step)]
+    ids = [[table.column("id")[0].as_py() for table in read_files(output, ["id"], within=within)] for within in withins]
+    names = name_files(dict.fromkeys(file_id for of_part in ids for file_id in of_part))
+    parts = zip(withins, ids, strict=True)
+    do(output, formats, [ExportPart(within, {name: names[name] for name in of_part}) for within, of_part in parts])
+
+
+def export_part(output: str, formats: Sequence[str], part: ExportPart) -> None:
+    """Do a part of an export. Raises as `export`."""
     columns = [*_COLUMNS, *(_FEATURE_COLUMNS if "files" in formats else ())]
-    names = name_files(
-        [result for table in read_files(output, ["id"]) for result in table.column("id").to_pylist()[:1]]
-    )
-    for table in read_files(output, columns):
+    for table in read_files(output, columns, within=part.within):
         result = join_pieces(table)
         if result.status in FAILED_STATUSES:
             continue
-        target = storage.join(output, names[result.id])
+        target = storage.join(output, part.names[result.id])
         if "files" in formats:
             _write_files(target, table, result)
         if "textgrid" in formats:

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import pickle
 import re
 from pathlib import PurePosixPath
 
@@ -16,8 +17,9 @@ from places import GOLDEN
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import FileResult, open_output, read_segments
-from sdhubert_ray.output.formats import export, name_files, to_textgrid
+from sdhubert_ray.output.formats import export, export_part, files, name_files, to_textgrid
 from sdhubert_ray.output.tables import RESULT_FIELDS, SEGMENTS, ragged, ragged_intervals, ragged_vectors
+from sdhubert_ray.runs.execute import _export_on_ray
 
 SEGMENTATION = GOLDEN / "segmentation" / "readme"
 ENDINGS = ("_segments.txt", "_segmentfeature.npy", "_feature.npy", ".TextGrid")
@@ -224,6 +226,38 @@ def test_a_folder_of_the_input_may_be_called_segments(tmp_path):
     assert keys_in(output) == {"segments/a.wav#0"}
     assert [result.id for result in read_segments(output)] == ["segments/a.wav"]
     assert open_output(output, {}, False) is not None  # and do not keep the run from being resumed
+
+
+def do_anywhere(output, formats, parts):
+    """Parts as other processes have them, in any order, one of them twice."""
+    assert len(parts) > 1
+    for part in [*parts[::-1], parts[0]]:
+        export_part(output, formats, pickle.loads(pickle.dumps(part)))
+
+
+@pytest.mark.parametrize("most", [2, 3, 100])
+def test_parts_give_the_files_that_one_process_gives(most, tmp_path, monkeypatch):
+    """Also of recordings that begin in one commit and end in another, whoever does them in whatever order."""
+    rows = [golden_row(f"synth_{number % 5}", f"{number}.wav#0") for number in range(3)]
+    rows[1:1] = [golden_row("synth_3", f"long.wav#{piece}", offset=1.2 * piece) for piece in range(5)]
+    rows += [golden_row("synth_1", "0.flac#0"), make_row("lost.wav#0", status="failed", error="lost")]
+    commits = [rows[:3], rows[3:4], rows[4:7], rows[7:]]
+    one, other = make_output(tmp_path / "one", *commits), make_output(tmp_path / "other", *commits)
+    export(one, ["files", "textgrid"])
+    monkeypatch.setattr(files, "_MOST_PARTS", most)
+    export(other, ["files", "textgrid"], do_anywhere)
+    assert exported(other) == exported(one)
+    assert len(exported(one)) == 4 * 5
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_workers_of_ray_give_the_same_files(tmp_path):
+    commits = [[golden_row(f"synth_{number}", f"{number}.wav#0")] for number in range(3)]
+    one, other = make_output(tmp_path / "one", *commits), make_output(tmp_path / "other", *commits)
+    export(one, ["files", "textgrid"])
+    export(other, ["files", "textgrid"], _export_on_ray)
+    assert exported(other) == exported(one)
 
 
 def test_exporting_again_changes_nothing(tmp_path):
