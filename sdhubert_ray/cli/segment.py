@@ -90,7 +90,8 @@ def segment(
     # What can be mended is told before torch is loaded, which takes seconds.
     from sdhubert_ray.corpus import list_input
     from sdhubert_ray.runs.config import JobConfig, load_config
-    from sdhubert_ray.runs.execute import check_engine, prepare_job
+    from sdhubert_ray.runs.engines import check_engine
+    from sdhubert_ray.runs.execute import prepare_job
 
     check_engine(engine, choose_address(context, engine, address))
     asked = load_config(config, overrides or [], flags, {})

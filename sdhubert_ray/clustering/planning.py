@@ -14,7 +14,7 @@ from sdhubert_ray import storage
 from sdhubert_ray.clustering.options import ClusterOptions, Workers
 from sdhubert_ray.clustering.source import VectorSource, open_source
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.runs.execute import check_engine
+from sdhubert_ray.runs.engines import check_engine
 from sdhubert_ray.units.quantizer import CARD, check_place, sklearn_files
 
 WORK = "work"

@@ -142,7 +142,7 @@ def evaluate_ssabx(
 
 def choose_engine(triplets: Triplets, engine: str, address: str | None) -> str:
     """What `auto` is for these triplets: `local` for few. Raises UserError for an engine that cannot be."""
-    from sdhubert_ray.runs.execute import IN_PROCESS_SECONDS, check_engine
+    from sdhubert_ray.runs.engines import IN_PROCESS_SECONDS, check_engine
 
     check_engine(engine, address)
     if engine != "auto":

@@ -1,7 +1,6 @@
 """Run a segmentation job: check and plan it, then do it in this process or on Ray."""
 
 import platform
-import sys
 import tempfile
 import time
 import uuid
@@ -34,7 +33,7 @@ from sdhubert_ray.output import (
 from sdhubert_ray.output.tables import FAILED_STATUSES
 from sdhubert_ray.runs.config import STALL_SECONDS, JobConfig
 from sdhubert_ray.runs.devices import cluster_device, local_device
-from sdhubert_ray.runs.placement import alive_nodes
+from sdhubert_ray.runs.engines import IN_PROCESS_SECONDS, check_engine, count_workers
 from sdhubert_ray.runs.planning import Found, UnitOptions, longest_first, stage_input, stage_retry
 from sdhubert_ray.runs.precision import settle_precision, warn_if_slow
 from sdhubert_ray.runs.probing import probing_on
@@ -47,10 +46,6 @@ if TYPE_CHECKING:  # transformers takes seconds, in each worker, and much needs 
 
     from sdhubert_ray.encoder import Checkpoint
     from sdhubert_ray.runs.watch import RunMetrics, StallWatch
-
-IN_PROCESS_SECONDS = 600.0
-"""Less audio than this is segmented without Ray, unless told otherwise."""
-ENGINES = ("auto", "local", "ray")
 
 Stage = Callable[[Sequence[Plan], Sequence[Commit], Path], tuple[StagedPlan, Found, str]]
 """Stages in a local folder what an output (its plans, its commits) lacks: the plan, what was found, its kind."""
@@ -130,29 +125,6 @@ def prepare_job(
             job.folder.cleanup()
             raise
     return job
-
-
-def count_workers(config: JobConfig, engine: str, address: str | None) -> int:
-    """How many units can be worked on at once: encoders that the cluster has room for, or that this machine has.
-
-    Raises:
-        BusyError: the cluster cannot be reached.
-        UserError: the device was named and is not there.
-    """
-    if engine == "local":
-        return 1
-    if address is None:
-        device = local_device(config.device)
-        import joblib
-        import torch
-
-        return torch.cuda.device_count() if device == "cuda" else joblib.cpu_count()
-    from sdhubert_ray.runs.connect import connected
-    from sdhubert_ray.runs.pipeline import plan_encoders
-
-    with connected(address):
-        config = replace(config, device=cluster_device(config.device, grows=True))
-        return int(plan_encoders(config, sys.maxsize, alive_nodes())[0].max_size or 1)
 
 
 def load_quantizer(
@@ -381,14 +353,6 @@ def _export_on_ray(output: str, names: Sequence[str], parts: Sequence[formats.Ex
 
     export = ray.remote(formats.export_part)
     ray.get([export.remote(output, names, part) for part in parts])
-
-
-def check_engine(engine: str, address: str | None) -> None:
-    """Raise UserError where there is no such engine, or it does not go with the address."""
-    if engine not in ENGINES:
-        raise UserError(f"engine is {engine!r}; it has to be one of {', '.join(ENGINES)}")
-    if engine == "local" and address:
-        raise UserError("the local engine uses no cluster; leave out --address, or take --engine ray")
 
 
 def _check_choices(engine: str, address: str | None, overwrite: bool, retry: Sequence[str]) -> None:

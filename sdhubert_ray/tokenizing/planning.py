@@ -21,7 +21,7 @@ from sdhubert_ray.output.formats import SequenceOptions, name_files, sequence_fi
 from sdhubert_ray.output.parquet import read_schema
 from sdhubert_ray.output.record import RUN_RECORD
 from sdhubert_ray.runs.config import DEVICES
-from sdhubert_ray.runs.execute import check_engine
+from sdhubert_ray.runs.engines import check_engine
 from sdhubert_ray.units import Quantizer
 
 ON_RAY_BYTES = 1 << 30

@@ -23,7 +23,7 @@ from sdhubert_ray.evaluation.ssabx import Scoring, cut_units, embed_clips, evalu
 from sdhubert_ray.evaluation.triplets import Clip, read_triplets
 from sdhubert_ray.metrics import Interval, bootstrap_share, ssabx_margins
 from sdhubert_ray.runs.config import load_config
-from sdhubert_ray.runs.execute import check_engine
+from sdhubert_ray.runs.engines import check_engine
 from sdhubert_ray.runs.stages.embedding import EmbedClips
 from sdhubert_ray.runs.stages.rows import GIVEN_UP
 from sdhubert_ray.speech.audio import Span, normalise, read_audio

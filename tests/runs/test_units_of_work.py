@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sdhubert_ray.corpus import split_units
 from sdhubert_ray.output import Contents, Plan
 from sdhubert_ray.runs.config import JobConfig
-from sdhubert_ray.runs.execute import count_workers
+from sdhubert_ray.runs.engines import count_workers
 from sdhubert_ray.runs.planning import UnitOptions, longest_first
 
 
