@@ -3,10 +3,10 @@
     python benchmarks/bench_mincut.py
     python benchmarks/bench_mincut.py --json mincut.json
 
-Spans of 0.5 s to 20 s at 50 Hz, at 5 and 10 segments per second. `oracle` is the definition
-(`mincut.reference`, only for short spans), `prefix` a vectorised dynamic programme on 2-D prefix sums.
-All have to find the same boundaries. Times are the best of many calls, so that other work on the
-machine counts little; a ratio is how many times slower than `ours`.
+Spans of 0.5 s to 20 s at 50 Hz, at 5 and 10 segments per second. `banded` is ours with segments of 50 frames
+(1 s) at most, `oracle` the definition (`mincut.reference`, only for short spans), `prefix` a vectorised
+dynamic programme on 2-D prefix sums. All have to find the same boundaries. Times are the best of many calls,
+so that other work on the machine counts little; a ratio is how many times slower than `ours`.
 """
 
 import argparse
@@ -28,6 +28,7 @@ FRAME_RATE = 50
 FRAMES = (25, 50, 100, 250, 500, 1000)
 SEGMENTS_PER_SECOND = (5, 10)
 ORACLE_FRAMES = 50
+MAX_FRAMES = 50
 WIDTH = 64
 
 Matrix = NDArray[np.float64]
@@ -94,7 +95,11 @@ def measure(num_frames: int, num_segments: int, seconds: float) -> dict[str, flo
     """Return one row of the table; fail if the methods disagree."""
     similarity = syllable_like(num_frames)
     methods: dict[str, Callable[[Matrix, int], Boundaries]]
-    methods = {"ours_ms": min_cut, "prefix_ms": prefix_min_cut}
+    methods = {
+        "ours_ms": min_cut,
+        "banded_ms": partial(min_cut, max_frames=MAX_FRAMES),
+        "prefix_ms": prefix_min_cut,
+    }
     if num_frames <= ORACLE_FRAMES:
         methods["oracle_ms"] = oracle_min_cut
     expected = min_cut(similarity, num_segments)
@@ -118,7 +123,7 @@ def machine() -> str:
 
 def table_line(row: dict[str, float | int | None]) -> str:
     """Return a row of measure as text, with ratios to ours."""
-    line = f"{row['frames']:>6} {row['segments']:>8} {row['ours_ms']:>10.4f}"
+    line = f"{row['frames']:>6} {row['segments']:>8} {row['ours_ms']:>10.4f} {row['banded_ms']:>10.4f}"
     for name in ("prefix_ms", "oracle_ms"):
         value, ours = row[name], row["ours_ms"]
         if value is None or ours is None:
@@ -141,7 +146,7 @@ def main() -> None:
         "numpy": np.__version__,
     }
     print(", ".join(f"{name} {value}" for name, value in about.items()))
-    print("frames segments    ours ms  prefix ms    ratio  oracle ms    ratio")
+    print("frames segments    ours ms  banded ms  prefix ms    ratio  oracle ms    ratio")
     rows = []
     for num_frames in FRAMES:
         for rate in SEGMENTS_PER_SECOND:

@@ -11,7 +11,9 @@ PROJECT = "sdhubert_ray"
 """Whose module this is: others are called so, too."""
 
 
-def min_cut(similarity: NDArray[np.float32] | NDArray[np.float64], num_segments: int) -> NDArray[np.int64]:
+def min_cut(
+    similarity: NDArray[np.float32] | NDArray[np.float64], num_segments: int, max_frames: int | None = None
+) -> NDArray[np.int64]:
     """Cut n consecutive frames into segments that are alike inside and unlike the rest.
 
     The cost of a segment [j, i) is that of a normalised cut (Shi and Malik, 2000), as used for the
@@ -23,12 +25,15 @@ def min_cut(similarity: NDArray[np.float32] | NDArray[np.float64], num_segments:
 
     for i in 1..n - 1, and the result is traced back from C[n - 1, num_segments]. As published, the last
     segment thus ends before frame n - 1. Equal values go to the smallest j. All sums are in float64; time
-    is O(n^2 num_segments), memory O(n^2), and the GIL is released.
+    is O(n L num_segments), with L = max_frames or else n; memory, beside the similarity, O(n L + n num_segments).
+    The GIL is released.
 
     Args:
         similarity: (n, n) float32 or float64, all entries positive and finite, in any unit and any memory
             layout. It need not be symmetric. It is only read.
         num_segments: from 1 to n - 1.
+        max_frames: no segment is longer; none leaves them as long as they get. Where no segment of that result is
+            longer, the results are the same.
 
     Returns:
         (num_segments + 1,) int64 boundaries in frames, ascending, the first 0, the last n - 1. Segment k is
@@ -36,17 +41,19 @@ def min_cut(similarity: NDArray[np.float32] | NDArray[np.float64], num_segments:
 
     Raises:
         ValueError: if similarity is not 2-D, square, non-empty, float32 or float64, finite and positive, if
-            its sums could overflow, or if num_segments is not an integer from 1 to n - 1.
+            its sums could overflow, if num_segments is not an integer from 1 to n - 1, or if max_frames is not an
+            integer, or so small that num_segments of them do not reach frame n - 1.
     """
     matrix = _checked_similarity(similarity)
     n = len(matrix)
     num_segments = _checked_num_segments(num_segments, n)
+    longest = _checked_max_frames(max_frames, num_segments, n)
     boundaries = np.empty(num_segments + 1, np.int64)
     _mincut.cut(
         matrix,
         row_sums=matrix.sum(axis=1),
         sums=np.empty((2, n)),
-        costs=np.empty((n, n)),
+        costs=np.empty((n, longest)),
         best=np.empty((num_segments + 1, n - num_segments)),
         boundaries=boundaries,
     )
@@ -98,3 +105,17 @@ def _checked_num_segments(num_segments: int, n: int) -> int:
     if not 1 <= num_segments <= n - 1:
         raise ValueError(f"num_segments must be from 1 to {n - 1} for {n} frames, but it is {num_segments}")
     return int(num_segments)
+
+
+def _checked_max_frames(max_frames: int | None, num_segments: int, n: int) -> int:
+    """Return how long segments may be, n - 1 at most, or raise ValueError."""
+    if max_frames is None:
+        return n - 1
+    if isinstance(max_frames, bool) or not isinstance(max_frames, int | np.integer):
+        raise ValueError(f"max_frames must be an integer or None, but it is {max_frames!r}")
+    least = -(-(n - 1) // num_segments)
+    if max_frames < least:
+        raise ValueError(
+            f"max_frames must be {least} or more for {num_segments} segments of {n} frames, but it is {max_frames}"
+        )
+    return min(int(max_frames), n - 1)

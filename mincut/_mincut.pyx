@@ -6,17 +6,29 @@ The package's `min_cut` checks the input, allocates the memory and documents the
 
 k segments need k frames or more, and so do the K - k that follow them: of C[i, k] only
 i = k + a with a in 0..n - 1 - K can lie on a path to the end. The table holds those
-alone, best[k, a] = C[k + a, k], which leaves one rule without exceptions, for k >= 2:
+alone, best[k, a] = C[k + a, k], which leaves one rule without exceptions, for k >= 2
+and segments of up to L frames:
 
-    best[k, a] = min over b <= a of best[k - 1, b] + costs[k + a, k - 1 + b]
+    best[k, a] = min over a - L < b <= a of best[k - 1, b] + cost of [k - 1 + b, k + a)
+
+Costs are kept in a band: costs[i, L - m] is that of the m frames before i, so that in
+memory the cost of [j, i) stands at L + i * (L - 1) + j, starts j beside each other.
 """
 
+from libc.float cimport DBL_MAX
 from libc.stdint cimport int64_t
 
 # Ends that are handled together: they share the loads of `best`, and being independent
 # chains of minima they hide each other's latency. `least_of_tile` is written out for it.
 cdef enum:
     TILE = 4
+
+
+cdef inline const double* cost_of(
+    const double[:, ::1] costs, Py_ssize_t start, Py_ssize_t end
+) noexcept nogil:
+    """Return where the cost of [start, end) is, those of the starts around it beside it."""
+    return &costs[0, 0] + costs.shape[1] + end * (costs.shape[1] - 1) + start
 
 
 cdef void fill_costs(
@@ -26,25 +38,28 @@ cdef void fill_costs(
     double[::1] blocks,
     double[:, ::1] costs,
 ) noexcept nogil:
-    """Set costs[i, j] = cut / (cut + within) of the segment [j, i), for j < i.
+    """Set the cost cut / (cut + within) of each segment [j, i) of up to L frames.
 
     While i ascends, rows[j] = sum S[j:i, :] and blocks[j] = sum S[j:i, j:i] only ever
     grow by positive terms: differences of 2-D prefix sums would lose the small entries
     beside the large ones.
     """
-    cdef Py_ssize_t end, last, start
+    cdef Py_ssize_t end, first, last, start
     cdef double border, cut
+    cdef double* row
     for end in range(1, similarity.shape[0]):
         last = end - 1
+        first = max(0, end - costs.shape[1])
+        row = <double*>cost_of(costs, 0, end)
         rows[last] = 0.0
         blocks[last] = border = similarity[last, last]
-        for start in range(last - 1, -1, -1):
+        for start in range(last - 1, first - 1, -1):
             border += similarity[last, start] + similarity[start, last]
             blocks[start] += border
-        for start in range(end):
+        for start in range(first, end):
             rows[start] += row_sums[last]
             cut = rows[start] - blocks[start]
-            costs[end, start] = cut / (cut + 0.5 * blocks[start])
+            row[start] = cut / (cut + 0.5 * blocks[start])
 
 
 cdef inline double least(
@@ -67,20 +82,21 @@ cdef inline void least_of_tile(
     const double* best,
     const double* costs,
     Py_ssize_t stride,
-    Py_ssize_t count,
+    Py_ssize_t low,
+    Py_ssize_t high,
     double* found,
 ) noexcept nogil:
-    """Set found[r] to the least best[b] + costs[r * stride + b], b < count, r < TILE."""
+    """Set found[r] to the least best[b] + costs[r * stride + b], b in low..high - 1, r < TILE."""
     cdef const double* costs1 = costs + stride
     cdef const double* costs2 = costs1 + stride
     cdef const double* costs3 = costs2 + stride
-    cdef double least0 = best[0] + costs[0]
-    cdef double least1 = best[0] + costs1[0]
-    cdef double least2 = best[0] + costs2[0]
-    cdef double least3 = best[0] + costs3[0]
+    cdef double least0 = DBL_MAX
+    cdef double least1 = DBL_MAX
+    cdef double least2 = DBL_MAX
+    cdef double least3 = DBL_MAX
     cdef double value0, value1, value2, value3
     cdef Py_ssize_t b
-    for b in range(1, count):
+    for b in range(low, high):
         value0 = best[b] + costs[b]
         value1 = best[b] + costs1[b]
         value2 = best[b] + costs2[b]
@@ -96,32 +112,39 @@ cdef inline void least_of_tile(
 
 
 cdef void fill_best(const double[:, ::1] costs, double[:, ::1] best) noexcept nogil:
-    """Fill best[k, a] for k in 1..K; row 0 is not used."""
+    """Fill best[k, a] for k in 1..K; row 0 is not used.
+
+    Where k segments cannot reach, it is DBL_MAX: a cost, at most 1, makes it no larger.
+    """
     cdef Py_ssize_t num_segments = best.shape[0] - 1
     cdef Py_ssize_t width = best.shape[1]
-    cdef Py_ssize_t stride = costs.shape[1]
-    cdef Py_ssize_t a, first, k, r, tile
+    cdef Py_ssize_t longest = costs.shape[1]
+    cdef Py_ssize_t a, first, high, k, low, r, shared, tile
     cdef const double* before
     cdef const double* row
     cdef double found[TILE]
     for a in range(width):
-        best[1, a] = costs[1 + a, 0]
+        best[1, a] = cost_of(costs, 0, 1 + a)[0] if a < longest else DBL_MAX
     # What does not fill a tile comes first, where rows of the triangle b <= a are short.
     for a in range(width % TILE):
+        low = max(0, a + 1 - longest)
         for k in range(2, num_segments + 1):
-            before = &best[k - 1, 0]
-            row = &costs[k + a, k - 1]
-            best[k, a] = least(before, row, 1, a + 1, before[0] + row[0])
+            row = cost_of(costs, k - 1, k + a)
+            best[k, a] = least(&best[k - 1, 0], row, low, a + 1, DBL_MAX)
     for tile in range(width // TILE):
         first = width % TILE + tile * TILE
+        # Starts shared..first are those of each end of the tile; there are none where longest < TILE.
+        shared = min(max(0, first + TILE - longest), first + 1)
         for k in range(2, num_segments + 1):
             before = &best[k - 1, 0]
-            row = &costs[k + first, k - 1]
-            least_of_tile(before, row, stride, first + 1, found)
+            row = cost_of(costs, k - 1, k + first)
+            least_of_tile(before, row, longest - 1, shared, first + 1, found)
             for r in range(TILE):
-                best[k, first + r] = least(
-                    before, row + r * stride, first + 1, first + r + 1, found[r]
-                )
+                low = max(0, first + r + 1 - longest)
+                found[r] = least(before, row, low, shared, found[r])
+                high = first + r + 1
+                best[k, first + r] = least(before, row, max(low, first + 1), high, found[r])
+                row += longest - 1
 
 
 cdef void trace_back(
@@ -132,12 +155,14 @@ cdef void trace_back(
     cdef Py_ssize_t a = best.shape[1] - 1
     cdef Py_ssize_t b, chosen, k
     cdef double smallest, value
+    cdef const double* row
     boundaries[num_segments] = num_segments + a
     for k in range(num_segments, 1, -1):
-        chosen = 0
-        smallest = best[k - 1, 0] + costs[k + a, k - 1]
-        for b in range(1, a + 1):
-            value = best[k - 1, b] + costs[k + a, k - 1 + b]
+        row = cost_of(costs, k - 1, k + a)
+        chosen = max(0, a + 1 - costs.shape[1])
+        smallest = best[k - 1, chosen] + row[chosen]
+        for b in range(chosen + 1, a + 1):
+            value = best[k - 1, b] + row[b]
             if value < smallest:
                 smallest = value
                 chosen = b
@@ -154,16 +179,16 @@ def cut(
     double[:, ::1] best,
     int64_t[::1] boundaries,
 ):
-    """Write the K + 1 boundaries of the minimum cut into K segments.
+    """Write the K + 1 boundaries of the minimum cut into K segments of up to L frames.
 
-    Nothing is checked here: that sizes agree, that 1 <= K <= n - 1, that entries are
-    positive and sums finite is the caller's part.
+    Nothing is checked here: that sizes agree, that 1 <= K <= n - 1 <= K * L, that
+    entries are positive and sums finite is the caller's part.
 
     Args:
         similarity: (n, n) positive.
         row_sums: (n,) sum of each row of similarity.
         sums: (2, n) scratch.
-        costs: (n, n) scratch; costs[i, j] is set to the cost of the segment [j, i).
+        costs: (n, L) scratch; costs[i, l] is set to the cost of [i - L + l, i).
         best: (K + 1, n - K) scratch; set to the table of the recurrence.
         boundaries: (K + 1,) result, frames.
     """

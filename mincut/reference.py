@@ -21,25 +21,30 @@ def objective(similarity: NDArray[np.floating[Any]], boundaries: ArrayLike) -> f
     return sum(segment_cost(matrix, start, end) for start, end in pairwise(frames))
 
 
-def min_cut_reference(similarity: NDArray[np.floating[Any]], num_segments: int) -> tuple[NDArray[np.int64], float]:
+def min_cut_reference(
+    similarity: NDArray[np.floating[Any]], num_segments: int, max_frames: int | None = None
+) -> tuple[NDArray[np.int64], float]:
     """Return what `mincut.min_cut` returns, and the objective C[n - 1, num_segments].
 
     Args:
         similarity: (n, n), all entries positive and finite.
         num_segments: from 1 to n - 1.
+        max_frames: of a segment; num_segments of them reach frame n - 1. None: n.
 
     Returns:
         (num_segments + 1,) int64 boundaries in frames, and their objective.
     """
     matrix = np.asarray(similarity, np.float64)
     n = len(matrix)
+    longest = n if max_frames is None else max_frames
     best = np.full((n, num_segments + 1), np.inf)
     previous = np.zeros((n, num_segments + 1), np.int64)
     best[0, 0] = 0.0
     for i in range(1, n):
-        costs = [segment_cost(matrix, j, i) for j in range(i)]
+        starts = range(max(0, i - longest), i)
+        costs = {j: segment_cost(matrix, j, i) for j in starts}
         for k in range(1, num_segments + 1):
-            for j in range(i):
+            for j in starts:
                 value = best[j, k - 1] + costs[j]
                 if value < best[i, k]:
                     best[i, k] = value

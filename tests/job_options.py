@@ -41,6 +41,7 @@ RESULT_OPTIONS = {
     "syllables.keep_last_frame": False,
     "syllables.drop_frames": 3,
     "syllables.merge_minimum": 4,
+    "syllables.max_frames": 50,
     "output.frame_features": "float16",
     "output.segment_features": "none",
 }
@@ -77,6 +78,7 @@ OPTIONAL = [
     "windows.window_seconds",
     "speech.silence_threshold",
     "syllables.merge_threshold",
+    "syllables.max_frames",
     "resources.unit_seconds",
     "resources.decode.workers",
     "resources.encode.min_workers",

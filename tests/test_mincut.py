@@ -150,6 +150,77 @@ def test_smallest_positive_entries():
     assert min_cut(tiny, 3)[-1] == 5
 
 
+# -- segments of a longest length
+
+
+def limited(problems):
+    """Strategy for (similarity, num_segments, max_frames): any limit with which the cut can be had, and beyond n."""
+
+    def with_limit(problem):
+        similarity, num_segments = problem
+        n = len(similarity)
+        return st.tuples(st.just(similarity), st.just(num_segments), st.integers(-(-(n - 1) // num_segments), n + 1))
+
+    return problems.flatmap(with_limit)
+
+
+@settings(deadline=None, max_examples=100)
+@given(limited(problems(ordinary, 16)))
+def test_objective_of_limited_segments_is_that_of_the_oracle(problem):
+    similarity, num_segments, max_frames = problem
+    found = min_cut(similarity, num_segments, max_frames)
+    _, value = min_cut_reference(similarity, num_segments, max_frames)
+    assert (found[0], found[-1]) == (0, len(similarity) - 1)
+    assert (np.diff(found) > 0).all()
+    assert (np.diff(found) <= max_frames).all()
+    assert objective(similarity, found) == pytest.approx(value, abs=TOLERANCE)
+
+
+@settings(deadline=None, max_examples=150)
+@given(limited(problems(small_integers, 12)))
+def test_ties_of_limited_segments_go_where_the_oracle_sends_them(problem):
+    boundaries, _ = min_cut_reference(*problem)
+    np.testing.assert_array_equal(min_cut(*problem), boundaries)
+
+
+@pytest.mark.parametrize("n", range(2, 15))
+def test_every_longest_length(n):
+    """Tiles of four ends are not always full, nor are four starts always allowed."""
+    for num_segments in range(1, n):
+        for max_frames in range(-(-(n - 1) // num_segments), n + 1):
+            boundaries, _ = min_cut_reference(uniform(n), num_segments, max_frames)
+            np.testing.assert_array_equal(min_cut(uniform(n), num_segments, max_frames), boundaries)
+
+
+@settings(deadline=None, max_examples=100)
+@given(problems(ordinary, 40))
+def test_a_limit_that_no_segment_reaches_changes_nothing(problem):
+    unlimited = min_cut(*problem)
+    for max_frames in (np.diff(unlimited).max(), 10**30):
+        np.testing.assert_array_equal(min_cut(*problem, max_frames), unlimited)
+
+
+def test_limited_costs_take_memory_for_the_limit_only():
+    n, num_segments, max_frames = 60, 12, 9
+    similarity, boundaries = uniform(n), np.empty(num_segments + 1, np.int64)
+    memory = [np.empty((2, n)), np.empty((n, max_frames)), np.empty((num_segments + 1, n - num_segments))]
+    _mincut.cut(similarity, similarity.sum(axis=1), *memory, boundaries)
+    np.testing.assert_array_equal(boundaries, min_cut(similarity, num_segments, max_frames))
+
+
+@pytest.mark.parametrize("max_frames", [-1, 0, 6])
+def test_a_limit_that_is_too_small_is_refused(max_frames):
+    message = f"^max_frames must be 7 or more for 3 segments of 20 frames, but it is {max_frames}$"
+    with pytest.raises(ValueError, match=message):
+        min_cut(uniform(20), 3, max_frames)
+
+
+@pytest.mark.parametrize("max_frames", [7.0, True, "7"])
+def test_a_limit_must_be_an_integer(max_frames):
+    with pytest.raises(ValueError, match=r"^max_frames must be an integer or None, but it is "):
+        min_cut(uniform(20), 3, max_frames)
+
+
 # -- golden boundaries
 
 

@@ -160,10 +160,13 @@ class JobConfig:
         """What decides the results: the weights, the segmentation, the precision, what the table holds, the units."""
         # No key without a quantizer: outputs from before there were any can go on.
         units: dict[str, object] = {"quantizer": {"sha256": quantizer_sha256}} if quantizer_sha256 else {}
+        options = asdict(self.segmentation)
+        if self.syllables.max_frames is None:  # likewise
+            del options["syllables"]["max_frames"]
         return {
             "checkpoint_sha256": checkpoint_sha256,
             "dtype": self.dtype,
-            **asdict(self.segmentation),
+            **options,
             "output": {
                 "frame_features": self.output.frame_features,
                 "segment_features": self.output.segment_features,

@@ -36,6 +36,8 @@ class SyllableOptions:
         keep_last_frame: the objective ends at a span's last frame; true moves the last boundary behind it.
         drop_frames: segments of this many frames or fewer are dropped after the cut (unless all are); 0 drops none.
         merge_minimum: merging goes on only while at least this many segments remain.
+        max_frames: segments of the cut have this many frames at most (before `keep_last_frame` adds one): long spans
+            take less time; none leaves them as long as they get.
     """
 
     syl_dur: float = 0.1
@@ -44,6 +46,7 @@ class SyllableOptions:
     keep_last_frame: bool = True
     drop_frames: int = 0
     merge_minimum: int = 2
+    max_frames: int | None = None
 
     def __post_init__(self) -> None:
         if not (self.syl_dur > 0 and math.isfinite(self.syl_dur)):
@@ -59,6 +62,12 @@ class SyllableOptions:
             raise ValueError(f"syllables.drop_frames is {self.drop_frames}; it cannot be negative")
         if self.merge_minimum < 2:
             raise ValueError(f"syllables.merge_minimum is {self.merge_minimum}; two segments are needed to merge")
+        least = math.ceil(self.syl_dur * FRAME_RATE - 1e-9)
+        if self.max_frames is not None and self.max_frames < least:
+            raise ValueError(
+                f"syllables.max_frames is {self.max_frames}; with syllables.syl_dur {self.syl_dur:g} "
+                f"it has to be {least} frames or more"
+            )
 
 
 class Syllables(NamedTuple):
@@ -108,7 +117,8 @@ def initial_cut(features: npt.NDArray[np.float64], options: SyllableOptions, fra
         return np.array([[0, n]], dtype=np.int64)
     count = math.ceil(min(n / frame_rate / options.syl_dur, n))
     similarity = features @ features.T
-    boundaries = mincut.min_cut(similarity - similarity.min() + _SIMILARITY_FLOOR, min(max(count, 1), n - 1))
+    similarity = similarity - similarity.min() + _SIMILARITY_FLOOR
+    boundaries = mincut.min_cut(similarity, min(max(count, 1), n - 1), options.max_frames)
     if options.keep_last_frame:
         boundaries[-1] = n
     segments = np.stack([boundaries[:-1], boundaries[1:]], axis=1)

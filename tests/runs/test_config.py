@@ -208,6 +208,12 @@ def test_identity_holds_the_quantizer_if_there_is_one():
     assert not [key for key in without if "quantizer" in key]
 
 
+def test_identity_holds_a_longest_segment_if_there_is_one():
+    """An output from before segments could have one has the identity of one without."""
+    assert not [key for key in identity(load()) if "max_frames" in key]
+    assert identity(load("syllables.max_frames=50"))["syllables.max_frames"] == "50"
+
+
 def test_identity_is_the_same_however_a_value_was_written():
     ways = [load("syllables.syl_dur=1"), load("syllables.syl_dur=1.0"), load(flags={"syllables.syl_dur": 1})]
     ways.append(load(carried={"syllables": {"syl_dur": 1}}))

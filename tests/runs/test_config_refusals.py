@@ -77,6 +77,7 @@ def test_a_wrong_type_is_refused_by_key(override, value):
         "syllables.min_cut_minimum=0",
         "syllables.drop_frames=-1",
         "syllables.merge_minimum=1",
+        "syllables.max_frames=4",
         "encoder.layer=-1",
         "encoder.normcut_layer=-1",
         "speech.normcut_strategy=relativ",

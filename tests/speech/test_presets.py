@@ -27,6 +27,7 @@ TABLE = {
             "keep_last_frame": True,
             "drop_frames": 0,
             "merge_minimum": 2,  # down to 1 segment
+            "max_frames": None,
         },
     },
     "paper": {
@@ -47,6 +48,7 @@ TABLE = {
             "keep_last_frame": False,
             "drop_frames": 2,
             "merge_minimum": 3,
+            "max_frames": None,
         },
     },
 }

@@ -47,7 +47,7 @@ def cut_by_definition(features, options):
         return [(0, n)]
     count = min(max(math.ceil(n / 50 / options.syl_dur), 1), n - 1)
     products = features @ features.T
-    boundaries = list(min_cut_reference(products - products.min() + 1e-7, count)[0])
+    boundaries = list(min_cut_reference(products - products.min() + 1e-7, count, options.max_frames)[0])
     if options.keep_last_frame:
         boundaries[-1] = n
     segments = list(itertools.pairwise(int(boundary) for boundary in boundaries))
@@ -127,10 +127,13 @@ def test_frames_of_zeros_are_like_nothing():
     frames=st.integers(1, 30),
     syl_dur=st.sampled_from([0.02, 0.06, 0.1, 0.2, 0.5]),
     rules=st.sampled_from([README, PAPER]),
+    beyond=st.none() | st.integers(0, 5),
 )
-def test_initial_cut_equals_the_definition(seed, frames, syl_dur, rules):
+def test_initial_cut_equals_the_definition(seed, frames, syl_dur, rules, beyond):
+    """With segments of any length, or of a few frames at most over those of their mean."""
+    longest = None if beyond is None else round(50 * syl_dur) + beyond
     options = SyllableOptions(
-        syl_dur, None, rules.min_cut_minimum, rules.keep_last_frame, rules.drop_frames, rules.merge_minimum
+        syl_dur, None, rules.min_cut_minimum, rules.keep_last_frame, rules.drop_frames, rules.merge_minimum, longest
     )
     features = smooth_features(seed, frames)
     found = initial_cut(features, options)
@@ -302,8 +305,19 @@ def test_times_of_other_rates_and_off_the_grid():
         ({"min_cut_minimum": 0}, "min_cut_minimum"),
         ({"drop_frames": -1}, "drop_frames"),
         ({"merge_minimum": 1}, "merge_minimum"),
+        ({"max_frames": 4}, "max_frames"),
+        ({"syl_dur": 0.01, "max_frames": 0}, "max_frames"),
     ],
 )
 def test_bad_options_are_refused_by_name(values, key):
     with pytest.raises(ValueError, match=rf"syllables\.{key} is "):
         SyllableOptions(**values)
+
+
+@pytest.mark.parametrize("frames", range(1, 51))
+def test_the_shortest_longest_segment_can_always_be_cut(frames):
+    """0.02 s times 50 Hz times any number is not always that number in floating point."""
+    options = SyllableOptions(syl_dur=frames / 50, max_frames=frames, keep_last_frame=False)
+    for n in (2, frames, 5 * frames + 1, 7 * frames):
+        segments = initial_cut(smooth_features(frames, max(n, 2)), options)
+        assert (np.diff(segments, axis=1) <= frames).all()
