@@ -94,6 +94,8 @@ def _todays_name(name: str) -> str:
 def load_model(checkpoint: Checkpoint, options: EncoderOptions, dtype: str, device: str) -> SDHuBERT:
     """Build the encoder for inference: eval mode, no layer past the ones that `options` read.
 
+    On a GPU this process then computes float32 as float32, also where torch would round it to TF32, as in convolutions.
+
     Raises:
         UserError: a missing or extra key, a wrong shape, or a layer that the encoder does not have.
     """
@@ -111,10 +113,17 @@ def load_model(checkpoint: Checkpoint, options: EncoderOptions, dtype: str, devi
     if hasattr(model.speech_model, "masked_spec_embed"):
         del model.speech_model.masked_spec_embed  # a training device, which files may leave out
     fold_weight_norm(model.speech_model.encoder.pos_conv_embed.conv)
+    forbid_tf32()
     model.requires_grad_(False).eval().to(device=device, dtype=DTYPES[dtype])
     if device == "cpu":
         model.transform_positions()
     return model
+
+
+def forbid_tf32() -> None:
+    """Have torch compute products and convolutions of float32 with all its digits; TF32 has ten bits of them."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def fold_weight_norm(conv: Any) -> None:  # noqa: ANN401 - torch does not type what a parametrization holds

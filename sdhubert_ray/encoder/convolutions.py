@@ -8,7 +8,7 @@ _TRANSFORM_KERNELS = 3
 """Kernels to a transform: all frames of a window of 5 s are in one, with a kernel of 128."""
 
 
-def normed_convolution(samples: Tensor, num_frames: Tensor, conv: nn.Conv1d, norm: nn.GroupNorm) -> Tensor:
+def normed_convolution(samples: Tensor, num_frames: Tensor | None, conv: nn.Conv1d, norm: nn.GroupNorm) -> Tensor:
     """Convolve samples, and normalise each channel over its valid frames.
 
     A channel is linear in the samples below its kernel: their mean and covariance give the channel's, and what the norm
@@ -17,7 +17,7 @@ def normed_convolution(samples: Tensor, num_frames: Tensor, conv: nn.Conv1d, nor
 
     Args:
         samples: (B, N), finite.
-        num_frames: (B,) int64, how many are valid of each.
+        num_frames: (B,) int64, how many are valid of each; None where all are.
         conv: one channel to C, without padding.
         norm: of C groups.
 
@@ -25,8 +25,11 @@ def normed_convolution(samples: Tensor, num_frames: Tensor, conv: nn.Conv1d, nor
         (B, C, T) in the dtype of `samples`, before the activation; whatever lies beyond the valid frames is finite.
     """
     patches = samples.unfold(1, conv.kernel_size[0], conv.stride[0])
-    valid = torch.arange(patches.shape[1], device=samples.device) < num_frames[:, None]
-    weights = valid.double() / num_frames[:, None]
+    if num_frames is None:
+        weights = samples.new_full(patches.shape[:2], 1 / patches.shape[1], dtype=torch.float64)
+    else:
+        valid = torch.arange(patches.shape[1], device=samples.device) < num_frames[:, None]
+        weights = valid.double() / num_frames[:, None]
     # In float64: near silence the mean is all there is, and the variance what is left of its square.
     exact = patches.double()
     mean = torch.einsum("bt,btk->bk", weights, exact)

@@ -1,7 +1,6 @@
 """Windows and whole pieces through the encoder: what they are does not depend on what they are batched with."""
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,8 +8,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sdhubert_ray.encoder.batches import forward
+from sdhubert_ray.encoder.blending import EncodedPiece, encode_on_device
 from sdhubert_ray.encoder.model import SDHuBERT
-from sdhubert_ray.speech import SAMPLE_RATE, Samples
+from sdhubert_ray.speech import Samples
 from sdhubert_ray.speech.presets import EncoderOptions
 from sdhubert_ray.speech.windows import (
     Features,
@@ -19,14 +20,20 @@ from sdhubert_ray.speech.windows import (
     cut_windows,
     frame_amplitude,
     overlap_add,
-    padded_samples,
 )
-from sdhubert_ray.threads import torch_threads
+
+__all__ = [
+    "EncodedPiece",
+    "OutOfMemoryError",
+    "PooledPiece",
+    "batch_seconds_on",
+    "encode_pieces",
+    "encode_windows",
+    "pool_pieces",
+]
 
 OutOfMemoryError = torch.OutOfMemoryError
 """Raised by a GPU that cannot hold even one window."""
-
-logger = logging.getLogger(__name__)
 
 
 def batch_seconds_on(device: str, batch_seconds: float) -> float:
@@ -35,20 +42,6 @@ def batch_seconds_on(device: str, batch_seconds: float) -> float:
     A CPU gains nothing by larger batches, and alone a window is computed in one shape, to the same last bit, for ever.
     """
     return 0.0 if device == "cpu" else batch_seconds
-
-
-class EncodedPiece(NamedTuple):
-    """A piece of T frames at 50 Hz.
-
-    Attributes:
-        features: (T, D) float32 or float16, states of `layer`, blended over windows.
-        raw_norm: (T,) float32, L2 norm of the blended states of `normcut_layer`.
-        amplitude: (T,) float32, mean |z-scored sample|.
-    """
-
-    features: Features
-    raw_norm: npt.NDArray[np.float32]
-    amplitude: npt.NDArray[np.float32]
 
 
 def encode_pieces(
@@ -65,6 +58,8 @@ def encode_pieces(
     """
     phases = [0] * len(pieces) if phases is None else phases
     cut = [cut_windows(samples, windows, phase) for samples, phase in zip(pieces, phases, strict=True)]
+    if next(model.parameters()).device.type != "cpu":
+        return encode_on_device(model, pieces, cut, windows, layers, batch_seconds, phases)
     states = iter(encode_windows(model, [window for piece in cut for window in piece], layers, batch_seconds))
     encoded = []
     for samples, phase, piece in zip(pieces, phases, cut, strict=True):
@@ -85,15 +80,15 @@ def encode_windows(
 ) -> list[tuple[Features, Features]]:
     """Encode windows of any lengths in few, full batches.
 
-    Windows are padded to whole seconds and batched with those of the same padded length, so that the shape a
-    window is computed in depends on nothing but itself.
+    Windows are padded to whole seconds and batched with those of the same padded length; a batch has 1, 2, 4, 8 ...
+    rows (`batches.batch_rows`), so that a GPU sees few shapes.
 
     Args:
         model: in eval mode, on its device and in its precision.
         windows: (n,) float32 z-scored samples each, at least 400.
         options: the layers to read.
-        batch_seconds: seconds of padded audio per forward call, at least one window. Where a GPU's memory does not
-            hold that many, half of it is tried.
+        batch_seconds: seconds of audio per forward call, windows counted in whole seconds, at least one window. Where
+            a GPU's memory does not hold that many, half of it is tried.
 
     Returns:
         for each window, in order, (T, D) states of `layer` and of `normcut_layer`: float32, or float16 where the
@@ -104,9 +99,9 @@ def encode_windows(
     """
     half = next(model.parameters()).dtype != torch.float32
     found: dict[int, tuple[Features, Features]] = {}
-    for members, counts, states in _forward(model, windows, (options.layer, options.normcut_layer), batch_seconds):
-        features, normed = (_to_numpy(layer[:, 1:], half) for layer in states)
-        for row, (index, count) in enumerate(zip(members, counts, strict=True)):
+    for batch in forward(model, windows, (options.layer, options.normcut_layer), batch_seconds):
+        features, normed = (_to_numpy(layer[:, 1:], half) for layer in batch.states)
+        for row, (index, count) in enumerate(zip(batch.members, batch.counts, strict=True)):
             found[index] = features[row, :count], normed[row, :count]
     return [found[index] for index in range(len(windows))]
 
@@ -140,85 +135,16 @@ def pool_pieces(
     """
     whole = WindowOptions(window_seconds=None, pad_samples=pad_samples)
     windows = [np.pad(samples, pad_samples) for samples in pieces]
-    found: dict[int, PooledPiece] = {}
-    for members, _, states in _forward(model, windows, layers, batch_seconds):
-        for row, index in enumerate(members):
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    for batch in forward(model, windows, layers, batch_seconds):
+        for row, index in enumerate(batch.members):
             frames = slice(1, 1 + count_frames(len(pieces[index]), whole))
             # Sums in float64: rounded to float32, they are the same whatever the order of the terms.
-            means = torch.stack([layer[row, frames].mean(0, dtype=torch.float64) for layer in states])
-            cls = torch.stack([layer[row, 0] for layer in states])
-            found[index] = PooledPiece(means.float().cpu().numpy(), cls.float().cpu().numpy())
-    return [found[index] for index in range(len(pieces))]
-
-
-def _forward(
-    model: SDHuBERT, windows: Sequence[Samples], layers: Sequence[int], batch_seconds: float
-) -> Iterator[tuple[list[int], list[int], list[Tensor]]]:
-    """Batches of windows through the model, as `encode_windows` describes.
-
-    Yields:
-        the windows of a batch (which ones, and the frames of each), and their states of `layers`: (B, 1 + T, D) each.
-    """
-    if not batch_seconds and next(model.parameters()).device.type == "cpu":
-        yield from _forward_alone(model, windows, layers)
-        return
-    buckets: dict[int, list[int]] = {}
-    for index, window in enumerate(windows):
-        buckets.setdefault(padded_samples(len(window)), []).append(index)
-    for length, members in sorted(buckets.items()):
-        size = max(1, int(batch_seconds * SAMPLE_RATE) // length)
-        left = members
-        while left:
-            batch = left[:size]
-            try:
-                counts, states = _forward_batch(model, [windows[index] for index in batch], length, size, layers)
-            except OutOfMemoryError:
-                if size == 1:
-                    raise
-                size //= 2
-                torch.cuda.empty_cache()
-                logger.warning("the GPU's memory is too small; going on with %d windows of %d samples", size, length)
-                continue
-            yield batch, counts, states
-            left = left[size:]
-
-
-def _forward_alone(
-    model: SDHuBERT, windows: Sequence[Samples], layers: Sequence[int]
-) -> Iterator[tuple[list[int], list[int], list[Tensor]]]:
-    """Windows as many at once as torch has threads, each in a thread of its own; as `_forward` yields them.
-
-    Never one window in several threads: products of some shapes then have other last bits, and a window would hang on
-    how many others there are.
-    """
-
-    def forward(index: int) -> tuple[list[int], list[int], list[Tensor]]:
-        window = windows[index]
-        return [index], *_forward_batch(model, [window], padded_samples(len(window)), 1, layers)
-
-    if torch.get_num_threads() == 1:
-        yield from map(forward, range(len(windows)))
-    elif windows:
-        with torch_threads(min(torch.get_num_threads(), len(windows))) as pool:
-            yield from pool.map(forward, range(len(windows)))
-
-
-def _forward_batch(
-    model: SDHuBERT, windows: list[Samples], length: int, size: int, layers: Sequence[int]
-) -> tuple[list[int], list[Tensor]]:
-    parameter = next(model.parameters())
-    # A GPU picks its kernels by the shape of the batch: a full one, though partly empty, keeps results the same.
-    rows = size if parameter.is_cuda else len(windows)
-    samples = np.zeros((rows, length), dtype=np.float32)
-    lengths = np.full(rows, length, dtype=np.int64)
-    for row, window in enumerate(windows):
-        samples[row, : len(window)] = window
-        lengths[row] = len(window)
-    num_samples = torch.from_numpy(lengths).to(parameter.device)
-    with torch.inference_mode():
-        outputs = model(torch.from_numpy(samples).to(parameter), num_samples, layers)
-        counts = model.count_frames(num_samples)[: len(windows)].tolist()
-        return counts, [states[: len(windows)] for states in outputs]
+            means = torch.stack([layer[row, frames].mean(0, dtype=torch.float64) for layer in batch.states])
+            cls = torch.stack([layer[row, 0] for layer in batch.states])
+            found[index] = means.float(), cls.float()
+    # Only here: a GPU would be waited for at each.
+    return [PooledPiece(*(part.cpu().numpy() for part in found[index])) for index in range(len(pieces))]
 
 
 def _to_numpy(states: Tensor, half: bool) -> Features:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -17,6 +17,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 """Precisions of inference by name; the half types cross the pipeline as float16."""
 
 logger = logging.getLogger(__name__)
+
+Count = TypeVar("Count", int, Tensor)
 
 
 def fastest_dtype(device: str) -> str:
@@ -80,30 +82,35 @@ class SDHuBERT(nn.Module):
         convolution = self.speech_model.encoder.pos_conv_embed
         convolution.register_module("conv", SpectralConvolution(convolution.conv))
 
-    def count_frames(self, num_samples: Tensor) -> Tensor:
-        """Frames of windows of (B,) int64 samples: (B,) int64."""
+    def count_frames(self, num_samples: Count) -> Count:
+        """Frames of windows of (B,) int64 samples: (B,) int64; or of one window, without a tensor."""
         for kernel, stride in self._kernels():
             num_samples = (num_samples - kernel) // stride + 1
         return num_samples
 
-    def project(self, samples: Tensor, num_samples: Tensor) -> Tensor:
-        """Convolutional extractor and projection: (B, N) samples of (B,) valid lengths to (B, T, D), zero beyond."""
-        samples = samples.masked_fill(~_valid(num_samples, samples.shape[1]), 0)
+    def project(self, samples: Tensor, num_samples: Tensor | None) -> Tensor:
+        """Convolutional extractor and projection: (B, N) samples of (B,) valid lengths to (B, T, D), zero beyond.
+
+        Of windows that are all full, `num_samples` is None: nothing has to be masked.
+        """
+        if num_samples is not None:
+            samples = samples.masked_fill(~_valid(num_samples, samples.shape[1]), 0)
         states = samples[:, None]
         for layer, (kernel, stride) in zip(
             self.speech_model.feature_extractor.conv_layers, self._kernels(), strict=True
         ):
-            num_samples = (num_samples - kernel) // stride + 1
+            if num_samples is not None:
+                num_samples = (num_samples - kernel) // stride + 1
             if isinstance(layer, HubertGroupNormConvLayer):
                 states = layer.activation(normed_convolution(samples, num_samples, layer.conv, layer.layer_norm))
             else:
                 # Kernels lie within the valid samples for every valid frame: nothing beyond can leak in.
                 states = layer(states)
         frames: Tensor = self.speech_model.feature_projection(states.transpose(1, 2))
-        return frames * _valid(num_samples, frames.shape[1])[..., None]
+        return frames if num_samples is None else frames * _valid(num_samples, frames.shape[1])[..., None]
 
-    def contextualise(self, frames: Tensor, num_frames: Tensor) -> Iterator[Tensor]:
-        """Transformer over (B, T, D) projected frames, zero beyond (B,) valid ones.
+    def contextualise(self, frames: Tensor, num_frames: Tensor | None) -> Iterator[Tensor]:
+        """Transformer over (B, T, D) projected frames, zero beyond (B,) valid ones; None: all are valid.
 
         Yields:
             hidden_states[0], [1], ...: (B, 1 + T, D), the CLS state at position 0.
@@ -141,22 +148,24 @@ class SDHuBERT(nn.Module):
         cls = self.cls_token.to(states.dtype).expand(len(states), 1, -1)
         return torch.cat([cls, states], dim=1)
 
-    def forward(self, samples: Tensor, num_samples: Tensor, layers: Sequence[int]) -> list[Tensor]:
+    def forward(self, samples: Tensor, num_samples: Tensor | None, layers: Sequence[int]) -> list[Tensor]:
         """Hidden states of a batch of windows.
 
         Args:
             samples: (B, N) z-scored 16 kHz samples, any value beyond the valid ones.
-            num_samples: (B,) int64, how many are valid.
+            num_samples: (B,) int64, how many are valid; None: all, so that attention has no mask and may take its
+                flash kernel.
             layers: which hidden states.
 
         Returns:
             (B, 1 + T, D) for each of `layers`, valid for position 0 (CLS) and the window's `count_frames` after it.
         """
-        num_frames = self.count_frames(num_samples)
+        num_frames = None if num_samples is None else self.count_frames(num_samples)
         kept: dict[int, Tensor] = {}
         last = max(layers)
         for index, states in enumerate(self.contextualise(self.project(samples, num_samples), num_frames)):
-            kept[index] = states if index in layers else states[:0]
+            if index in layers:
+                kept[index] = states
             if index == last:
                 break
         return [kept[layer] for layer in layers]
@@ -166,9 +175,12 @@ class SDHuBERT(nn.Module):
         return list(zip(config.conv_kernel, config.conv_stride, strict=True))
 
 
-def run_layers(states: Tensor, num_frames: Tensor, layers: Iterable[nn.Module]) -> Iterator[Tensor]:
-    """Yield what each transformer layer makes of (B, 1 + T, D) states: the CLS and (B,) frames after it are valid."""
-    mask = _valid(num_frames + 1, states.shape[1])[:, None, None]
+def run_layers(states: Tensor, num_frames: Tensor | None, layers: Iterable[nn.Module]) -> Iterator[Tensor]:
+    """Yield what each transformer layer makes of (B, 1 + T, D) states.
+
+    The CLS and (B,) frames after it are valid; None: all are.
+    """
+    mask = None if num_frames is None else _valid(num_frames + 1, states.shape[1])[:, None, None]
     for layer in layers:
         states = layer(states, attention_mask=mask)
         yield states

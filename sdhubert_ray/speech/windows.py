@@ -129,6 +129,42 @@ def cut_windows(samples: Samples, options: WindowOptions, phase: int = 0) -> lis
     return [np.pad(samples[window.start : window.end], options.pad_samples) for window in windows]
 
 
+class Joint(NamedTuple):
+    """Where a window's features go: rows [first, last) of them to frames [begin, end) of the piece.
+
+    The first `shared` frames are blended with what the window before has put there.
+    """
+
+    first: int
+    last: int
+    begin: int
+    end: int
+    shared: int
+
+
+def lay_joints(counts: Sequence[int], num_samples: int, options: WindowOptions, phase: int = 0) -> list[Joint]:
+    """Tell where the features of each window go, of as many frames as `counts` says; arguments as `overlap_add`."""
+    windows = lay_windows(num_samples, options, phase)
+    if len(counts) != len(windows):
+        raise ValueError(f"{len(counts)} feature arrays for {len(windows)} windows")
+    total = count_frames(num_samples, options)
+    joints = []
+    for index, (window, count) in enumerate(zip(windows, counts, strict=True)):
+        first = window.skipped // FRAME_SAMPLES
+        begin = (window.start + window.skipped) // FRAME_SAMPLES
+        end = min(begin + count - first, total)
+        shared = min(options.overlap_frames, total - begin) if index else 0
+        joints.append(Joint(first, first + end - begin, begin, end, shared))
+    return joints
+
+
+def fade_in(options: WindowOptions) -> npt.NDArray[np.float64]:
+    """Weight of the new window in the m frames that neighbours share: (m,) float64, see `overlap_add`."""
+    ramp = np.minimum(np.arange(options.overlap_frames) / _FADE_FRAMES, 1.0)
+    weight: npt.NDArray[np.float64] = ramp / (ramp + ramp[::-1])
+    return weight
+
+
 def overlap_add(parts: Sequence[Features], num_samples: int, options: WindowOptions, phase: int = 0) -> Features:
     """Blend the features of a piece's windows into one sequence.
 
@@ -144,26 +180,18 @@ def overlap_add(parts: Sequence[Features], num_samples: int, options: WindowOpti
     Returns:
         (count_frames(num_samples, options), D), the dtype of the parts.
     """
-    windows = lay_windows(num_samples, options, phase)
-    if len(parts) != len(windows):
-        raise ValueError(f"{len(parts)} feature arrays for {len(windows)} windows")
+    joints = lay_joints([len(part) for part in parts], num_samples, options, phase)
     total = count_frames(num_samples, options)
-    if len(windows) == 1:
+    if len(parts) == 1:
         return parts[0][:total]
-    overlap = options.overlap_frames
-    ramp = np.minimum(np.arange(overlap) / _FADE_FRAMES, 1.0)
-    weight = (ramp / (ramp + ramp[::-1])).astype(parts[0].dtype)[:, None]
+    weight = fade_in(options).astype(parts[0].dtype)[:, None]
     blended = np.empty((total, parts[0].shape[1]), dtype=parts[0].dtype)
-    for index, (window, part) in enumerate(zip(windows, parts, strict=True)):
-        fresh = part[window.skipped // FRAME_SAMPLES :]
-        first = begin = (window.start + window.skipped) // FRAME_SAMPLES
-        end = min(begin + len(fresh), total)
-        if index:
-            shared = min(begin + overlap, total)
-            span = shared - begin
-            blended[begin:shared] = (1 - weight[:span]) * blended[begin:shared] + weight[:span] * fresh[:span]
-            begin = shared
-        blended[begin:end] = fresh[begin - first : end - first]
+    for part, joint in zip(parts, joints, strict=True):
+        fresh, seam = part[joint.first : joint.last], joint.begin + joint.shared
+        if joint.shared:
+            new = weight[: joint.shared]
+            blended[joint.begin : seam] = (1 - new) * blended[joint.begin : seam] + new * fresh[: joint.shared]
+        blended[seam : joint.end] = fresh[joint.shared :]
     return blended
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from models import (
     LAYERS,
@@ -18,6 +18,7 @@ from models import (
     window_sizes,
 )
 
+from sdhubert_ray.encoder.batches import batch_rows, largest_batch
 from sdhubert_ray.encoder.inference import OutOfMemoryError, encode_pieces, encode_windows
 from sdhubert_ray.speech.presets import PRESETS, EncoderOptions
 from sdhubert_ray.speech.spans import SpeechOptions, find_speech
@@ -98,17 +99,46 @@ class Calls:
 DEFAULT_BATCH_SECONDS = 80.0
 
 
-@settings(deadline=None, max_examples=5)
+@settings(deadline=None, max_examples=5, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(st.lists(st.integers(1600, 80_000), min_size=64, max_size=64), seeds)
-def test_64_windows_take_at_most_8_calls(sizes, seed):
+def test_64_windows_take_few_calls_with_few_empty_rows(sizes, seed):
     model = minimal_model()
     pieces = [np.random.default_rng(seed).standard_normal(size).astype(np.float32) for size in sizes]
     with Calls(model) as shapes:
         encoded = encode_pieces(model, pieces, WindowOptions(), EncoderOptions(1, 2), DEFAULT_BATCH_SECONDS)
     assert [len(piece.features) for piece in encoded] == [size // 320 for size in sizes]
-    assert len(shapes) <= 8
-    assert sum(rows for rows, _ in shapes) == 64
-    assert all(rows * length <= DEFAULT_BATCH_SECONDS * 16_000 for rows, length in shapes)
+    assert len(shapes) <= 5 * 4  # a full batch of each length, and three more
+    assert 64 <= sum(rows for rows, _ in shapes) <= 64 * 4 / 3
+    assert all(rows & (rows - 1) == 0 for rows, _ in shapes)
+    assert all(rows * (length - 320) <= DEFAULT_BATCH_SECONDS * 16_000 for rows, length in shapes)
+
+
+@given(st.integers(1, 300), st.sampled_from([1, 2, 4, 16, 64]))
+def test_batches_of_one_length_are_few_and_full(count, most):
+    """The shapes are those of a ladder; beyond full batches there are three at most, a quarter empty at most."""
+    rows, left = [], count
+    while left > 0:
+        rows.append(batch_rows(left, most))
+        left -= rows[-1]
+    assert set(rows) <= {1 << step for step in range(7) if 1 << step <= most}
+    assert rows == sorted(rows, reverse=True)
+    assert count <= sum(rows)
+    assert -left <= rows[-1] / 4
+    assert len(rows) <= count // most + 3
+
+
+def test_the_ladder_of_the_default_batch():
+    assert [largest_batch(seconds * 16_000 + 320, DEFAULT_BATCH_SECONDS) for seconds in (1, 2, 3, 4, 5, 90)] == [
+        64,
+        32,
+        16,
+        16,
+        16,
+        1,
+    ]
+    assert [batch_rows(left, 16) for left in (1, 2, 3, 4, 5, 6, 7, 11, 12, 16, 17, 300)] == [
+        *(1, 2, 4, 4, 4, 8, 8, 8, 16, 16, 16, 16)
+    ]
 
 
 @pytest.mark.parametrize("counts", [(46, 15, 1, 1, 1), (61, 1, 1, 1, 0), (31, 20, 11, 1, 1), (16, 39, 7, 1, 1)])
@@ -123,6 +153,30 @@ def test_64_windows_of_unlucky_lengths_take_at_most_8_calls(counts):
     with Calls(model) as shapes:
         encode_pieces(model, pieces, WindowOptions(), EncoderOptions(1, 2), DEFAULT_BATCH_SECONDS)
     assert len(shapes) <= 8
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_full_windows_have_the_same_states_without_a_mask(norm, dtype):
+    """Flash attention takes none."""
+    model = small_model(feat_extract_norm=norm).to(dtype)
+    samples = torch.from_numpy(np.stack([speech_like(80_320, seed) for seed in range(3)])).to(dtype)
+    with torch.inference_mode():
+        masked = model(samples, torch.full((3,), 80_320), [0, 2, 4])
+        for states, expected in zip(model(samples, None, [0, 2, 4]), masked, strict=True):
+            difference = (states - expected).abs().max()
+            assert difference <= (TOLERANCE if dtype == torch.float32 else 0.05) * expected.abs().max()
+
+
+def test_only_windows_that_fill_their_rows_are_batched_without_a_mask():
+    """Three of five seconds are, one that is shorter is not, though of the same padded length."""
+    model, given = minimal_model(), []
+    model.register_forward_pre_hook(lambda _, args: given.append((args[0].shape[0], args[1])))
+    windows = [np.ones(size, np.float32) for size in (80_320, 70_000, 80_320, 80_320)]
+    encode_windows(model, windows, EncoderOptions(1, 2), 80)
+    (full, nothing), (short, lengths) = given
+    assert (full, nothing, short) == (4, None, 1)
+    assert lengths.tolist() == [70_000]
 
 
 class SmallMemory:

@@ -54,6 +54,14 @@ def test_channels_are_normed_over_their_valid_frames(channels, kernel, stride, b
         assert ((found[row, :, :count] - expected[0]).abs() <= bound).all()
 
 
+def test_where_all_frames_are_valid_none_have_to_be_counted():
+    conv, _ = build(nn.Conv1d, 1, 5, 10, stride=5, bias=False, seed=0)
+    norm, _ = build(nn.GroupNorm, 5, 5, seed=1)
+    samples = torch.randn(2, 300)
+    counted = normed_convolution(samples, torch.tensor([59, 59]), conv, norm)
+    torch.testing.assert_close(normed_convolution(samples, None, conv, norm), counted, rtol=1e-6, atol=1e-6)
+
+
 def test_gradients_of_the_normed_convolution_are_those_of_its_parts():
     conv, exact_conv = build(nn.Conv1d, 1, 5, 10, stride=5, bias=True, seed=0)
     norm, exact_norm = build(nn.GroupNorm, 5, 5, seed=1)

@@ -271,3 +271,17 @@ def test_checkpoint_of_the_model_under_test_is_what_load_model_reads(golden, tin
     first = load_model(checkpoint, LAYERS, "float32", "cpu")
     for one, other in zip(alone(first, window), alone(again, window), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_float32_is_not_rounded_to_tf32(tiny_checkpoint):
+    """Torch's default does, in convolutions on a GPU."""
+    cuda = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in cuda]
+    try:
+        for backend in cuda:
+            backend.allow_tf32 = True
+        load_model(fetch_checkpoint(str(tiny_checkpoint)), LAYERS, "float32", "cpu")
+        assert [backend.allow_tf32 for backend in cuda] == [False, False]
+    finally:
+        for backend, allowed in zip(cuda, before, strict=True):
+            backend.allow_tf32 = allowed
