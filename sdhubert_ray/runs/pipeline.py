@@ -53,7 +53,7 @@ _ENCODER_PART, _TASK_PART = 0.45, 0.25
 _POOL_PART = 0.9
 """Of a node's memory, what the encoders of a pool on CPUs reserve at most: two fit."""
 _ROWS_AT_ONCE = 256
-_CALLS_PER_GPU = 2  # the next unit is unpacked while this one is encoded
+_CALLS_PER_GPU = 2  # one unit is unpacked, or packed, while another is encoded
 
 logger = logging.getLogger(__name__)
 
@@ -336,10 +336,14 @@ def plan_encoders(config: JobConfig, num_units: int, nodes: Sequence[Node]) -> t
     least = most if wanted.min_workers is None else min(wanted.min_workers, most)
     first = None if wanted.initial_workers is None else max(least, min(wanted.initial_workers, most))
     calls = _CALLS_PER_GPU if on_gpu else None
-    return (
-        ActorPoolStrategy(min_size=least, max_size=most, initial_size=first, max_concurrent_calls_per_actor=calls),
-        memory,
+    pool = ActorPoolStrategy(
+        min_size=least,
+        max_size=most,
+        initial_size=first,
+        max_concurrent_calls_per_actor=calls,
+        enable_true_multi_threading=on_gpu,  # else Ray makes the calls wait for each other
     )
+    return pool, memory
 
 
 def _warn_of_few_cpus(resources: Resources, nodes: Sequence[Node]) -> None:

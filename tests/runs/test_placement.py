@@ -172,6 +172,8 @@ def test_encoders_of_a_pool_find_a_place(nodes, cpus, gpus, on_gpu):
     config = JobConfig(device="cuda" if on_gpu else "cpu", resources=resources)
     pool, memory = plan_encoders(config, 1000, nodes)
     each = Reservation(cpus, gpus if on_gpu else 0, memory)
+    # Ray makes calls of an actor wait for each other unless it is told otherwise.
+    assert (pool.max_concurrent_calls_per_actor, pool.enable_true_multi_threading) == ((2 if on_gpu else None), on_gpu)
     assert pool.max_size == 1 or place(nodes, each, pool.max_size) == 0
 
 

@@ -1,6 +1,7 @@
 """The rows of the stages: what is carried, kept, packed and written of them."""
 
 import io
+import threading
 import time
 
 import numpy as np
@@ -23,6 +24,7 @@ from runs.stage_runs import (
 
 from sdhubert_ray.encoder import inference
 from sdhubert_ray.errors import UserError
+from sdhubert_ray.output.attempts import Notebook
 from sdhubert_ray.output.tables import (
     RESULT_FIELDS,
     STATUSES,
@@ -31,7 +33,7 @@ from sdhubert_ray.output.tables import (
     read_vectors,
 )
 from sdhubert_ray.runs.config import load_config
-from sdhubert_ray.runs.stages import CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments
+from sdhubert_ray.runs.stages import CutSyllables, DecodeAudio, EncodePacked, EncodeSpeech, WriteSegments, encoding
 from sdhubert_ray.runs.stages.rows import pack_rows, unpack_rows
 
 # -- what goes through
@@ -171,6 +173,44 @@ def test_a_recording_that_a_gpu_cannot_hold_fails_alone(checkpoint, files):
         assert encoded.column("frame_features")[row] == expected.column("frame_features")[row]
     table = CutSyllables(config.segmentation, config.output)(encoded)
     assert table.column("segments")[1].as_py() == []
+
+
+def test_a_second_thread_unpacks_while_the_first_encodes_and_then_waits(checkpoint, monkeypatch):
+    """Were both encoded at once, whichever kills the worker would be noted of both."""
+    config = load_config(None, [], {}, checkpoint.options)
+    decode = DecodeAudio(config.audio, config.windows)
+    units = [pack_rows(decode(make_manifest([path]))) for path in (SHORTEST, AUDIO / "synth_0.flac")]
+    noted, unpacked, results = [], threading.Semaphore(0), {}
+
+    def unpack(batch):
+        unpacked.release()
+        return unpack_rows(batch)
+
+    class Noting(Notebook):
+        def begin(self, stage, unit):
+            noted.append("begin")
+            if not second.is_alive() and len(noted) == 1:
+                second.start()
+                for _ in units:
+                    assert unpacked.acquire(timeout=60)
+            return super().begin(stage, unit)
+
+        def end(self, stage, unit):
+            noted.append("end")
+            super().end(stage, unit)
+
+    monkeypatch.setattr(encoding, "unpack_rows", unpack)
+    encode = EncodePacked(
+        lambda: checkpoint, config.windows, config.encoder, "float32", "cpu", 80.0, attempts := Noting()
+    )
+    second = threading.Thread(target=lambda: results.update(second=encode(units[1])))
+    results["first"] = encode(units[0])
+    second.join()
+    assert noted == ["begin", "end", "begin", "end"]
+    assert attempts.open == {}
+    for name, path in (("first", SHORTEST), ("second", AUDIO / "synth_0.flac")):
+        assert unpack_rows(results[name]).column("uri").to_pylist() == [str(path)]
+        assert unpack_rows(results[name]).column("status").to_pylist() == ["ok"]
 
 
 # -- rows packed into one

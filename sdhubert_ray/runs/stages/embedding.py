@@ -1,5 +1,6 @@
 """The stage of SSABX: a clip of speech to one vector."""
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +49,11 @@ class EmbedClips:
         self.batch_seconds = batch_seconds_on(device, config.resources.batch_seconds)
         self.decode = DecodeAudio(config.audio, config.windows)
         self.attempts = attempts
+        self._turn = threading.Lock()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return run_unit("embed", batch, self._embed, self.attempts)
+        with self._turn:  # if this process dies, it has died of this unit
+            return run_unit("embed", batch, self._embed, self.attempts)
 
     def _embed(self, batch: pa.Table, hopeless: bool) -> pa.Table:
         uris = batch.column("uri").to_pylist()

@@ -1,5 +1,6 @@
 """The stage of the encoder: samples to frame features."""
 
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -48,9 +49,11 @@ class EncodeSpeech:
         self.dtype = np.float32 if dtype == "float32" else np.float16
         self.batch_seconds = batch_seconds_on(device, batch_seconds)
         self.attempts = attempts
+        self._turn = threading.Lock()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return run_unit("encode", batch, self._encode, self.attempts)
+        with self._turn:  # if this process dies, it has died of this unit
+            return run_unit("encode", batch, self._encode, self.attempts)
 
     def _encode(self, batch: pa.Table, hopeless: bool) -> pa.Table:
         from sdhubert_ray.encoder.inference import OutOfMemoryError
@@ -92,7 +95,10 @@ class EncodeSpeech:
 
 
 class EncodePacked(EncodeSpeech):
-    """`EncodeSpeech` of rows that `pack_rows` has made one, and makes one again."""
+    """`EncodeSpeech` of rows that `pack_rows` has made one, and makes one again.
+
+    Called by several threads: units are unpacked and packed while another is encoded.
+    """
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return pack_rows(super().__call__(unpack_rows(batch)))
