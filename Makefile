@@ -10,6 +10,7 @@ INSTALLED := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 DEMO := out/demo
 SPEECH := sdhubert_ray/assets/demo
+GPU_BENCH := benchmarks/bench_gpu.py
 FAST := not ray and not seconds and not slow and not gpu and not chaos
 # Two processes: the tests that share a Ray are one's, the rest goes wherever there is time.
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadgroup
@@ -18,7 +19,7 @@ PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadgroup
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check coverage lint format bench clean distclean
+.PHONY: help install demo test test-all check coverage lint format bench bench-gpu clean distclean
 
 help: ## list these targets
 	@echo "usage: make TARGET [PYTHON=python3] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
@@ -54,8 +55,12 @@ format: $(INSTALLED) ## sort imports and format, in place
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(INSTALLED) ## run every benchmark
-	@set -e; for file in benchmarks/bench_*.py; do echo "== $$file"; $(VENV)/bin/python $$file; done
+bench: $(INSTALLED) ## run every benchmark that needs no GPU
+	@set -e; for file in $(filter-out $(GPU_BENCH),$(wildcard benchmarks/bench_*.py)); do \
+		echo "== $$file"; $(VENV)/bin/python $$file; done
+
+bench-gpu: $(INSTALLED) ## what a GPU is used for: encoder, pipeline, min-cut; fails where there is none
+	$(VENV)/bin/python $(GPU_BENCH)
 
 install: $(INSTALLED) ## make .venv and build the extension, if that is not done
 

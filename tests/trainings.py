@@ -67,7 +67,7 @@ def assert_same_state(one, other):
     assert one["lr_schedulers"] == other["lr_schedulers"]
 
 
-def train_here(run, tmp_path, is_going=lambda: False):
+def train_here(run, tmp_path, is_going=lambda: False, use_gpu=False):
     """Train in this process, as one worker without Ray, and tell the refusal and what was reported."""
     reported = []
 
@@ -83,7 +83,7 @@ def train_here(run, tmp_path, is_going=lambda: False):
         output=run.output,
         share=share,
         folder=folder,
-        use_gpu=False,
+        use_gpu=use_gpu,
         strategy="auto",
         environments=(),
         report=report,

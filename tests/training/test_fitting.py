@@ -54,6 +54,19 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_by_bit(tmp_path, speech):
     assert best["parts"].step in (4, 8)
 
 
+@pytest.mark.gpu
+def test_ten_steps_on_a_gpu_resumed_after_five_are_the_undisturbed_ones(tmp_path, speech):
+    """But for the order of sums, which a GPU does not keep."""
+    settings = ("data.batch_size=3", "val_check_interval=5", "checkpoint.every_steps=5", "model.dropout=0.0")
+    train_here(prepare(tmp_path / "whole", speech, *settings, "max_steps=10"), tmp_path, use_gpu=True)
+    for stop in (5, 10):
+        train_here(prepare(tmp_path / "parts", speech, *settings, f"max_steps={stop}"), tmp_path, use_gpu=True)
+    rows = [read_metrics(str(tmp_path / name)) for name in ("parts", "whole")]
+    assert [[row["step"] for row in some] for some in rows] == [[str(step) for step in range(1, 11)]] * 2
+    for name in ("loss", "lr", "center_norm"):
+        np.testing.assert_allclose(*([float(row[name]) for row in some] for some in rows), rtol=1e-2, err_msg=name)
+
+
 @pytest.mark.seconds
 def test_a_run_goes_on_with_its_steps_divided_otherwise(tmp_path, speech):
     """As after a change of machines: other micro-batches of the same steps, and validations at the same steps."""
