@@ -1,8 +1,9 @@
 """Rows per second and the driver's memory for manifests of a thousand to a million rows, on Ray.
 
-    python benchmarks/bench_scale.py [--rows 1000 10000 100000 1000000]
+    python benchmarks/bench_scale.py [--rows 1000 10000 100000 1000000] [--seconds 0.15]
+    python benchmarks/bench_scale.py --rows 100000 --seconds 12 --unit-seconds 60    # 20,000 units
 
-Tiny audio (0.15 s, a hundred files that all rows share) and a null encoder (features of zeros): what is measured
+Noise of --seconds (a hundred files that all rows share) and a null encoder (features of zeros): what is measured
 is everything but the model, listing, planning, reading, decoding, cutting, committing, merging and counting. Each size
 runs in a process of its own.
 """
@@ -35,7 +36,6 @@ from sdhubert_ray.runs.stages import SegmentUnits
 
 MIB = 1 << 20
 FILES = 100
-SECONDS = 0.15
 WIDTH = 8
 
 
@@ -62,7 +62,7 @@ class NullSegmentUnits(SegmentUnits):
 
     def __init__(self, *arguments) -> None:
         super().__init__(*arguments)
-        self.stages[2] = NullEncoder()
+        self.stages = (*self.stages[:2], NullEncoder(), *self.stages[3:])
 
 
 class Memory(threading.Thread):
@@ -79,10 +79,10 @@ class Memory(threading.Thread):
             time.sleep(0.05)
 
 
-def make_manifest(folder: Path, rows: int) -> Path:
+def make_manifest(folder: Path, rows: int, seconds: float) -> Path:
     noise = np.random.default_rng(0)
     for number in range(FILES):
-        samples = noise.normal(0, 0.1, round(SECONDS * 16_000))
+        samples = noise.normal(0, 0.1, round(seconds * 16_000))
         soundfile.write(folder / f"{number:02d}.wav", samples, 16_000)
     target = folder / "manifest.parquet"
     schema = pa.schema([("id", pa.string()), ("uri", pa.string()), ("duration", pa.float64())])
@@ -91,19 +91,19 @@ def make_manifest(folder: Path, rows: int) -> Path:
             numbers = range(begin, min(begin + 10_000, rows))
             ids = [f"speaker{number % 1000:04d}/recording{number:08d}.wav" for number in numbers]
             uris = [f"{number % FILES:02d}.wav" for number in numbers]
-            writer.write_table(pa.table([ids, uris, [SECONDS] * len(ids)], schema=schema))
+            writer.write_table(pa.table([ids, uris, [seconds] * len(ids)], schema=schema))
     return target
 
 
-def measure(rows: int) -> dict[str, float]:
+def measure(rows: int, seconds: float, unit_seconds: float | None) -> dict[str, float]:
     pipeline.SegmentUnits = NullSegmentUnits
     memory = Memory()
     memory.start()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        manifest, output = make_manifest(folder, rows), str(folder / "out")
+        manifest, output = make_manifest(folder, rows, seconds), str(folder / "out")
         checkpoint = fetch_checkpoint("bundled")
-        config = load_config(None, ["device=cpu"], {}, checkpoint.options)
+        config = load_config(None, ["device=cpu"], {"resources.unit_seconds": unit_seconds}, checkpoint.options)
         figures = {"rows": rows, "started_mib": memory.peak / MIB}
 
         def timed(label, work):
@@ -118,6 +118,7 @@ def measure(rows: int) -> dict[str, float]:
             return prepare_job(config, checkpoint, str(manifest), listing, output, engine="ray")
 
         job = timed("plan", prepare)
+        figures["units"] = len(job.staged.unit_rows)
         summary = timed("run", lambda: run_job(job, lambda count, seconds: None))
         if summary.totals.statuses != {"ok": rows}:
             raise SystemExit(f"not all rows are ok: {summary.totals.statuses}")
@@ -133,19 +134,26 @@ def measure(rows: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000])
+    parser.add_argument("--seconds", type=float, default=0.15)
+    parser.add_argument("--unit-seconds", type=float, help="audio of a unit; as a run plans them, if not given")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(arguments.rows[0])))
+        print(json.dumps(measure(arguments.rows[0], arguments.seconds, arguments.unit_seconds)))
         return
-    print(f"{datetime.date.today()}, {os.cpu_count()} cores; seconds, and the driver's resident memory at most, MiB")
-    print("     rows   plan s    run s   rows/s  resume s | start  planned   run  resumed | files")
+    print(
+        f"{datetime.date.today()}, {os.cpu_count()} cores, recordings of {arguments.seconds:g} s; seconds, and the "
+        "driver's resident memory at most, MiB"
+    )
+    print("     rows  units   plan s    run s   rows/s  resume s | start  planned   run  resumed | files")
     for rows in arguments.rows:
         command = [sys.executable, __file__, "--one", "--rows", str(rows)]
+        command += ["--seconds", str(arguments.seconds)]
+        command += ["--unit-seconds", str(arguments.unit_seconds)] if arguments.unit_seconds else []
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
         print(
-            f"{rows:9d} {found['plan_s']:8.1f} {found['run_s']:8.1f} {rows / found['run_s']:8.0f} "
+            f"{rows:9d} {found['units']:6d} {found['plan_s']:8.1f} {found['run_s']:8.1f} {rows / found['run_s']:8.0f} "
             f"{found['resume_s']:9.1f} | {found['started_mib']:5.0f} {found['plan_mib']:8.0f} {found['run_mib']:5.0f} "
             f"{found['resume_mib']:8.0f} | {found['files']:5.0f}",
             flush=True,
