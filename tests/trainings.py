@@ -77,12 +77,14 @@ def train_here(run, tmp_path, is_going=lambda: False, use_gpu=False):
         shutil.rmtree(folder)
 
     share = Share(0, 1, run.config.data.batch_size)
-    folder = tmp_path / f"worker-{uuid.uuid4().hex}"
+    folder, shared = (tmp_path / f"{name}-{uuid.uuid4().hex}" for name in ("worker", "shared"))
     folder.mkdir()
+    shared.mkdir()
     worker = Worker(
         output=run.output,
         share=share,
         folder=folder,
+        shared=shared,
         use_gpu=use_gpu,
         strategy="auto",
         environments=(),

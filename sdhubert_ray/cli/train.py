@@ -17,7 +17,10 @@ def train(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as data.root_dir=LIBRISPEECH_ROOT")
     ] = None,
     config_name: Annotated[
-        str, typer.Option(help="sdhubert_base (default), sdhubert_tiny (tries the machinery), or a YAML file.")
+        str,
+        typer.Option(
+            help="sdhubert_base (default: as the public code), sdhubert_paper, sdhubert_tiny (a trial), or a YAML file."
+        ),
     ] = "sdhubert_base",
     output: Annotated[
         str | None, typer.Option(help="A folder or URI: new, or one to resume; outputs/NAME if not given.")

@@ -187,7 +187,7 @@ def read_weights(name: str, data: bytes) -> dict[str, Tensor]:
 
 
 def read_upstream_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The state dict of a checkpoint's HubertModel, under today's names: what a training may begin with.
+    """The state dict of a checkpoint's HubertModel, under today's names, and its CLS vector: a training's beginning.
 
     Raises:
         UserError: not a checkpoint in the official format.
@@ -196,7 +196,7 @@ def read_upstream_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     return {
         _todays_name(key.removeprefix(_UPSTREAM_PREFIX)): value.float()
         for key, value in state.items()
-        if key.startswith(_UPSTREAM_PREFIX) and not _is_training_state(key)
+        if key.startswith((_UPSTREAM_PREFIX, "cls_token")) and not _is_training_state(key)
     }
 
 

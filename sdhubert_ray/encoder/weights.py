@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -43,7 +44,7 @@ class Upstream(NamedTuple):
     Attributes:
         name: what the user called it.
         config: the values of its HubertConfig.
-        weights: the state dict of its HubertModel; none for random ones.
+        weights: the state dict of its HubertModel, and `cls_token` where it has one; none for random ones.
     """
 
     name: str
@@ -166,13 +167,14 @@ def _download_released(digest: str) -> str:
     return str(target)
 
 
-def fetch_upstream(name: str) -> Upstream:
+def fetch_upstream(name: str, read: Callable[[str], bytes] = storage.read_bytes) -> Upstream:
     """Read the encoder that a training begins with.
 
     Args:
         name: a name on the hub, with `@REVISION` (a commit, tag or branch) behind it if need be; or a folder or URI of
             a HubertModel (config.json and its weights); `bundled`; or random weights: a folder with config.json alone,
             `random` (as hubert-base), `tiny`.
+        read: reads weights of a folder; they are large, and the workers of a machine may share them.
 
     Raises:
         UserError: it cannot be had; the message names the ways out.
@@ -187,7 +189,7 @@ def fetch_upstream(name: str) -> Upstream:
     elif name in _RANDOM_UPSTREAMS:
         values, weights = _own_config(_RANDOM_UPSTREAMS[name]), None
     elif (found := _read_folder_config(name)) is not None:
-        values, weights = found, _read_folder_weights(name)
+        values, weights = found, _read_folder_weights(name, read)
     else:
         values, weights = _read_hub(name)
     return Upstream(name, values, weights)
@@ -232,7 +234,7 @@ def _read_folder_config(folder: str) -> dict[str, Any] | None:
         raise UserError(f"speech_upstream config {config_uri} cannot be read ({error})") from error
 
 
-def _read_folder_weights(folder: str) -> "dict[str, Tensor] | None":
+def _read_folder_weights(folder: str, read: Callable[[str], bytes]) -> "dict[str, Tensor] | None":
     """The state dict of a folder's HubertModel; none if it holds no weights."""
     import safetensors
     import safetensors.torch
@@ -242,7 +244,7 @@ def _read_folder_weights(folder: str) -> "dict[str, Tensor] | None":
     for name in ("model.safetensors", "pytorch_model.bin"):
         uri = storage.join(folder, name)
         try:
-            data = storage.read_bytes(uri)
+            data = read(uri)
         except FileNotFoundError:
             continue
         except OSError as error:

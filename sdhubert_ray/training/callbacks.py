@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,15 +18,16 @@ from sdhubert_ray.speech import SAMPLE_RATE
 from sdhubert_ray.training.checkpoints import CHECKPOINT_FILE, put_best, read_best_score, remove_older_checkpoints
 from sdhubert_ray.training.data import Batch, Share, Waiting
 from sdhubert_ray.training.logs import RunLogger
-from sdhubert_ray.training.module import DistillationModule
+from sdhubert_ray.training.module import DistillationModule, on_cpu
 from sdhubert_ray.training.options import TrainConfig
 from sdhubert_ray.training.watching import VALIDATION_SCORE
 
-BEGUN_FILE = "begun.ckpt"
-"""In a worker's folder: the checkpoint that was fetched to begin with."""
 _PROGRESS_KEY = "sdhubert_progress"
 _LEAST_BAD = 10
 """So few recordings that cannot be read never end a run."""
+_NOT_SAVED = (
+    "nothing of that has been saved; begin a new run with a lower model.lr, from its last checkpoint by resume_ckpt"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ class KeepCheckpoints(Callback):
         begun: ResumePoint,
         output: str,
         folder: Path,
+        shared: Path,
         report: Report,
         is_going: Callable[[], bool],
     ) -> None:
@@ -81,6 +84,7 @@ class KeepCheckpoints(Callback):
             begun: where this process begins.
             output: folder of the run.
             folder: of this machine, for checkpoints on their way.
+            shared: of this machine, with what its workers have fetched to begin with.
             report: what takes them from there; called by all workers.
             is_going: tells whether a machine will go soon; called by all workers, and the same for all.
         """
@@ -88,18 +92,20 @@ class KeepCheckpoints(Callback):
         self._reached = begun
         self._output = output
         self._folder = folder
+        self._shared = shared
         self._report = report
         self._is_going = is_going
         self._was_told = False
         self._waiting: ResumePoint | None = None
+        self._metrics: dict[str, float] = {}
         self._score: float | None = None
         self._best = read_best_score(output)
         self._keeper = ThreadPoolExecutor(1)
         self._kept: list[Future[None]] = []
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Make room: what was fetched has been loaded."""
-        (self._folder / BEGUN_FILE).unlink(missing_ok=True)
+        """Make room: what was fetched has been loaded, by all workers, for which Lightning has waited."""
+        shutil.rmtree(self._shared, ignore_errors=True)  # others do so at the same time
 
     def on_train_batch_end(
         self,
@@ -120,8 +126,11 @@ class KeepCheckpoints(Callback):
             or step >= config.max_steps
             or (step % config.log_every_n_steps == 0 and self._is_told())
         ):
-            if isinstance(pl_module, DistillationModule) and not pl_module.is_finite():
+            module = _distillation_of(pl_module)
+            if not module.is_sound() or module.read_step()["skipped_in_a_row"] >= config.optim.max_skipped_steps:
                 return  # `WatchRun` ends the run: what is kept is the last that was sound
+            found = module.read_step()
+            self._metrics = {name: found[name] for name in ("loss", "skipped_steps")}
             self._waiting, self._score = self._reached, None
             trainer.save_checkpoint(self._folder_of(step) / CHECKPOINT_FILE, weights_only=False)
 
@@ -180,7 +189,7 @@ class KeepCheckpoints(Callback):
             return
         saved, score, self._waiting = self._waiting, self._score, None
         name = f"checkpoint_{saved.step:09d}"
-        metrics = {"step": float(saved.step), "loss": float(trainer.callback_metrics["loss"])}
+        metrics = {"step": float(saved.step), **self._metrics}
         metrics |= {} if score is None else {"score": score}
         folder = self._folder_of(saved.step)
         if not trainer.is_global_zero:
@@ -231,17 +240,18 @@ class WatchRun(Callback):
         self._config = config
         self._waiting = waiting
         self._share = share
-        self._samples: Any = 0
+        self._samples = 0
         self._steps = 0
         self._began = self._paused = time.perf_counter()
         self._step = self._step_before = 0
-        self._bad_before = 0.0
+        self._bad_before = self._skipped_before = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Begin to measure; what was bad before may have been mended."""
         self._begin()
         self._step = self._step_before = trainer.global_step
-        self._bad_before = float(pl_module.skipped) if isinstance(pl_module, DistillationModule) else 0.0
+        module = _distillation_of(pl_module)
+        self._bad_before, self._skipped_before = float(module.skipped), float(module.skipped_steps)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Stop the clock."""
@@ -260,17 +270,18 @@ class WatchRun(Callback):
         batch_idx: int,
     ) -> None:
         """Log and judge once per `log_every_n_steps`."""
-        self._samples = self._samples + batch["num_samples"].sum()
+        self._samples += batch["audio_samples"]
         stepped, self._step = trainer.global_step > self._step, trainer.global_step
         self._steps += stepped
         if not stepped or trainer.global_step % self._config.log_every_n_steps:
             return
         seconds = max(time.perf_counter() - self._began, 1e-9)
-        audio = float(self._samples) / SAMPLE_RATE * self._share.world
+        audio = self._samples / SAMPLE_RATE * self._share.world
         # The worker that waits longest makes all others wait in turn, where they do not notice.
         waited = self._waiting.take_seconds() / seconds
         pl_module.log("data_wait_share", waited, sync_dist=self._share.world > 1, reduce_fx="max")
-        pl_module.log_dict({"audio_seconds_per_second": audio / seconds, "steps_per_second": self._steps / seconds})
+        rates = {"audio_seconds_per_second": audio / seconds, "steps_per_second": self._steps / seconds}
+        pl_module.log_dict(on_cpu(rates))
         self._begin()
         self._judge(trainer, pl_module)
 
@@ -283,16 +294,19 @@ class WatchRun(Callback):
         self._began, self._samples, self._steps = time.perf_counter(), 0, 0
 
     def _judge(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if self.refusal is not None or not isinstance(pl_module, DistillationModule):
+        module, step = _distillation_of(pl_module), trainer.global_step
+        found = module.read_step()
+        if self.refusal is not None or not found:
             return
-        bad = float(pl_module.skipped) - self._bad_before
-        used = (trainer.global_step - self._step_before) * self._config.global_batch
+        self._tell_skipped(step, found["skipped_steps"])
+        bad = found["skipped"] - self._bad_before
+        used = (step - self._step_before) * self._config.global_batch
         allowed = self._config.data.max_bad_share
-        if not pl_module.is_finite():
-            self.refusal = (
-                f"loss or gradient has become infinite or NaN by step {trainer.global_step}, and nothing of it "
-                "has been saved; begin a new run with a lower model.lr, from its last checkpoint by resume_ckpt"
-            )
+        if found["skipped_in_a_row"] >= self._config.optim.max_skipped_steps:
+            what = f"loss or gradient was infinite or NaN in {found['skipped_in_a_row']:.0f} steps in a row"
+            self.refusal = f"{what} by step {step}; {_NOT_SAVED}"
+        elif module.broken:
+            self.refusal = f"weights or moments have become infinite or NaN by step {step}; {_NOT_SAVED}"
         elif bad >= _LEAST_BAD and bad > allowed * (used + bad):
             self.refusal = (
                 f"{bad:.0f} of {used + bad:.0f} recordings could not be used, more than data.max_bad_share "
@@ -301,3 +315,17 @@ class WatchRun(Callback):
         if self.refusal is not None:
             trainer.should_stop = True
             trainer.limit_val_batches = 0  # or Lightning would validate once more
+
+    def _tell_skipped(self, step: int, skipped: float) -> None:
+        new, self._skipped_before = skipped - self._skipped_before, skipped
+        if new > 0 and self._share.rank == 0:
+            logger.warning(
+                "steps skipped up to step %d, as loss or gradient was infinite or NaN: %.0f; %.0f in all",
+                *(step, new, skipped),
+            )
+
+
+def _distillation_of(module: lightning.LightningModule) -> DistillationModule:
+    if not isinstance(module, DistillationModule):
+        raise TypeError(f"a {type(module).__name__} is no DistillationModule")
+    return module

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ from sdhubert_ray.speech.audio import (
     read_audio,
 )
 from sdhubert_ray.speech.decoders import Samples
+from sdhubert_ray.training.perturbations import Perturbation, Perturbing
 from sdhubert_ray.training.recordings import Recording, Recordings
 
 _VALIDATION = 1 << 32
@@ -56,6 +57,9 @@ class Batch(TypedDict):
         seeds: (B,) int64, one per crop, from (seed, epoch, recording).
         index: (B,) int64, the number of the recording.
         skipped: how many recordings could not be used and were replaced.
+        audio_samples: valid samples of all crops; a number, for which no GPU has to be asked.
+        student: how the student sees the crops, where a reader draws that.
+        teacher: how the teacher sees them.
     """
 
     samples: Tensor
@@ -63,6 +67,9 @@ class Batch(TypedDict):
     seeds: Tensor
     index: Tensor
     skipped: int
+    audio_samples: int
+    student: NotRequired[Perturbation]
+    teacher: NotRequired[Perturbation]
 
 
 class Draw(NamedTuple):
@@ -189,10 +196,14 @@ def validation_order(num_recordings: int, share: Share, size: int, limit: float)
 class CropReader(Dataset[Crop]):
     """Reads crops by range, and takes others for those that cannot be read, by the same draws wherever it runs."""
 
-    def __init__(self, recordings: Recordings, crop_samples: int, seed: int) -> None:
+    def __init__(
+        self, recordings: Recordings, crop_samples: int, seed: int, perturbing: Perturbing | None = None
+    ) -> None:
+        """Read crops of `crop_samples`; `perturbing` draws how they are seen, none leaves that out of the batches."""
         self._recordings = recordings
         self._crop_samples = crop_samples
         self._seed = seed
+        self._perturbing = perturbing
         self._told = 0
 
     def __getitem__(self, draw: Draw) -> Crop:
@@ -242,13 +253,18 @@ class CropReader(Dataset[Crop]):
         samples = np.zeros((len(crops), self._crop_samples), np.float32)
         for row, crop in enumerate(crops):
             samples[row, : len(crop.samples)] = crop.samples
-        return Batch(
+        batch = Batch(
             samples=torch.from_numpy(samples),
             num_samples=torch.tensor([len(crop.samples) for crop in crops]),
             seeds=torch.tensor([crop.seed for crop in crops]),
             index=torch.tensor([crop.index for crop in crops]),
             skipped=sum(crop.failures for crop in crops),
+            audio_samples=sum(len(crop.samples) for crop in crops),
         )
+        if self._perturbing is not None:
+            drawn = self._perturbing.draw(batch["seeds"], batch["num_samples"], self._crop_samples)
+            batch["student"], batch["teacher"] = drawn["student"], drawn["teacher"]
+        return batch
 
 
 def _seed_of(key: tuple[int, ...]) -> int:
@@ -298,7 +314,10 @@ def read_crop(recording: Recording, crop_samples: int, place: float) -> Samples:
 def torch_loader(
     reader: CropReader, order: Iterable[list[Draw]], num_workers: int, prefetch: int, pin_memory: bool
 ) -> "DataLoader[Crop]":
-    """Batches in the order of `order`, read by processes beside this one (0: in this one)."""
+    """Batches in the order of `order`, read by processes beside this one (0: in this one).
+
+    With `pin_memory` a thread puts them where a GPU fetches them from without anyone having to wait.
+    """
     return DataLoader(
         reader,
         batch_sampler=order,

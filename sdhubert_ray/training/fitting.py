@@ -15,15 +15,9 @@ from lightning.pytorch.strategies import Strategy
 from torch.utils.data import DataLoader
 
 from sdhubert_ray import storage
+from sdhubert_ray.encoder.weights import fetch_upstream
 from sdhubert_ray.errors import UserError, first_line
-from sdhubert_ray.training.callbacks import (
-    BEGUN_FILE,
-    KeepCheckpoints,
-    Report,
-    ResumePoint,
-    WatchRun,
-    read_resume_point,
-)
+from sdhubert_ray.training.callbacks import KeepCheckpoints, Report, ResumePoint, WatchRun, read_resume_point
 from sdhubert_ray.training.checkpoints import find_sound_checkpoint
 from sdhubert_ray.training.data import (
     Crop,
@@ -34,12 +28,15 @@ from sdhubert_ray.training.data import (
     torch_loader,
     validation_order,
 )
+from sdhubert_ray.training.fetching import fetch_once, reader_of
 from sdhubert_ray.training.logs import RunLogger
-from sdhubert_ray.training.module import DistillationModule
+from sdhubert_ray.training.module import COUNTS, DistillationModule
 from sdhubert_ray.training.options import TrainConfig
 from sdhubert_ray.training.recordings import open_recordings
 from sdhubert_ray.training.runs import DATA_FOLDER
 
+_BEGUN_FILE = "begun.ckpt"
+"""In the folder that workers of a machine share: the checkpoint that was fetched to begin with."""
 _VALIDATION_WORKERS = 2
 _PRECISIONS: dict[str, Literal["bf16-mixed", "32-true"]] = {"bfloat16": "bf16-mixed", "float32": "32-true"}
 
@@ -56,6 +53,7 @@ class Worker:
         output: folder of the run.
         share: of every batch.
         folder: of this machine, empty, for what is on its way.
+        shared: of this machine and all its workers, empty before the first of them, for what they fetch once.
         use_gpu: it has a GPU.
         strategy: how Lightning keeps the workers together.
         environments: likewise.
@@ -67,6 +65,7 @@ class Worker:
     output: str
     share: Share
     folder: Path
+    shared: Path
     use_gpu: bool
     strategy: Strategy | Literal["auto"]
     environments: tuple[ClusterEnvironment, ...]
@@ -138,8 +137,9 @@ def _make_ready(config: TrainConfig, worker: Worker, uri: str | None) -> _Ready 
     """What to train with, from the checkpoint at `uri` on; None if all is done."""
     share, data = worker.share, config.data
     data_folder = storage.join(worker.output, DATA_FOLDER)
-    begun_with = None if uri is None else _fetch_checkpoint(uri, worker.folder)
-    module = DistillationModule(config.model, config.optim, config.seed, config.global_batch)
+    begun_with = None if uri is None else _fetch_checkpoint(uri, worker.shared)
+    upstream = fetch_upstream(config.model.speech_upstream, reader_of(worker.shared))
+    module = DistillationModule(config.model, config.optim, config.seed, upstream, config.global_batch)
     begun = ResumePoint() if begun_with is None else _check_checkpoint(begun_with, str(uri), module)
     if begun.step >= config.max_steps:
         if uri == config.resume_ckpt:
@@ -148,14 +148,15 @@ def _make_ready(config: TrainConfig, worker: Worker, uri: str | None) -> _Ready 
     train, val = (open_recordings(data_folder, name, worker.folder) for name in ("train", "val"))
     steps = config.max_steps - begun.step
     order = TrainingOrder(len(train), config.seed, share, config.global_batch, begun.position, steps)
-    reader = CropReader(train, data.crop_samples, config.seed)
-    waiting = Waiting(torch_loader(reader, order, data.num_workers, data.prefetch, worker.use_gpu))
+    reader = CropReader(train, data.crop_samples, config.seed, module.perturbing(training=True))
+    waiting = Waiting(torch_loader(reader, order, config.num_readers, data.prefetch, worker.use_gpu))
     val_order = validation_order(len(val), share, data.val_batch_size, config.limit_val_batches)
-    val_reader = CropReader(val, data.crop_samples, config.seed)
-    val_workers = min(_VALIDATION_WORKERS, data.num_workers)
+    val_reader = CropReader(val, data.crop_samples, config.seed, module.perturbing(training=False))
+    val_workers = min(_VALIDATION_WORKERS, config.num_readers)
     val_loader = torch_loader(val_reader, val_order, val_workers, data.prefetch, worker.use_gpu)
     watch = WatchRun(config, waiting, share)
-    keep = KeepCheckpoints(config, begun, worker.output, worker.folder, worker.report, worker.is_going)
+    places = (worker.output, worker.folder, worker.shared)
+    keep = KeepCheckpoints(config, begun, *places, worker.report, worker.is_going)
     trainer = _build_trainer(config, worker, begun.step, (watch, keep), has_val=len(val) > 0)
     return _Ready(module, trainer, waiting, val_loader, watch, begun, begun_with)
 
@@ -200,16 +201,14 @@ def _build_trainer(
     )
 
 
-def _fetch_checkpoint(uri: str, folder: Path) -> Path:
-    """The file of a checkpoint, on this machine."""
+def _fetch_checkpoint(uri: str, shared: Path) -> Path:
+    """The file of a checkpoint, on this machine, once for all of its workers."""
     if storage.is_local(uri):
         return Path(uri)
-    path = folder / BEGUN_FILE
     try:
-        storage.download(uri, path)
+        return fetch_once(uri, shared / _BEGUN_FILE)
     except FileNotFoundError as error:
         raise UserError(f"checkpoint {uri} does not exist") from error
-    return path
 
 
 def _check_checkpoint(path: Path, uri: str, module: DistillationModule) -> ResumePoint:
@@ -221,7 +220,8 @@ def _check_checkpoint(path: Path, uri: str, module: DistillationModule) -> Resum
     begun = read_resume_point(content if isinstance(content, dict) else {}, uri)
     theirs = {name: value.shape for name, value in content["state_dict"].items()}
     ours = {name: value.shape for name, value in module.state_dict().items()}
-    differing = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
+    names = {*theirs, *ours}.difference(name for name in COUNTS if name not in theirs)
+    differing = sorted(name for name in names if theirs.get(name) != ours.get(name))
     if differing:
         raise UserError(f"{uri} is of another model ({differing[0]} differs); give the options it was made with")
     trained = sum(parameter.requires_grad for parameter in module.parameters())

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 import threading
@@ -42,7 +43,7 @@ from sdhubert_ray.training.checkpoints import (
 )
 from sdhubert_ray.training.data import Share
 from sdhubert_ray.training.fitting import Worker, fit
-from sdhubert_ray.training.options import TrainConfig
+from sdhubert_ray.training.options import MOST_READERS, TrainConfig
 from sdhubert_ray.training.runs import Run
 
 logger = logging.getLogger(__name__)
@@ -179,7 +180,8 @@ def _configure(run: Run, on_this_machine: bool) -> LoopConfig:
     use_gpu = scaling.use_gpu == "true" or (scaling.use_gpu == "auto" and total(nodes).gpus > 0)
     cpus = scaling.cpus_per_worker
     if cpus is None:  # one to train with, and one for each process that reads
-        cpus = most_cpus(nodes, scaling.num_workers, int(use_gpu), limit=1 + config.data.num_workers) or 1
+        readers = MOST_READERS if config.data.num_workers is None else config.data.num_workers
+        cpus = most_cpus(nodes, scaling.num_workers, int(use_gpu), limit=1 + readers) or 1
     if (places := count_places(nodes, Reservation(cpus, int(use_gpu)))) < scaling.num_workers:
         each = f"{cpus:g} CPUs and a GPU" if use_gpu else f"{cpus:g} CPUs"
         what = f"scaling.num_workers is {scaling.num_workers}, but there is room for {places} with {each} each"
@@ -214,18 +216,21 @@ def _train_worker(given: dict[str, Any]) -> str | None:
     config, context = loop.config, ray.train.get_context()
     quieten()
     share = Share(context.get_world_rank(), context.get_world_size(), config.data.batch_size)
+    agree = ray.train.collective.broadcast_from_rank_zero
     folder = _new_folder(loop.output, share.rank)
+    shared = _shared_folder(loop.output, str(agree(secrets.token_hex(8))), context.get_local_rank())
     strategy = RayDDPStrategy(forward_sync_buffers=False, gradient_as_bucket_view=True)  # type: ignore[no-untyped-call]
     worker = Worker(
         output=loop.output,
         share=share,
         folder=folder,
+        shared=shared,
         use_gpu=loop.use_gpu,
         strategy=strategy,
         environments=(RayLightningEnvironment(),),  # type: ignore[no-untyped-call]
         report=_report,
         is_going=_is_going,
-        agree=ray.train.collective.broadcast_from_rank_zero,
+        agree=agree,
     )
     try:
         return fit(config, worker)
@@ -241,11 +246,32 @@ def _new_folder(output: str, rank: int) -> Path:
 
     Its name cannot be foretold. Others may have made what begins like it: only what is ours is removed.
     """
-    prefix = f"sdhubert-{blake2b(output.encode(), digest_size=8).hexdigest()}-{rank}-"
-    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
-        if not left.is_symlink() and left.is_dir() and left.stat().st_uid == os.getuid():
-            shutil.rmtree(left, ignore_errors=True)
+    prefix = f"{_prefix_of(output)}-{rank}-"
+    _remove_left(prefix, "")
     return Path(tempfile.mkdtemp(prefix=prefix))
+
+
+def _shared_folder(output: str, token: str, local_rank: int) -> Path:
+    """The folder of this machine for what all its workers of a run need, likewise.
+
+    `token`, which makes its name, is the same for all workers and new whenever they begin.
+    """
+    prefix = f"{_prefix_of(output)}-shared-"
+    folder = Path(tempfile.gettempdir()) / f"{prefix}{token}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if local_rank == 0:
+        _remove_left(prefix, folder.name)
+    return folder
+
+
+def _remove_left(prefix: str, but: str) -> None:
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        if left.name != but and not left.is_symlink() and left.is_dir() and left.stat().st_uid == os.getuid():
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _prefix_of(output: str) -> str:
+    return f"sdhubert-{blake2b(output.encode(), digest_size=8).hexdigest()}"
 
 
 def _report(metrics: dict[str, float], folder: Path | None, name: str) -> None:
@@ -253,7 +279,9 @@ def _report(metrics: dict[str, float], folder: Path | None, name: str) -> None:
     if folder is not None:
         checkpoint = ray.train.Checkpoint.from_directory(folder)
         score = f", validation {metrics['score']:.4f}" if "score" in metrics else ""
-        print(f"step {metrics['step']:.0f}: loss {metrics['loss']:.4f}{score}", flush=True)  # the driver shows it
+        skipped = f", steps skipped: {metrics['skipped_steps']:.0f}" if metrics["skipped_steps"] else ""
+        # The driver shows it.
+        print(f"step {metrics['step']:.0f}: loss {metrics['loss']:.4f}{score}{skipped}", flush=True)
     ray.train.report(metrics, checkpoint, name, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
 
 

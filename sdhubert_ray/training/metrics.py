@@ -12,7 +12,7 @@ COLUMNS = (
     *("val_loss", "val_auc", "val_margin"),
     *("information", "teacher_entropy", "student_entropy"),
     *("student_cls_spread", "teacher_cls_spread", "token_spread", "center_norm", "collapsed"),
-    *("skipped", "data_wait_share", "audio_seconds_per_second", "steps_per_second"),
+    *("skipped", "skipped_steps", "data_wait_share", "audio_seconds_per_second", "steps_per_second"),
 )
 """Of metrics.csv, in this order; others come after them when they are first logged, which rewrites the file."""
 

@@ -2,9 +2,9 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning
 import numpy as np
@@ -14,20 +14,11 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from sdhubert_ray.encoder.weights import fetch_upstream
-from sdhubert_ray.training.data import Batch
-from sdhubert_ray.training.distillation import (
-    VIEWS,
-    PerturbationOptions,
-    Sums,
-    add_sums,
-    draw_perturbations,
-    no_perturbation,
-    sum_over_workers,
-    summarise,
-)
+from sdhubert_ray.encoder.weights import Upstream
+from sdhubert_ray.training.distillation import Sums, add_sums, sum_over_workers, summarise
 from sdhubert_ray.training.export import CONTENT_KEY
 from sdhubert_ray.training.options import ModelOptions, OptimOptions
+from sdhubert_ray.training.perturbations import Perturbing
 from sdhubert_ray.training.start import build_distillation
 from sdhubert_ray.training.watching import (
     VALIDATION_SCORE,
@@ -36,6 +27,10 @@ from sdhubert_ray.training.watching import (
     no_comparisons,
     validation_metrics,
 )
+
+COUNTS = ("skipped_steps", "skipped_in_a_row")
+"""Buffers that a checkpoint may lack, as older ones do."""
+_UNLOGGED = ("count", "skipped_in_a_row")
 
 logger = logging.getLogger(__name__)
 
@@ -46,39 +41,80 @@ class DistillationModule(lightning.LightningModule):
     Once per step of the optimizer, not per micro-batch: teacher and center move, by the sums over all micro-batches and
     workers, which one all-reduce brings together with all that is logged. Dropout is drawn from the seed, the step, the
     micro-batch and the worker: a run that is resumed needs no state of a random generator.
+
+    A step whose loss or gradient is not finite, on any worker, is skipped by all: weights, moments, teacher and center
+    stay as they are, while step, learning rate and place in the data go on. The CPU does not wait to know.
+
+    Attributes:
+        skipped: recordings that could not be used.
+        skipped_steps: steps that were skipped.
+        skipped_in_a_row: those since the last that was taken; once they are `optim.max_skipped_steps`, for good.
+        broken: what would have been saved was not finite.
     """
 
     skipped: Tensor
+    skipped_steps: Tensor
+    skipped_in_a_row: Tensor
 
-    def __init__(self, model: ModelOptions, optim: OptimOptions, seed: int, global_batch: int | None = None) -> None:
-        """Build the model; its first weights come from `model.speech_upstream` and `seed`.
+    def __init__(
+        self,
+        model: ModelOptions,
+        optim: OptimOptions,
+        seed: int,
+        upstream: Upstream,
+        global_batch: int | None = None,
+    ) -> None:
+        """Build the model; its first weights come from `upstream`, that of `model.speech_upstream`, and `seed`.
 
         `global_batch` is how many crops a step has, of all workers and micro-batches, so that each of them counts the
         same whatever their number; none: micro-batches are all as large.
 
         Raises:
-            UserError: the upstream cannot be had, or does not fit the options.
+            UserError: the upstream does not fit the options.
         """
         super().__init__()
         self.model_options = model
         self.optim_options = optim
         self.seed = seed
         self.global_batch = global_batch
-        upstream = fetch_upstream(model.speech_upstream)
         self.distillation = build_distillation(upstream, model, seed)
         self.upstream_config = upstream.config
         self.begins_at_random = upstream.weights is None
-        self.perturbation = PerturbationOptions()
-        self.register_buffer("skipped", torch.zeros((), dtype=torch.float64))
+        self.broken = False
+        for name in ("skipped", *COUNTS):
+            self.register_buffer(name, torch.zeros((), dtype=torch.float64))
         self._watch = CollapseWatch(model.final_dim, first_step=model.T_max // 100)
         self._sums: Sums | None = None
+        self._decided: _Decided | None = None
         self._micro_batch = 0
         self._validation: Sums = {}
-        self._finite: Tensor | None = None
+        self._found: dict[str, Tensor] = {}
+        self._read: dict[str, float] = {}
 
-    def is_finite(self) -> bool:
-        """Tell whether loss and gradient of all steps were numbers, the same on all workers; it waits for the GPU."""
-        return self._finite is None or bool(self._finite)
+    def perturbing(self, training: bool) -> Perturbing:
+        """What draws how crops are seen: perturbed in training only, by the teacher if that is asked for."""
+        config = self.distillation.student.speech_model.config
+        kernels = tuple(zip(config.conv_kernel, config.conv_stride, strict=True))
+        seen_by = ("student", "teacher") if self.model_options.perturb_teacher else ("student",)
+        return Perturbing(kernels, seen_by if training else ())
+
+    def read_step(self) -> dict[str, float]:
+        """What the last step has found, by name: one copy from the device for all of it; nothing before a step."""
+        if not self._read and self._found:
+            values = torch.stack([value.double() for value in self._found.values()]).tolist()
+            self._read = dict(zip(self._found, values, strict=True))
+        return self._read
+
+    def is_sound(self) -> bool:
+        """Tell whether all that a checkpoint would hold are numbers, the same on all workers; it waits for the GPU."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"there is one optimizer, not a {type(optimizer).__name__}")
+        moments = (value for state in optimizer.state.values() for value in state.values() if value.dim())
+        held = [value.detach() for value in (*self.parameters(), *self.buffers(), *moments)]
+        largest = torch.stack([norm.double() for norm in torch._foreach_norm(held, math.inf)])
+        self.broken = not bool(largest.isfinite().all())
+        return not self.broken
 
     # -- training
 
@@ -87,21 +123,6 @@ class DistillationModule(lightning.LightningModule):
         if self.optim_options.compile and self.device.type == "cuda":
             for layer in (*self.distillation.student.speech_model.encoder.layers, *self.distillation.teacher.layers):
                 layer.compile()
-
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> dict[str, Any]:
-        """Draw the perturbations where the seeds are, on the CPU, so that no GPU has to be waited for."""
-        extended: dict[str, Any] = dict(batch)
-        samples, num_samples = batch["samples"], batch["num_samples"]
-        student = self.distillation.student
-        num_frames = student.count_frames(num_samples)
-        length = int(student.count_frames(torch.tensor([samples.shape[1]])))
-        for view in VIEWS:
-            if self.trainer.training and (view == "student" or self.model_options.perturb_teacher):
-                drawn = draw_perturbations(batch["seeds"], num_frames, length, self.perturbation, view)
-            else:
-                drawn = no_perturbation(len(samples), length)
-            extended[view] = drawn
-        return extended
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Loss of a micro-batch, see `Distillation`."""
@@ -124,11 +145,17 @@ class DistillationModule(lightning.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm of the gradient, and log what it was before."""
+        """Clip the norm of the gradient, and decide for all workers whether the step is taken."""
+        if self._sums is None:
+            raise RuntimeError("the optimizer steps without a batch")
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
-        self._note_finite(norm)
-        self.log("grad_norm", norm)
+        sums = sum_over_workers(self._sums | {"unsound": (~torch.isfinite(norm)).float()})
+        is_finite = torch.isfinite(sums["loss"]) & torch.isfinite(sums["teacher_logits"]).all()
+        taken = is_finite & (sums["unsound"] == 0)
+        # A fused optimizer leaves out a step by this, as it does for torch's GradScaler: on the device.
+        optimizer.found_inf = (~taken).float()  # type: ignore[attr-defined]
+        self._decided = _Decided(sums, norm, taken)
 
     def optimizer_step(
         self,
@@ -137,28 +164,35 @@ class DistillationModule(lightning.LightningModule):
         optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Step, then move teacher and center, before anything can be saved."""
+        """Step, then move teacher and center, before anything can be saved; log what is due."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        if self._sums is None:
+        if self._decided is None:
             raise RuntimeError("the optimizer has stepped without a batch")
-        sums = sum_over_workers(self._sums)
-        self._sums, self._micro_batch = None, 0
-        self._note_finite(sums["loss"])
-        self.distillation.step(sums)
+        sums, norm, taken = self._decided
+        self._decided, self._sums, self._micro_batch = None, None, 0
+        self.distillation.step(sums, taken)
         self.skipped += sums["skipped"]
-        metrics = summarise(sums)
-        step = self.global_step + 1  # Lightning counts it a little later
-        if self._watch.is_due(step):
-            self._watch.look(step, float(sums["count"]), {name: float(value) for name, value in metrics.items()})
-        self.log_dict(
-            {
-                **metrics,
-                "lr": optimizer.param_groups[0]["lr"],
-                "center_norm": torch.linalg.vector_norm(self.distillation.loss.center),
-                "skipped": self.skipped.float(),
-                "collapsed": float(self._watch.collapsed),
-            }
-        )
+        self.skipped_steps += ~taken
+        is_over = self.skipped_in_a_row >= self.optim_options.max_skipped_steps
+        self.skipped_in_a_row.copy_(torch.where(taken & ~is_over, 0, self.skipped_in_a_row + 1))
+        self._found = {
+            **summarise(sums),
+            "grad_norm": norm,
+            "center_norm": torch.linalg.vector_norm(self.distillation.loss.center),
+            "count": sums["count"],
+            "skipped": self.skipped.clone(),
+            **{name: getattr(self, name).clone() for name in COUNTS},
+        }
+        self._read = {}
+        self._log_step(self.global_step + 1, optimizer.param_groups[0]["lr"])  # Lightning counts it a little later
+
+    def _log_step(self, step: int, lr: float) -> None:
+        """Look at a step and log it, where that is due."""
+        if self._watch.is_due(step) and not self.read_step()["skipped_in_a_row"]:
+            self._watch.look(step, self.read_step()["count"], self.read_step())
+        if step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            found = {name: value for name, value in self.read_step().items() if name not in _UNLOGGED}
+            self.log_dict(on_cpu({**found, "lr": lr, "collapsed": float(self._watch.collapsed)}))
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own type of it is private
         """AdamW, fused, and the cosine by steps of the optimizer from `lr` to `gamma * lr` in `T_max` steps."""
@@ -228,16 +262,33 @@ class DistillationModule(lightning.LightningModule):
         for group in checkpoint["optimizer_states"][0]["param_groups"]:
             group |= {"lr": rate, "initial_lr": options.lr, "betas": optim.betas, "weight_decay": optim.weight_decay}
         checkpoint["lr_schedulers"][0] |= {"base_lrs": [options.lr], "_last_lr": [rate]}
+        for name in COUNTS:
+            checkpoint["state_dict"].setdefault(name, torch.zeros((), dtype=torch.float64))
         for name, value in self.distillation.loss.named_buffers():
             if name != "center":  # which is learnt; the others are options
                 checkpoint["state_dict"][f"distillation.loss.{name}"] = value.detach().cpu()
 
-    def _note_finite(self, value: Tensor) -> None:
-        finite = torch.isfinite(value.detach())
-        self._finite = finite if self._finite is None else self._finite & finite
-
     def _share_of_lr(self, step: int) -> float:
         return cosine(step, self.model_options.T_max, self.model_options.gamma)
+
+
+class _Decided(NamedTuple):
+    """A step before it is taken.
+
+    Attributes:
+        sums: over all workers and micro-batches.
+        norm: () of the gradient, before it was clipped.
+        taken: () bool, whether it will be.
+    """
+
+    sums: Sums
+    norm: Tensor
+    taken: Tensor
+
+
+def on_cpu(values: Mapping[str, float]) -> dict[str, Tensor]:
+    """Numbers as Lightning takes them without a copy to a GPU and back, each of which it would wait for."""
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
 
 def cosine(step: int, last: int, end: float) -> float:

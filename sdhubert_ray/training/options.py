@@ -22,6 +22,8 @@ _SECONDS_BELOW = 1000.0
 """A `sample_len` under this is in seconds, from here on in samples."""
 MOST_BAD_SHARE = 0.9
 """The most that `max_bad_share` can allow: with next to nothing to read, there is nothing to train with."""
+MOST_READERS = 6
+"""Processes that read for one worker, where nobody says how many: at 6 ms a crop a thousand crops a second."""
 _MODEL_KEYS = ("gamma", "lr", "T_max", "loss_coefs")
 """Keys of the section `model` that are also taken at the top."""
 _BY_EPOCHS = {"checkpoint_epoch": "checkpoint.every_steps", "check_val_every_n_epoch": "val_check_interval"}
@@ -54,7 +56,7 @@ class ModelOptions:
         final_dim: width of the projection head.
         freeze_extractor: the convolutional extractor is not trained.
         freeze_pos_embedding: the positional convolution is not trained.
-        center_momentum: share of the center that stays in a step.
+        center_momentum: share of the center that stays in a step; the first takes its mean, and 1 never has a center.
         perturb_teacher: the teacher's input is perturbed too.
         teacher: `ema` follows the student, `frozen` stays the initial copy.
         student_temperature: of the student's softmax.
@@ -62,7 +64,7 @@ class ModelOptions:
         dropout: of transformer layers; none takes what the upstream's config says.
         lr: learning rate at the start.
         T_max: steps of the cosine, after which the learning rate stays at its end.
-        gamma: the learning rate at the end, as a share of `lr`.
+        gamma: the learning rate at the end, as a share of `lr`; 1 keeps it as it is.
         loss_coefs: factors of the parts of the loss.
     """
 
@@ -103,6 +105,7 @@ class OptimOptions:
         betas: of AdamW.
         gradient_clip_val: largest norm of a gradient; 0 does not clip.
         accumulate_grad_batches: batches whose gradients make one step.
+        max_skipped_steps: steps whose loss or gradient is infinite or NaN are skipped; so many in a row end the run.
         precision: `bfloat16` computes in autocast, with weights and loss in float32; `auto` does so on a GPU.
         compile: let torch.compile make the kernels; none is made on a CPU.
     """
@@ -111,13 +114,14 @@ class OptimOptions:
     betas: tuple[float, float] = (0.9, 0.999)
     gradient_clip_val: float = 0.5
     accumulate_grad_batches: int = 1
+    max_skipped_steps: int = 10
     precision: str = "auto"
     compile: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
         require_choice("optim.precision", self.precision, PRECISIONS)
-        _check_positive("optim", self, ("accumulate_grad_batches",))
+        _check_positive("optim", self, ("accumulate_grad_batches", "max_skipped_steps"))
         _check_range("optim", self, ("weight_decay", "gradient_clip_val"), 0.0, math.inf)
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas is {list(self.betas)}; it has to be two numbers, 0 or more and under 1")
@@ -138,7 +142,8 @@ class DataOptions:
         batch_size: crops per worker and batch.
         val_batch_size: recordings per batch of the validation, two crops of each, which are compared with
             those of the others: scores of different sizes do not compare.
-        num_workers: processes per worker that read crops; 0 reads them in the worker itself.
+        num_workers: processes per worker that read crops; 0 reads them in the worker itself, none takes as many as
+            the CPUs of a worker leave beside it, 1 to 6.
         sample_len: length of a crop: in seconds if under 1000, else in samples at 16 kHz.
         prefetch: batches that are read ahead by each of `num_workers`.
         max_bad_share: more recordings that cannot be read, as a share of those read, end the run.
@@ -153,7 +158,7 @@ class DataOptions:
     val_share: float = 0.01
     batch_size: int = 100
     val_batch_size: int = 50
-    num_workers: int = 4
+    num_workers: int | None = None
     sample_len: float = 5.01
     prefetch: int = 2
     max_bad_share: float = 0.01
@@ -165,7 +170,7 @@ class DataOptions:
         _check_positive("data", self, ("batch_size", "val_batch_size", "prefetch", "sample_len"))
         _check_range("data", self, ("val_share",), 0.0, 1.0)
         _check_range("data", self, ("max_bad_share",), 0.0, MOST_BAD_SHARE)
-        if self.num_workers < 0:
+        if self.num_workers is not None and self.num_workers < 0:
             raise ValueError(f"data.num_workers is {self.num_workers}; it cannot be negative")
         if self.crop_samples < MIN_SAMPLES:
             raise ValueError(f"data.sample_len is {self.sample_len}; a crop needs 0.1 seconds or more")
@@ -188,7 +193,7 @@ class ScalingOptions:
         min_workers: go on with as few as these where nodes are lost, and grow back (elastic); none waits for all.
         use_gpu: `auto` takes GPUs where the cluster has any when the run begins.
         cpus_per_worker: CPUs reserved for each, for it and the processes that read its data; none takes one and
-            `data.num_workers`, or as many as the nodes have for all.
+            `data.num_workers` (6 if that is none), or as many as the nodes have for all.
         memory_gib: memory reserved for each, GiB.
         max_failures: how often workers may die before the run ends; -1 never ends it.
     """
@@ -243,7 +248,7 @@ class TrainConfig:
         resume_ckpt: a checkpoint folder of a run to begin with; a run that has checkpoints goes on with its own.
     """
 
-    name: str = "sdhubert_base"
+    name: str = "sdhubert_paper"
     seed: int = 0
     max_steps: int = 200_000
     val_check_interval: int = 1000
@@ -279,13 +284,20 @@ class TrainConfig:
         }
 
     @property
+    def num_readers(self) -> int:
+        """Processes per worker that read crops: one at least, so that reading and training overlap, unless told."""
+        if self.data.num_workers is not None:
+            return self.data.num_workers
+        return min(MOST_READERS, max(1, int(self.scaling.cpus_per_worker or 1) - 1))
+
+    @property
     def global_batch(self) -> int:
         """Crops per step of the optimizer, of all workers."""
         return self.scaling.num_workers * self.data.batch_size * self.optim.accumulate_grad_batches
 
 
 _LAYOUT_DATA = frozenset(("batch_size", "num_workers", "prefetch", "max_bad_share", "schemes"))
-_LAYOUT_OPTIM = frozenset(("accumulate_grad_batches", "compile"))
+_LAYOUT_OPTIM = frozenset(("accumulate_grad_batches", "compile", "max_skipped_steps"))
 """Options of `data` and `optim` that change neither weights nor scores; the batch counts as `global_batch`."""
 
 
@@ -296,7 +308,7 @@ def load_train_config(name: str, overrides: Sequence[str], flags: Mapping[str, o
     `distill_loss` in the latter, and `gpus` (a list of GPUs, also as text, or their number).
 
     Args:
-        name: of a file in configs/ (`sdhubert_base`), or the path or URI of a YAML file.
+        name: of a file in configs/ (`sdhubert_base`, `sdhubert_paper`), or the path or URI of a YAML file.
         overrides: `section.option=value` each.
         flags: dotted key -> value, from flags that were given.
 

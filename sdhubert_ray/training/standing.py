@@ -12,7 +12,7 @@ from sdhubert_ray.training.metrics import read_metrics
 
 _SHOWN = (
     *("loss", "val_score", "lr", "grad_norm", "information", "collapsed"),
-    *("skipped", "data_wait_share", "audio_seconds_per_second"),
+    *("skipped", "skipped_steps", "data_wait_share", "audio_seconds_per_second"),
 )
 
 

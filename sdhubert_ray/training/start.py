@@ -10,6 +10,7 @@ from sdhubert_ray.training.options import ModelOptions
 
 _DROPOUTS = ("hidden_dropout", "attention_dropout", "activation_dropout")
 _LIBRARY_PREFIX = "hubert."  # where the file holds a model with a task of its own
+_CLS = "cls_token"
 _UNUSED = ("masked_spec_embed",)
 _TASKS = ("lm_head.", "projector.", "classifier.")
 
@@ -43,11 +44,13 @@ def build_distillation(upstream: Upstream, options: ModelOptions, seed: int) -> 
 
 
 def _build_student(upstream: Upstream, dropout: float | None) -> SDHuBERT:
+    """The student; its CLS vector, where the upstream has none, begins with a standard deviation of 1 / sqrt(D)."""
     dropouts = {} if dropout is None else dict.fromkeys(_DROPOUTS, dropout)
     try:
         student = build_encoder({**upstream.config, **dropouts})
     except ValueError as error:
         raise UserError(f"speech_upstream {upstream.name}: no encoder of its config ({error})") from error
+    torch.nn.init.normal_(student.cls_token, std=student.hidden_size**-0.5)
     if upstream.weights is not None:
         _fill(student, upstream)
     return student
@@ -55,6 +58,10 @@ def _build_student(upstream: Upstream, dropout: float | None) -> SDHuBERT:
 
 def _fill(student: SDHuBERT, upstream: Upstream) -> None:
     weights = {key.removeprefix(_LIBRARY_PREFIX): value for key, value in (upstream.weights or {}).items()}
+    cls_token = weights.pop(_CLS, None)
+    if cls_token is not None:
+        with torch.no_grad():
+            student.cls_token.copy_(cls_token)
     try:
         result = student.speech_model.load_state_dict(weights, strict=False)
     except RuntimeError as error:

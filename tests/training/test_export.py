@@ -13,6 +13,7 @@ from transformers import HubertConfig, HubertModel
 from sdhubert_ray import MincutWrapper, SDHuBERTSegmenter
 from sdhubert_ray.encoder import fetch_checkpoint
 from sdhubert_ray.encoder.checkpoint import fold_weight_norm, load_model
+from sdhubert_ray.encoder.weights import fetch_upstream
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.speech.presets import EncoderOptions
 from sdhubert_ray.training.distillation import Head
@@ -33,16 +34,20 @@ SAMPLES = 8000
 class Noise:
     """Batches of noise without end."""
 
+    def __init__(self, perturbing):
+        self.perturbing = perturbing
+
     def __iter__(self):
         rng = np.random.default_rng(0)
         while True:
-            yield {
+            batch = {
                 "samples": torch.from_numpy(rng.standard_normal((2, SAMPLES)).astype(np.float32)),
                 "num_samples": torch.tensor([SAMPLES, SAMPLES // 2]),
                 "seeds": torch.from_numpy(rng.integers(1000, size=2)),
                 "index": torch.arange(2),
                 "skipped": 0,
             }
+            yield batch | self.perturbing.draw(batch["seeds"], batch["num_samples"], SAMPLES)
 
 
 def train(module, steps=2):
@@ -57,7 +62,7 @@ def train(module, steps=2):
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, Noise())
+    trainer.fit(module, Noise(module.perturbing(training=True)))
     return trainer
 
 
@@ -66,7 +71,7 @@ def trained(tmp_path_factory):
     """A run's folder as `sdhubert train` leaves it, and the model that was saved in it."""
     run = tmp_path_factory.mktemp("run")
     options = ModelOptions("tiny", final_dim=128, lr=1e-3, T_max=10)
-    module = DistillationModule(options, OptimOptions(), seed=0)
+    module = DistillationModule(options, OptimOptions(), 0, fetch_upstream("tiny"))
     trainer = train(module)
     (run / "run.json").write_text("{}")
     trainer.save_checkpoint(run / "checkpoint_000000002" / "checkpoint.ckpt")
@@ -202,7 +207,7 @@ def test_a_run_from_a_folder_exports_that_folders_config(tmp_path):
     )
     HubertModel(config).save_pretrained(tmp_path / "start")
     options = ModelOptions(str(tmp_path / "start"), reinit_layers=(1,), final_dim=8)
-    module = DistillationModule(options, OptimOptions(), seed=0)
+    module = DistillationModule(options, OptimOptions(), 0, fetch_upstream(options.speech_upstream))
     train(module).save_checkpoint(tmp_path / "run.ckpt")
     export_checkpoint(str(tmp_path / "run.ckpt"), str(tmp_path / "out" / "ours.pt"))
     checkpoint = fetch_checkpoint(str(tmp_path / "out" / "ours.pt"))

@@ -111,16 +111,23 @@ def test_bad_recordings_are_counted_and_end_a_run_above_their_share(tmp_path, sp
     assert float(read_metrics(str(tmp_path / "lenient"))[-1]["skipped"]) > 0
 
 
-def test_weights_that_are_no_numbers_end_a_run_and_are_never_kept(tmp_path, speech):
-    """By a learning rate that is far too high; what was sound before stays, and can be begun with again."""
-    settings = ("data.batch_size=4", "val_check_interval=2", "checkpoint.every_steps=1", "log_every_n_steps=3")
-    train_here(prepare(tmp_path / "run", speech, *settings, "max_steps=1"), tmp_path)
+@pytest.mark.parametrize("every", [1, 100])
+def test_weights_that_are_no_numbers_end_a_run_and_are_never_kept(tmp_path, speech, every):
+    """Seen where they would have been saved, or by steps that cannot be taken; what was sound before stays."""
+    settings = ("data.batch_size=4", "val_check_interval=100", "log_every_n_steps=3", "optim.max_skipped_steps=5")
+    first = ("max_steps=1", "checkpoint.every_steps=1")
+    train_here(prepare(tmp_path / "run", speech, *settings, *first), tmp_path)
     kept = last_state(tmp_path / "run")
     with torch.no_grad():
         kept["state_dict"]["distillation.head.final_lin.bias"].fill_(math.inf)
     torch.save(kept, find_checkpoint(str(tmp_path / "run"), "last").uri)
-    refusal, reported = train_here(prepare(tmp_path / "run", speech, *settings, "max_steps=30"), tmp_path)
-    assert "loss or gradient has become infinite or NaN by step 3" in refusal
+    run = prepare(tmp_path / "run", speech, *settings, f"checkpoint.every_steps={every}", "max_steps=30")
+    refusal, reported = train_here(run, tmp_path)
+    if every == 1:
+        assert "weights or moments have become infinite or NaN by step 3; nothing of that has been saved" in refusal
+    else:
+        assert "loss or gradient was infinite or NaN in 5 steps in a row by step 6; nothing of that" in refusal
+        assert [row["skipped_steps"] for row in read_metrics(run.output)][-2:] == ["2.0", "5.0"]
     assert "resume_ckpt" in refusal
     assert reported == []
     assert find_checkpoint(str(tmp_path / "run"), "last").step == 1
@@ -128,14 +135,38 @@ def test_weights_that_are_no_numbers_end_a_run_and_are_never_kept(tmp_path, spee
 
 
 def test_a_learning_rate_that_is_far_too_high_ends_a_run(tmp_path, speech):
-    run = prepare(tmp_path / "run", speech, "data.batch_size=4", "max_steps=40", "val_check_interval=5", "lr=1e30")
+    settings = ("data.batch_size=4", "max_steps=40", "val_check_interval=5", "lr=1e30", "optim.max_skipped_steps=4")
+    run = prepare(tmp_path / "run", speech, *settings)
     refusal, reported = train_here(run, tmp_path)
-    assert "infinite or NaN" in refusal
-    assert len(read_metrics(run.output)) < 5
-    assert not any(row["val_score"] for row in read_metrics(run.output))
-    for name in [name for name, _ in reported]:
-        state = torch.load(f"{run.output}/{name}/{CHECKPOINT_FILE}", weights_only=True)["state_dict"]
-        assert torch.isfinite(state["distillation.loss.center"]).all()
+    assert "infinite or NaN in 4 steps in a row by step" in refusal
+    rows = read_metrics(run.output)
+    assert len(rows) < 20
+    assert float(rows[-1]["skipped_steps"]) >= 4
+    for name, _ in reported:
+        content = torch.load(f"{run.output}/{name}/{CHECKPOINT_FILE}", weights_only=True)
+        moments = [value for state in content["optimizer_states"][0]["state"].values() for value in state.values()]
+        assert all(torch.isfinite(value).all() for value in (*content["state_dict"].values(), *moments))
+
+
+def test_a_skipped_step_is_told_and_training_goes_on(tmp_path, speech, monkeypatch, caplog):
+    """One crop of one step is not finite, as a damaged decoder might leave it."""
+    from sdhubert_ray.training import data
+
+    normalise, made = data.normalise, []
+
+    def spoil(samples, floor):
+        made.append(1)
+        return normalise(samples, floor) * (math.nan if len(made) == 7 else 1.0)
+
+    monkeypatch.setattr(data, "normalise", spoil)
+    settings = ("data.batch_size=4", "val_check_interval=100", "max_steps=4", "checkpoint.every_steps=2")
+    run = prepare(tmp_path / "run", speech, *settings)
+    refusal, reported = train_here(run, tmp_path)
+    assert refusal is None
+    assert [float(row["skipped_steps"]) for row in read_metrics(run.output)] == [0, 1, 1, 1]
+    assert [metrics["skipped_steps"] for _, metrics in reported] == [1, 1]
+    assert "steps skipped up to step 2, as loss or gradient was infinite or NaN: 1; 1 in all" in caplog.text
+    assert all(value.isfinite().all() for value in last_state(run.output)["state_dict"].values())
 
 
 @pytest.mark.parametrize("source", ["speech", "val"])
@@ -192,6 +223,7 @@ def test_what_the_first_worker_refuses_all_refuse(tmp_path, speech, monkeypatch)
                     output=run.output,
                     share=Share(rank, 2, 2),
                     folder=tmp_path,
+                    shared=tmp_path,
                     use_gpu=False,
                     strategy="auto",
                     environments=(),

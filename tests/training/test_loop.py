@@ -183,6 +183,28 @@ def test_more_workers_than_there_is_room_for_are_refused(tmp_path, speech, monke
     assert may_grow.config.scaling.num_workers == run.config.scaling.num_workers
 
 
+@pytest.mark.parametrize(
+    ("nodes", "overrides", "cpus", "readers"),
+    [
+        ([(2, 0)], (), 2, 1),  # as many processes as CPUs
+        ([(4, 0)], (), 4, 3),
+        ([(64, 8)], ("scaling.num_workers=8",), 7, 6),
+        ([(16, 8)], ("scaling.num_workers=8",), 2, 1),
+        ([(1, 1)], (), 1, 1),  # which reads while the GPU computes
+        ([(64, 8)], ("data.num_workers=2",), 3, 2),
+    ],
+)
+def test_six_processes_read_for_a_worker_or_what_its_cpus_allow(
+    tmp_path, speech, monkeypatch, nodes, overrides, cpus, readers
+):
+    from sdhubert_ray.training import loop
+
+    monkeypatch.setattr(loop, "alive_nodes", lambda: [Node(*node) for node in nodes])
+    given = overrides if "data.num_workers=2" in overrides else ("data.num_workers=null", *overrides)
+    told = loop._configure(prepare(tmp_path / "run", speech, *given), True).config
+    assert (told.scaling.cpus_per_worker, told.num_readers) == (cpus, readers)
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_more_workers_than_the_machine_has_are_refused(tmp_path, speech):
@@ -309,3 +331,17 @@ def test_what_a_killed_worker_has_left_is_removed_and_nothing_else(tmp_path, mon
     assert other.exists()
     assert (theirs / "kept").exists()
     assert trap.is_symlink()
+
+
+def test_workers_of_a_machine_share_a_folder_that_the_next_ones_remove(tmp_path, monkeypatch):
+    from sdhubert_ray.training import loop
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left = loop._shared_folder("s3://bucket/run", "before", 0)
+    (left / "half.part").write_bytes(b"x")
+    other = loop._shared_folder("s3://bucket/other", "before", 0)
+    later = loop._shared_folder("s3://bucket/run", "now", 1)
+    (later / "fetched").write_bytes(b"x")
+    assert loop._shared_folder("s3://bucket/run", "now", 0) == later
+    assert (later / "fetched").exists()
+    assert (later.stat().st_mode & 0o777, other.exists(), left.exists()) == (0o700, True, False)

@@ -10,15 +10,19 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from forks import FORKS
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 from transformers import HubertConfig, HubertForCTC, HubertModel
+from two_workers import one_of_two
 
-from sdhubert_ray.encoder.weights import fetch_upstream
+from sdhubert_ray.encoder.checkpoint import load_plain
+from sdhubert_ray.encoder.weights import fetch_checkpoint, fetch_upstream
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.training.distillation import Teacher
 from sdhubert_ray.training.module import DistillationModule, cosine, segmentation_of
 from sdhubert_ray.training.options import LossCoefficients, ModelOptions, OptimOptions
+from sdhubert_ray.training.perturbations import VIEWS, Perturbing
 from sdhubert_ray.training.start import build_distillation
 from sdhubert_ray.training.watching import VALIDATION_SCORE
 
@@ -33,9 +37,10 @@ _QUIET = pytest.mark.filterwarnings(
 pytestmark = [_QUIET, pytest.mark.usefixtures("one_thread")]
 
 SAMPLES = 6000
+KERNELS = tuple(zip(HubertConfig().conv_kernel, HubertConfig().conv_stride, strict=True))
 LOGGED = {
     *("loss", "lr", "grad_norm", "center_norm", "teacher_entropy", "student_entropy", "information", "skipped"),
-    *("student_cls_spread", "teacher_cls_spread", "token_spread", "collapsed"),
+    *("student_cls_spread", "teacher_cls_spread", "token_spread", "collapsed", "skipped_steps"),
 }
 
 
@@ -63,24 +68,33 @@ def options_of(upstream, **values):
 
 
 def module_of(upstream, optim=None, seed=0, **values):
-    return DistillationModule(options_of(upstream, **values), optim or OptimOptions(), seed)
+    options = options_of(upstream, **values)
+    return DistillationModule(options, optim or OptimOptions(), seed, fetch_upstream(options.speech_upstream))
 
 
 def batch_of(number, size=4, skipped=0):
     rng = np.random.default_rng(number)
     counts = torch.from_numpy(rng.integers(SAMPLES // 2, SAMPLES + 1, size))
-    return {
-        "samples": torch.from_numpy(rng.standard_normal((size, SAMPLES)).astype(np.float32)),
-        "num_samples": counts,
-        "seeds": torch.arange(size) + 1000 * number,
-        "index": torch.arange(size) // 2,
-        "skipped": skipped,
-    }
+    return seen(
+        {
+            "samples": torch.from_numpy(rng.standard_normal((size, SAMPLES)).astype(np.float32)),
+            "num_samples": counts,
+            "seeds": torch.arange(size) + 1000 * number,
+            "index": torch.arange(size) // 2,
+            "skipped": skipped,
+        }
+    )
+
+
+def seen(batch, views=VIEWS):
+    """A batch with what its readers draw."""
+    drawn = Perturbing(KERNELS, views).draw(batch["seeds"], batch["num_samples"], batch["samples"].shape[1])
+    return {**batch, **drawn}
 
 
 def joined(batches):
     one = {key: torch.cat([batch[key] for batch in batches]) for key in ("samples", "num_samples", "seeds", "index")}
-    return {**one, "skipped": sum(batch["skipped"] for batch in batches)}
+    return seen({**one, "skipped": sum(batch["skipped"] for batch in batches)})
 
 
 class Endless:
@@ -94,7 +108,8 @@ class Endless:
 
 
 def loader_of(batches):
-    return DataLoader(batches, batch_size=None)
+    """To validate with, unperturbed."""
+    return DataLoader([seen(batch, ()) for batch in batches], batch_size=None)
 
 
 class Record(Callback):
@@ -110,7 +125,8 @@ class Record(Callback):
 def trainer_of(steps, *callbacks, **values):
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     defaults = {"accelerator": "cpu", "max_epochs": -1, "max_steps": steps, "gradient_clip_val": 0.5}
-    return lightning.Trainer(**{**quiet, **defaults, "num_sanity_val_steps": 0, **values}, callbacks=list(callbacks))
+    defaults |= {"num_sanity_val_steps": 0, "log_every_n_steps": 1}
+    return lightning.Trainer(**{**quiet, **defaults, **values}, callbacks=list(callbacks))
 
 
 def fit(module, batches, steps, **values):
@@ -181,11 +197,12 @@ def test_accumulated_micro_batches_are_one_batch(upstream):
 def test_micro_batches_of_other_sizes_are_one_batch_where_its_size_is_told(upstream):
     """As where a worker is gone and the others share its crops."""
     crops, cuts = joined([batch_of(0), batch_of(1)]), (slice(0, 3), slice(3, 6), slice(6, 8))
-    parts = [{name: value[rows] for name, value in crops.items() if name != "skipped"} for rows in cuts]
-    options = options_of(upstream, dropout=0.0)
-    modules = [DistillationModule(options, OptimOptions(), 0, global_batch=8) for _ in range(2)]
-    _, rows = fit(modules[0], [part | {"skipped": 0} for part in parts], 1, accumulate_grad_batches=len(parts))
-    _, expected = fit(modules[1], [crops | {"skipped": 0}], 1)
+    names = ("samples", "num_samples", "seeds", "index")
+    parts = [seen({**{name: crops[name][rows] for name in names}, "skipped": 0}) for rows in cuts]
+    options, found = options_of(upstream, dropout=0.0), fetch_upstream(str(upstream))
+    modules = [DistillationModule(options, OptimOptions(), 0, found, global_batch=8) for _ in range(2)]
+    _, rows = fit(modules[0], parts, 1, accumulate_grad_batches=len(parts))
+    _, expected = fit(modules[1], [crops], 1)
     for name, value in modules[1].state_dict().items():
         np.testing.assert_allclose(modules[0].state_dict()[name], value, atol=1e-5, err_msg=name)
     for name in ("loss", "grad_norm", "center_norm", "information"):
@@ -220,7 +237,7 @@ def test_frozen_parts_and_a_frozen_teacher_stay(upstream):
     before = weights_of(module)
     fit(module, [batch_of(0)], 3)
     frozen = ("teacher.", "student.speech_model.feature", "student.speech_model.encoder.pos_conv_embed", "masked_spec")
-    frozen = (*frozen, "k_proj.bias", "temp_", "center_momentum_", "skipped")
+    frozen = (*frozen, "k_proj.bias", "temp_", "center_momentum_", "skipped")  # and both counts of skipped steps
     for name, value in module.state_dict().items():
         assert torch.equal(value, before[name]) == any(part in name for part in frozen), name
 
@@ -230,7 +247,7 @@ def test_all_is_logged(upstream):
     assert set(rows[0]) == LOGGED
     assert all(math.isfinite(value) for row in rows for value in row.values())
     assert [row["skipped"] for row in rows] == [3, 6]
-    assert rows[1]["center_norm"] > rows[0]["center_norm"] > 0
+    assert rows[0]["center_norm"] > 0
 
 
 def test_coefficient_of_the_loss_counts(upstream):
@@ -242,13 +259,17 @@ def test_coefficient_of_the_loss_counts(upstream):
 
 
 def test_teacher_sees_plain_frames_where_it_is_not_perturbed(upstream):
-    module = module_of(upstream, perturb_teacher=False)
-    trainer_of(1).fit(module, Endless([batch_of(0)]))
-    module.trainer.training = True
-    batch = module.on_before_batch_transfer(batch_of(0, size=20), 0)
-    assert (batch["teacher"].weight == 0).all()
-    assert not batch["teacher"].masked.any()
-    assert batch["student"].masked.any()
+    batch, plain = batch_of(0, size=20), module_of(upstream, perturb_teacher=False)
+    for perturbs, perturbing in (
+        ({"student"}, plain.perturbing(training=True)),
+        ({"student", "teacher"}, module_of(upstream).perturbing(training=True)),
+        (set(), module_of(upstream).perturbing(training=False)),
+    ):
+        assert torch.equal(
+            perturbing.count_frames(batch["num_samples"]), plain.distillation.student.count_frames(batch["num_samples"])
+        )
+        drawn = perturbing.draw(batch["seeds"], batch["num_samples"], SAMPLES)
+        assert {view for view, plan in drawn.items() if plan.masked.any() or plan.weight.any()} == perturbs
 
 
 def test_bfloat16_autocast_trains(upstream):
@@ -257,6 +278,126 @@ def test_bfloat16_autocast_trains(upstream):
     _, exact = fit(module_of(upstream), [batch_of(0)], 2)
     assert rows[0]["loss"] == pytest.approx(exact[0]["loss"], rel=0.1)
     assert all(value.dtype in (torch.float32, torch.float64) for value in module.state_dict().values())
+
+
+# -- steps that are skipped
+
+
+class Poison(Callback):
+    """Makes the gradient, not the loss, of some steps infinite or NaN, in one value of one weight."""
+
+    def __init__(self, steps, value=math.nan):
+        self.steps, self.value, self.states = set(steps), value, []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        if trainer.global_step in self.steps:
+            pl_module.distillation.head.final_lin.weight.grad[3, 2] = self.value
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        moments = trainer.optimizers[0].state_dict()["state"]
+        self.states.append(copy.deepcopy({"weights": pl_module.state_dict(), "moments": moments}))
+
+
+def differing(one, other):
+    """The names of what differs between two states of a training."""
+    weights = {name for name, value in one["weights"].items() if not torch.equal(value, other["weights"][name])}
+    moments = zip(one["moments"].values(), other["moments"].values(), strict=True)
+    is_same = all(torch.equal(before[name], after[name]) for before, after in moments for name in before)
+    return weights if is_same else {*weights, "moments"}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_step_whose_gradient_is_not_finite_is_skipped_and_counted(upstream, value):
+    """Weights, moments, teacher and center stay bit by bit; step and learning rate go on, and so does training."""
+    poison = Poison([2], value)
+    module = module_of(upstream, T_max=6)
+    record = Record()
+    trainer = trainer_of(4, record, poison)
+    trainer.fit(module, Endless([batch_of(number) for number in range(4)]))
+    before, skipped, after = poison.states[1:4]
+    assert differing(before, skipped) == {"skipped_steps", "skipped_in_a_row"}
+    assert {"moments", "distillation.loss.center", "distillation.head.final_lin.weight"} <= differing(skipped, after)
+    assert {name for name in differing(skipped, after) if name.startswith("distillation.teacher.")}
+    assert [row["skipped_steps"] for row in record.rows] == [0, 0, 1, 1]
+    np.testing.assert_allclose([row["lr"] for row in record.rows], [1e-3 * cosine(step, 6, 0.1) for step in range(4)])
+    assert trainer.global_step == 4
+    assert not math.isfinite(record.rows[2]["grad_norm"])
+    assert all(value.isfinite().all() for value in module.state_dict().values())
+
+
+def test_a_micro_batch_that_is_not_finite_skips_its_step(upstream):
+    poison, batches = Poison([]), [batch_of(number) for number in range(4)]
+    batches[2]["samples"][1] = math.nan
+    trainer_of(2, poison, accumulate_grad_batches=2).fit(module_of(upstream), Endless(batches))
+    assert differing(poison.states[1], poison.states[3]) == {"skipped_steps", "skipped_in_a_row"}
+
+
+def test_a_run_that_skipped_a_step_is_resumed_bit_by_bit(upstream, tmp_path):
+    batches = [batch_of(number) for number in range(6)]
+    undisturbed, record = module_of(upstream), Record()
+    trainer_of(6, record, Poison([2, 4])).fit(undisturbed, Endless(batches))
+    first = trainer_of(3, Poison([2]))
+    first.fit(module_of(upstream), Endless(batches[:3]))
+    first.save_checkpoint(tmp_path / "three.ckpt")
+    second, resumed = module_of(upstream), Record()
+    trainer = trainer_of(6, resumed, Poison([4]))
+    trainer.fit(second, Endless(batches[3:]), ckpt_path=tmp_path / "three.ckpt", weights_only=True)
+    assert [str(row) for row in resumed.rows] == [str(row) for row in record.rows[3:]]  # NaN is not NaN
+    for name, value in undisturbed.state_dict().items():
+        assert torch.equal(second.state_dict()[name], value), name
+
+
+def test_skipped_steps_in_a_row_are_counted_until_there_are_too_many(upstream):
+    module, rows = module_of(upstream, OptimOptions(max_skipped_steps=3)), []
+
+    class Look(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            rows.append(pl_module.read_step()["skipped_in_a_row"])
+
+    trainer_of(9, Poison([1, 2, 4, 5, 6]), Look()).fit(module, Endless([batch_of(0)]))
+    assert rows == [0, 1, 2, 0, 1, 2, 3, 4, 5]
+
+
+def decide(rank, folder, upstream):
+    """A step of one of two workers, the second of which has a gradient that is not finite."""
+    with one_of_two(rank, folder):
+        module = module_of(upstream, dropout=0.0)
+        distillation, batch = module.distillation, batch_of(rank)
+        optimizer = module.configure_optimizers()["optimizer"]
+        distilled = distillation(batch["samples"], batch["num_samples"], batch["student"], batch["teacher"])
+        distilled.loss.backward()
+        module._sums = distilled.sums
+        if rank == 1:
+            distillation.head.final_lin.bias.grad[0] = math.inf
+        before = weights_of(module)
+        module.configure_gradient_clipping(optimizer, 0.5)
+        optimizer.step()
+        same = all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+        torch.save((bool(module._decided.taken), same), folder / f"{rank}.pt")
+
+
+@FORKS
+def test_what_one_worker_cannot_step_by_no_worker_does(upstream, tmp_path, forked):
+    processes = [forked(decide, rank, tmp_path, upstream) for rank in range(2)]
+    for process in processes:
+        process.join(300)
+        assert process.exitcode == 0
+    assert [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)] == [(False, True)] * 2
+
+
+def test_steps_that_are_not_logged_are_not_read(upstream):
+    """What a step has found is copied from its device where it is logged or looked at, all of it at once."""
+    module, reads, rows = module_of(upstream, T_max=10_000), [], []
+
+    class Look(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            reads.append(bool(pl_module._read))
+            rows.append(dict(trainer.callback_metrics))
+
+    trainer_of(9, Look(), log_every_n_steps=4).fit(module, Endless([batch_of(0)]))
+    assert reads == [step % 4 == 0 for step in range(1, 10)]
+    assert [bool(row) for row in rows] == [step >= 4 for step in range(1, 10)]
+    assert all(value.device.type == "cpu" for value in rows[-1].values())
 
 
 # -- checkpoints
@@ -293,6 +434,7 @@ def test_checkpoint_is_plain_and_holds_everything(upstream, tmp_path):
     trainer.save_checkpoint(tmp_path / "run.ckpt")
     content = torch.load(tmp_path / "run.ckpt", weights_only=True)
     state = content["state_dict"]
+    assert content["state_dict"]["skipped_steps"] == 0
     for name in (
         "distillation.student.cls_token",
         "distillation.teacher.layers.0.attention.k_proj.weight",
@@ -311,6 +453,19 @@ def test_checkpoint_is_plain_and_holds_everything(upstream, tmp_path):
     assert ours["upstream"]["hidden_size"] == 16
     assert ours["seed"] == 0
     json.dumps(ours)
+
+
+def test_a_checkpoint_of_before_skipped_steps_were_counted_is_gone_on_from(upstream, tmp_path):
+    trainer, _ = fit(module_of(upstream), [batch_of(0)], 2)
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    content = torch.load(tmp_path / "run.ckpt", weights_only=True)
+    del content["state_dict"]["skipped_steps"], content["state_dict"]["skipped_in_a_row"]
+    torch.save(content, tmp_path / "old.ckpt")
+    modules = [module_of(upstream) for _ in range(2)]
+    for name, module in zip(("run", "old"), modules, strict=True):
+        trainer_of(4).fit(module, Endless([batch_of(1)]), ckpt_path=tmp_path / f"{name}.ckpt", weights_only=True)
+    for name, value in modules[0].state_dict().items():
+        assert torch.equal(modules[1].state_dict()[name], value), name
 
 
 @pytest.mark.parametrize(("layers", "layer", "normcut"), [(12, 9, 11), (24, 18, 22), (4, 3, 4), (1, 1, 1)])
@@ -371,6 +526,16 @@ def test_random_weights_come_from_the_seed(name, tmp_path, upstream):
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, same[key]) for key, value in one.items())
     assert not torch.equal(one["student.cls_token"], other["student.cls_token"])
+
+
+def test_the_cls_vector_begins_as_that_of_the_upstream_or_small(upstream):
+    found = fetch_upstream("random")
+    small = found._replace(config={**found.config, "num_hidden_layers": 1})
+    cls_token = build_distillation(small, options_of("random", reinit_layers=()), 0).student.cls_token
+    assert cls_token.std().item() == pytest.approx(768**-0.5, rel=0.1)
+    bundled = fetch_upstream("bundled")
+    theirs = build_distillation(bundled, options_of("bundled", reinit_layers=()), 0).student.cls_token
+    assert torch.equal(theirs, load_plain("", fetch_checkpoint("bundled").data)["state_dict"]["cls_token"].float())
 
 
 def test_random_is_as_large_as_hubert_base():
@@ -460,13 +625,14 @@ def sounds(count, num_samples, seed):
 def crops_of(recordings, places, length):
     crops = np.stack([recordings[index, start : start + length] for index, start in places])
     crops = (crops - crops.mean(1, keepdims=True)) / crops.std(1, keepdims=True)
-    return {
+    batch = {
         "samples": torch.from_numpy(crops.astype(np.float32)),
         "num_samples": torch.full((len(crops),), length),
         "seeds": torch.tensor([hash(place) % 2**31 for place in places]),
         "index": torch.tensor([index for index, _ in places]),
         "skipped": 0,
     }
+    return seen(batch)
 
 
 @pytest.mark.seconds
@@ -485,7 +651,7 @@ def test_a_tiny_model_learns_and_does_not_collapse(caplog):
     places = [(index, start) for index in range(16) for start in (0, length)]
     validation = loader_of([crops_of(held_back, places, length)])
     options = ModelOptions("tiny", final_dim=128, lr=1e-3, T_max=steps, ema_decay=0.99)
-    module = DistillationModule(options, OptimOptions(), seed=0)
+    module = DistillationModule(options, OptimOptions(), 0, fetch_upstream("tiny"))
     trainer = trainer_of(steps)
     (before,) = trainer.validate(module, validation, verbose=False)
     first = copy.deepcopy(module.distillation.teacher.state_dict())

@@ -11,7 +11,7 @@ from sdhubert_ray.output import fingerprint
 from sdhubert_ray.training.options import TrainConfig, load_train_config
 
 
-def load(*overrides, name="sdhubert_base"):
+def load(*overrides, name="sdhubert_paper"):
     return load_train_config(name, overrides, {})
 
 
@@ -62,6 +62,7 @@ LAYOUT_OPTIONS = {
     "limit_val_batches": 0.5,
     "log_every_n_steps": 7,
     "optim.compile": True,
+    "optim.max_skipped_steps": 7,
     "data.num_workers": 0,
     "data.prefetch": 7,
     "data.schemes": ("file", "https"),
@@ -93,11 +94,50 @@ def test_what_changes_the_weights_is_in_the_identity_and_nothing_else(key):
     assert same == (key in LAYOUT_OPTIONS)
 
 
-def test_the_base_file_tells_every_key_and_its_default():
-    text = (CONFIGS / "sdhubert_base.yaml").read_text()
+def test_the_file_of_the_paper_tells_every_key_and_its_default():
+    text = (CONFIGS / "sdhubert_paper.yaml").read_text()
     assert set(flatten(yaml.safe_load(text))) == {key for key, _ in leaves(TrainConfig())}
     assert load() == TrainConfig()
     assert load().model.lr == 1e-4
+
+
+def test_the_recipes_differ_where_the_table_of_the_docs_says_so():
+    paper, base = (dict(leaves(load(name=name))) for name in ("sdhubert_paper", "sdhubert_base"))
+    different = {key: value for key, value in base.items() if value != paper[key]}
+    assert different.pop("name") == "sdhubert_base"
+    assert different == {
+        "model.teacher": "frozen",
+        "model.gamma": 1.0,
+        "model.loss_coefs.distillation_loss": 100.0,
+        "scaling.num_workers": 2,
+    }
+    assert (load().global_batch, load(name="sdhubert_base").global_batch) == (100, 200)
+    table = (CONFIGS.parent / "docs" / "training.md").read_text()
+    assert all(key in table for key in different)
+
+
+def test_the_public_codes_recipe_on_one_gpu_is_the_same():
+    one, two = (
+        load("scaling.num_workers=1", "optim.accumulate_grad_batches=2", name="sdhubert_base"),
+        load(name="sdhubert_base"),
+    )
+    assert one.identity() == two.identity()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "readers"),
+    [
+        (("scaling.cpus_per_worker=64",), 6),
+        (("scaling.cpus_per_worker=5",), 4),
+        (("scaling.cpus_per_worker=2",), 1),
+        (("scaling.cpus_per_worker=0.5",), 1),
+        ((), 1),
+        (("scaling.cpus_per_worker=2", "data.num_workers=9"), 9),
+        (("data.num_workers=0",), 0),
+    ],
+)
+def test_readers_are_what_a_worker_has_cpus_for_or_as_told(overrides, readers):
+    assert load(*overrides).num_readers == readers
 
 
 def test_the_tiny_file_is_one():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sdhubert_ray.encoder.model import SDHuBERT, run_to_cls
 from sdhubert_ray.training.distillation.head import Head, Teacher, reinitialise
 from sdhubert_ray.training.distillation.loss import CentredLoss, Sums, sum_states
-from sdhubert_ray.training.distillation.perturb import Perturbation, perturb
+from sdhubert_ray.training.perturbations import Perturbation, perturb
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,16 @@ class Distillation(nn.Module):
         """The student's CLS state (B, D) for (B, T, D) frames, (B,) of them valid, and what its last layer has seen."""
         return run_to_cls(self.student.enter(frames), num_frames, self.student.speech_model.encoder.layers)
 
-    def step(self, sums: Sums) -> None:
-        """After a step of the optimizer: move teacher and center; `sums` are of all workers and micro-batches."""
+    def step(self, sums: Sums, taken: Tensor) -> None:
+        """After a step of the optimizer: move teacher and center.
+
+        Args:
+            sums: of all workers and micro-batches.
+            taken: () bool on the device, the same on all workers; where it is false nothing moves.
+        """
         if not self.options.frozen_teacher:
-            self.teacher.follow(self.student, self.head, self.options.ema_decay)
-        self.loss.update_center(sums)
+            self.teacher.follow(self.student, self.head, self.options.ema_decay, taken)
+        self.loss.update_center(sums, taken)
 
     def _freeze(self) -> None:
         speech_model = self.student.speech_model

@@ -59,11 +59,14 @@ class Teacher(nn.Module):
         return cls, self.head(cls)
 
     @torch.no_grad()
-    def follow(self, student: SDHuBERT, head: Head, decay: float) -> None:
-        """Move towards the student in place: decay * teacher + (1 - decay) * student."""
+    def follow(self, student: SDHuBERT, head: Head, decay: float, taken: Tensor) -> None:
+        """Move towards the student in place: decay * teacher + (1 - decay) * student.
+
+        Where `taken`, () bool on its device, is false, it stays as it is; nothing is waited for.
+        """
         own: list[Tensor] = [*self.layers.parameters(), *self.head.parameters()]
         theirs: list[Tensor] = [*student.speech_model.encoder.layers.parameters(), *head.parameters()]
-        torch._foreach_lerp_(own, theirs, 1 - decay)
+        torch._foreach_lerp_(own, theirs, [(1 - decay) * taken] * len(own))
 
 
 def reinitialise(layers: Sequence[nn.Module]) -> None:

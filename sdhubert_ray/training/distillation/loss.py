@@ -15,7 +15,8 @@ class CentredLoss(nn.Module):
     """Cross entropy of softmax((t - center) / temp_t) against log_softmax(s / temp_s), in float32.
 
     Attributes:
-        center: (P,) running mean of the teacher's logits, a buffer as all else here.
+        center: (P,) running mean of the teacher's logits, a buffer as all else here; zeros until the first step, whose
+            mean it then is.
     """
 
     center: Tensor
@@ -55,9 +56,16 @@ class CentredLoss(nn.Module):
             return losses.mean(), sums
 
     @torch.no_grad()
-    def update_center(self, sums: Mapping[str, Tensor]) -> None:
-        """Move the center towards the mean of the teacher's logits; call it after their use, with all workers' sums."""
-        self.center.lerp_(sums["teacher_logits"] / sums["count"], 1 - self.center_momentum_)
+    def update_center(self, sums: Mapping[str, Tensor], taken: Tensor) -> None:
+        """Move the center towards the mean of the teacher's logits; call it after their use, with all workers' sums.
+
+        It begins with the first mean, unless all of it is to stay. Where `taken`, () bool on its device, is false, it
+        stays; nothing is waited for.
+        """
+        mean = sums["teacher_logits"] / sums["count"]
+        begins = (self.center == 0).all() & (self.center_momentum_ < 1)
+        moved = torch.where(begins, mean, self.center.lerp(mean, 1 - self.center_momentum_))
+        self.center.copy_(torch.where(taken, moved, self.center))
 
 
 @torch.no_grad()

@@ -17,14 +17,11 @@ from sdhubert_ray.training.distillation import (
     Distillation,
     DistillationOptions,
     Head,
-    PerturbationOptions,
-    draw_perturbations,
-    no_perturbation,
-    perturb,
     reinitialise,
     sum_over_workers,
     summarise,
 )
+from sdhubert_ray.training.perturbations import PerturbationOptions, draw_perturbations, no_perturbation, perturb
 
 TINY = {
     "hidden_size": 16,
@@ -35,6 +32,7 @@ TINY = {
     "num_conv_pos_embeddings": 16,
     "num_conv_pos_embedding_groups": 2,
 }
+TAKEN = torch.tensor(True)
 NO_DROPOUT = dict.fromkeys(("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout"), 0.0)
 
 
@@ -143,7 +141,7 @@ def test_teacher_follows_by_its_formula(decay):
     model = tiny_distillation(ema_decay=decay)
     before = {name: value.clone() for name, value in model.teacher.state_dict().items()}
     distilled = changed(model)
-    model.step(distilled.sums)
+    model.step(distilled.sums, TAKEN)
     student = {f"layers.{k}": v for k, v in model.student.speech_model.encoder.layers.state_dict().items()}
     student |= {f"head.{k}": v for k, v in model.head.state_dict().items()}
     assert set(student) == set(before)
@@ -155,11 +153,21 @@ def test_teacher_follows_by_its_formula(decay):
     assert moved > len(before) / 2
 
 
+def test_nothing_moves_in_a_step_that_is_not_taken():
+    model = tiny_distillation(ema_decay=0.5)
+    model.step(changed(model).sums, TAKEN)
+    before = copy.deepcopy({**model.teacher.state_dict(), "center": model.loss.center})
+    sums = changed(model).sums
+    model.step(sums | {"teacher_logits": sums["teacher_logits"] * torch.nan}, ~TAKEN)
+    for name, value in {**model.teacher.state_dict(), "center": model.loss.center}.items():
+        assert torch.equal(value, before[name]), name
+
+
 def test_frozen_teacher_keeps_the_initial_copy_but_its_center_moves():
     model = tiny_distillation(frozen_teacher=True)
     before = copy.deepcopy(model.teacher.state_dict())
     for _ in range(3):
-        model.step(changed(model).sums)
+        model.step(changed(model).sums, TAKEN)
     for name, value in model.teacher.state_dict().items():
         assert torch.equal(value, before[name])
     assert model.loss.center.abs().sum() > 0
@@ -195,7 +203,7 @@ def test_teacher_is_the_student_at_first():
 def test_everything_that_changes_is_in_the_state_dict():
     model, other = tiny_distillation(), tiny_distillation(tiny_student(seed=5))
     for _ in range(2):
-        model.step(changed(model).sums)
+        model.step(changed(model).sums, TAKEN)
     other.load_state_dict(model.state_dict())
     assert {"loss.center", "loss.temp_s", "loss.temp_t", "loss.center_momentum_"} <= set(model.state_dict())
     batch = batch_of(3, seed=1)
@@ -324,7 +332,7 @@ def step_of(batch, rows, world):
         distilled.loss.backward()
         optimizer.step()
         sums = sum_over_workers(distilled.sums)
-        model.step(sums)
+        model.step(sums, TAKEN)
     gradients = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
     return {"metrics": summarise(sums), "gradients": gradients, "state": model.state_dict()}
 

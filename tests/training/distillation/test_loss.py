@@ -17,6 +17,8 @@ from sdhubert_ray.training.distillation import (
     summarise,
 )
 
+TAKEN = torch.tensor(True)
+
 
 def logits_of(batch, width, seed, scale=1.0):
     return torch.from_numpy((np.random.default_rng(seed).standard_normal((batch, width)) * scale).astype(np.float32))
@@ -34,7 +36,7 @@ def test_loss_center_and_entropies_are_those_of_numpy(batch, width, seed, scale)
     predicted = log_softmax(student.numpy().astype(np.float64) / 0.2, 1)
     losses = -(wanted * predicted).sum(1)
     np.testing.assert_allclose(found, losses.mean(), rtol=1e-4, atol=1e-5)
-    loss.update_center(sums)
+    loss.update_center(sums, TAKEN)
     np.testing.assert_allclose(loss.center, 0.9 * before + 0.1 * teacher.numpy().mean(0), rtol=1e-5, atol=1e-6)
     states = sum_states(*(torch.ones(batch, 2),) * 2, torch.ones(batch, 3, 2), torch.full((batch,), 3))
     metrics = summarise(sums | states)
@@ -79,16 +81,34 @@ def test_center_is_used_before_it_is_updated():
     first, sums = loss(logits_of(5, 7, 0), teacher)
     plain = CentredLoss(7)(logits_of(5, 7, 0), teacher)[0]
     assert torch.equal(first, plain)
-    loss.update_center(sums)
+    loss.update_center(sums, TAKEN)
     np.testing.assert_allclose(loss.center, teacher.mean(0), atol=1e-6)
+
+
+def test_center_begins_with_the_mean_of_the_first_step_that_is_taken():
+    loss, none = CentredLoss(7), CentredLoss(7, center_momentum=1.0)
+    first, second = logits_of(5, 7, 1), logits_of(5, 7, 2)
+    broken = loss(logits_of(5, 7, 0), first * torch.inf)[1]
+    loss.update_center(broken, ~TAKEN)
+    assert not loss.center.any()
+    sums = loss(logits_of(5, 7, 0), first)[1]
+    loss.update_center(sums, TAKEN)
+    np.testing.assert_allclose(loss.center, first.mean(0), rtol=1e-6)
+    before = loss.center.clone()
+    loss.update_center(broken, ~TAKEN)
+    assert torch.equal(loss.center, before)
+    loss.update_center(loss(logits_of(5, 7, 0), second)[1], TAKEN)
+    np.testing.assert_allclose(loss.center, 0.9 * before + 0.1 * second.mean(0), rtol=1e-5, atol=1e-6)
+    none.update_center(sums, TAKEN)
+    assert not none.center.any()
 
 
 def test_center_of_micro_batches_of_any_size_is_that_of_all():
     student, teacher = logits_of(7, 6, 0), logits_of(7, 6, 1)
     parts, whole = CentredLoss(6), CentredLoss(6)
     sums = [parts(student[rows], teacher[rows])[1] for rows in (slice(0, 2), slice(2, 7))]
-    parts.update_center(add_sums(*sums))
-    whole.update_center(whole(student, teacher)[1])
+    parts.update_center(add_sums(*sums), TAKEN)
+    whole.update_center(whole(student, teacher)[1], TAKEN)
     np.testing.assert_allclose(parts.center, whole.center, atol=1e-7)
 
 
@@ -124,7 +144,7 @@ def test_targets_that_are_all_alike_have_no_information(peak):
 def center_of_shares(rank, folder, batch, shares):
     with one_of_two(rank, folder):
         loss = CentredLoss(5)
-        loss.update_center(sum_over_workers(loss(*(part[shares[rank]] for part in batch))[1]))
+        loss.update_center(sum_over_workers(loss(*(part[shares[rank]] for part in batch))[1]), TAKEN)
         torch.save(loss.center, folder / f"{rank}.pt")
 
 
@@ -137,4 +157,4 @@ def test_center_weighs_workers_by_their_samples(tmp_path, forked):
         process.join(300)
         assert process.exitcode == 0
     for rank in range(2):
-        np.testing.assert_allclose(torch.load(tmp_path / f"{rank}.pt"), 0.1 * batch[1].mean(0), atol=1e-7)
+        np.testing.assert_allclose(torch.load(tmp_path / f"{rank}.pt"), batch[1].mean(0), atol=1e-6)

@@ -1,4 +1,7 @@
-"""Perturbations of projected frames: masked spans, or a stretch in time; padding is never touched."""
+"""Perturbations of projected frames: masked spans, or a stretch in time; padding is never touched.
+
+They are drawn by the processes that read crops, and applied where the model is: nothing here needs one.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -73,6 +76,37 @@ class Perturbation(NamedTuple):
     masked: Tensor
 
 
+@dataclass(frozen=True)
+class Perturbing:
+    """Draws how student and teacher see the crops of a batch; it crosses to the processes that read.
+
+    Attributes:
+        kernels: kernel and stride of each convolution of the extractor, which say how many frames a crop has.
+        views: those of `VIEWS` that are perturbed; the others see the frames as they are.
+        options: what is drawn from.
+    """
+
+    kernels: tuple[tuple[int, int], ...]
+    views: tuple[str, ...] = VIEWS
+    options: PerturbationOptions = field(default_factory=PerturbationOptions)
+
+    def draw(self, seeds: Tensor, num_samples: Tensor, length: int) -> dict[str, Perturbation]:
+        """Of crops with (B,) int64 seeds and valid samples, padded to `length` samples: by the names of `VIEWS`."""
+        num_frames, padded = self.count_frames(num_samples), int(self.count_frames(torch.tensor(length)))
+        return {
+            view: draw_perturbations(seeds, num_frames, padded, self.options, view)
+            if view in self.views
+            else no_perturbation(len(seeds), padded)
+            for view in VIEWS
+        }
+
+    def count_frames(self, num_samples: Tensor) -> Tensor:
+        """Frames of so many samples, int64 each, as the encoder's `count_frames`."""
+        for kernel, stride in self.kernels:
+            num_samples = (num_samples - kernel) // stride + 1
+        return num_samples
+
+
 def draw_perturbations(
     seeds: Tensor, num_frames: Tensor, length: int, options: PerturbationOptions, which: str
 ) -> Perturbation:
@@ -103,7 +137,7 @@ def draw_perturbations(
 
 def no_perturbation(batch: int, length: int) -> Perturbation:
     """Leave the frames of a batch as they are."""
-    lower = torch.arange(length).expand(batch, -1)
+    lower = torch.arange(length).repeat(batch, 1)
     return Perturbation(lower, torch.zeros(batch, length), torch.zeros(batch, length, dtype=torch.bool))
 
 

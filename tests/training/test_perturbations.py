@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdhubert_ray.training.distillation import (
+from sdhubert_ray.training.perturbations import (
     MaskOptions,
     PerturbationOptions,
     draw_perturbations,
