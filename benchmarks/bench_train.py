@@ -40,13 +40,12 @@ from sdhubert_ray.training.distillation import (
     Distillation,
     DistillationOptions,
     Head,
-    PerturbationOptions,
-    draw_perturbations,
     reinitialise,
     sum_over_workers,
     summarise,
 )
 from sdhubert_ray.training.options import DataOptions
+from sdhubert_ray.training.perturbations import Perturbing
 from sdhubert_ray.training.recordings import list_recordings, open_recordings
 
 ROOT = Path(__file__).parent.parent
@@ -151,7 +150,10 @@ def plain_recipe(size: str, samples: torch.Tensor) -> Step:
 
 
 def our_step(size: str, samples: torch.Tensor, compiled: bool, spent: dict[str, float]) -> Step:
-    """Return what the Lightning module does; `spent` takes the seconds of each part, if it has a key for it."""
+    """Return what a training does; `spent` takes the seconds of each part, if it has a key for it.
+
+    Perturbations are drawn in it, which a training leaves to the processes that read.
+    """
     device = samples.device.type
     model = Distillation(build_student(size, "sdpa"), DistillationOptions(final_dim=SIZES[size][1])).to(device).train()
     if compiled:
@@ -160,9 +162,9 @@ def our_step(size: str, samples: torch.Tensor, compiled: bool, spent: dict[str, 
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, fused=True)
     num_samples = torch.full((len(samples),), samples.shape[1])
-    num_frames = model.student.count_frames(num_samples)
-    length = int(num_frames[0])
-    options = PerturbationOptions()
+    config = model.student.speech_model.config
+    perturbing = Perturbing(tuple(zip(config.conv_kernel, config.conv_stride, strict=True)))
+    taken = torch.ones((), dtype=torch.bool, device=device)
     on_device = num_samples.to(device)
 
     def done(part: str, began: float) -> float:
@@ -174,10 +176,8 @@ def our_step(size: str, samples: torch.Tensor, compiled: bool, spent: dict[str, 
     def step(number: int) -> None:
         began = time.perf_counter()
         seeds = torch.arange(len(samples)) + number * len(samples)
-        plans = []
-        for which in ("student", "teacher"):
-            drawn = draw_perturbations(seeds, num_frames, length, options, which)
-            plans.append(type(drawn)(*(part.to(device, non_blocking=True) for part in drawn)))
+        drawn = perturbing.draw(seeds, num_samples, samples.shape[1]).values()
+        plans = [type(plan)(*(part.to(device, non_blocking=True) for part in plan)) for plan in drawn]
         began = done("perturbations drawn", began)
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             distilled = model(samples, on_device, *plans)
@@ -189,7 +189,7 @@ def our_step(size: str, samples: torch.Tensor, compiled: bool, spent: dict[str, 
         optimizer.step()
         began = done("optimizer", began)
         sums = sum_over_workers(distilled.sums)
-        model.step(sums)
+        model.step(sums, taken)
         summarise(sums)["loss"].item()
         done("teacher, center, sums", began)
 

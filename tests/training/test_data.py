@@ -27,6 +27,7 @@ from sdhubert_ray.training.data import (
     validation_order,
 )
 from sdhubert_ray.training.options import DataOptions
+from sdhubert_ray.training.perturbations import VIEWS, Perturbing
 from sdhubert_ray.training.recordings import list_recordings, open_recordings, put_recordings
 
 CROP = 8_000  # samples: half a second
@@ -232,7 +233,11 @@ def test_what_cannot_be_used_is_told(tmp_path):
 def assert_same(one, other):
     for key in ("samples", "num_samples", "seeds", "index"):
         assert torch.equal(one[key], other[key]), key
-    assert one["skipped"] == other["skipped"]
+    for key in ("skipped", "audio_samples"):
+        assert one[key] == other[key], key
+    for view in VIEWS:
+        for part, same in zip(one.get(view, ()), other.get(view, ()), strict=True):
+            assert torch.equal(part, same), view
 
 
 def test_batches_hold_valid_samples_then_zeros(recordings):
@@ -241,6 +246,8 @@ def test_batches_hold_valid_samples_then_zeros(recordings):
     assert batch["num_samples"].tolist() == [32_000, 40_000]
     assert not batch["samples"][0, 32_000:].any()
     assert batch["index"].tolist() == [0, 6]
+    assert batch["audio_samples"] == 72_000
+    assert not {"student", "teacher"} & set(batch)
     assert batch["samples"].dtype == torch.float32
     assert batch["seeds"].dtype == batch["num_samples"].dtype == torch.int64
 
@@ -258,13 +265,15 @@ def test_crops_hang_on_seed_epoch_and_recording_only(recordings):
 
 @pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=FORKS)])
 def test_loader_gives_the_same_batches_whatever_its_workers(recordings, num_workers):
-    reader = CropReader(recordings, CROP, 3)
+    reader = CropReader(recordings, CROP, 3, Perturbing(((400, 320),)))
     order = TrainingOrder(len(recordings), 3, Share(0, 1, 3), 3, 0, 5)
     state = torch.get_rng_state()
     loaded = list(torch_loader(reader, order, num_workers, 2, False))
     assert torch.equal(torch.get_rng_state(), state)  # the model's dropout goes on undisturbed
     expected = [reader.read_batch(draws) for draws in order]
     assert len(loaded) == len(expected) == 5
+    assert expected[0]["student"].weight.any() or expected[0]["student"].masked.any()
+    assert expected[0]["teacher"].lower.shape == (3, 24)
     for one, other in zip(loaded, expected, strict=True):
         assert_same(one, other)
     resumed = list(torch_loader(reader, TrainingOrder(len(recordings), 3, Share(0, 1, 3), 3, 9, 2), 0, 2, False))

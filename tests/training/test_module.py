@@ -12,6 +12,7 @@ import pytest
 import torch
 from forks import FORKS
 from lightning.pytorch.callbacks import Callback
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 from transformers import HubertConfig, HubertForCTC, HubertModel
 from two_workers import one_of_two
@@ -385,6 +386,18 @@ def test_what_one_worker_cannot_step_by_no_worker_does(upstream, tmp_path, forke
     assert [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)] == [(False, True)] * 2
 
 
+class Values(TorchDispatchMode):
+    """Counts what a GPU would be waited for: values of tensors that Python asks for, one by one."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
 def test_steps_that_are_not_logged_are_not_read(upstream):
     """What a step has found is copied from its device where it is logged or looked at, all of it at once."""
     module, reads, rows = module_of(upstream, T_max=10_000), [], []
@@ -394,7 +407,10 @@ def test_steps_that_are_not_logged_are_not_read(upstream):
             reads.append(bool(pl_module._read))
             rows.append(dict(trainer.callback_metrics))
 
-    trainer_of(9, Look(), log_every_n_steps=4).fit(module, Endless([batch_of(0)]))
+    batches = Endless([batch_of(0)])
+    with Values() as values:
+        trainer_of(9, Look(), log_every_n_steps=4).fit(module, batches)
+    assert values.count == 0
     assert reads == [step % 4 == 0 for step in range(1, 10)]
     assert [bool(row) for row in rows] == [step >= 4 for step in range(1, 10)]
     assert all(value.device.type == "cpu" for value in rows[-1].values())
@@ -659,7 +675,7 @@ def test_a_tiny_model_learns_and_does_not_collapse(caplog):
     (after,) = trainer_of(steps).validate(module, validation, verbose=False)
     assert after["val_margin"] > before["val_margin"] + 0.15
     assert after[VALIDATION_SCORE] > before[VALIDATION_SCORE] + 0.1
-    assert after["val_auc"] > 0.85
+    assert after["val_auc"] > before["val_auc"] > 0.8
     last = {name: np.mean([row[name] for row in rows[-10:]]) for name in rows[-1]}
     assert last["student_cls_spread"] > 0.3
     assert last["teacher_cls_spread"] > 0.2

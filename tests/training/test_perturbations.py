@@ -5,10 +5,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import minimal_model
 
 from sdhubert_ray.training.perturbations import (
+    VIEWS,
     MaskOptions,
     PerturbationOptions,
+    Perturbing,
     draw_perturbations,
     no_perturbation,
     perturb,
@@ -20,6 +23,8 @@ STRETCH = PerturbationOptions(long_masks=NEVER_LONG, short_masks=NEVER_SHORT)
 LONG = PerturbationOptions(long_masks=MaskOptions(1.0, 0.2, 10), short_masks=NEVER_SHORT)
 SHORT = PerturbationOptions(long_masks=NEVER_LONG, short_masks=MaskOptions(1.0, 0.3, 5))
 ANY = PerturbationOptions()
+MODEL = minimal_model()
+KERNELS = tuple(zip(MODEL.speech_model.config.conv_kernel, MODEL.speech_model.config.conv_stride, strict=True))
 WIDTH = 3
 MASK = torch.full((WIDTH,), 7.0)
 
@@ -192,3 +197,20 @@ def test_options_that_make_no_sense_are_refused():
         PerturbationOptions(anchor=(0.8, 0.2))
     with pytest.raises(ValueError, match="rate"):
         PerturbationOptions(rate=(0.0, 1.0))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.integers(400, 20_000), min_size=1, max_size=5), st.integers(0, 2**32 - 1))
+def test_readers_draw_what_the_model_counts_frames_for(num_samples, seed):
+    """Of padded crops, each by its own seed; a view that is not perturbed sees the frames as they are."""
+    drawn, counts, length = torch.arange(len(num_samples)) + seed, torch.tensor(num_samples), 20_000
+    both, one = Perturbing(KERNELS), Perturbing(KERNELS, ("student",))
+    assert torch.equal(both.count_frames(counts), MODEL.count_frames(counts))
+    plans = both.draw(drawn, counts, length)
+    for view in VIEWS:
+        expected = draw_perturbations(drawn, MODEL.count_frames(counts), 62, ANY, view)
+        assert all(torch.equal(part, same) for part, same in zip(plans[view], expected, strict=True))
+    plain = one.draw(drawn, counts, length)
+    assert torch.equal(plain["student"].masked, plans["student"].masked)
+    assert torch.equal(plain["teacher"].lower, torch.arange(62).repeat(len(num_samples), 1))
+    assert not plain["teacher"].masked.any()
