@@ -6,6 +6,14 @@ from forks import CONTEXT, OTHERS
 CONTEXT.set_forkserver_preload([*OTHERS, "lightning.pytorch"])
 
 
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory):
+    """The folder of a HuBERT as small as one can be, with weights."""
+    from distillations import write_upstream  # transformers takes seconds
+
+    return write_upstream(tmp_path_factory.mktemp("upstream"))
+
+
 @pytest.fixture
 def forked():
     """Starts a function in a process of its own, with none of this one's threads: `forked(function, *arguments)`."""

@@ -1,144 +1,42 @@
 """The Lightning module: schedule, clipping, accumulation, resuming, what is watched; and a model that learns."""
 
 import copy
-import itertools
 import json
 import logging
 import math
 
-import lightning
 import numpy as np
 import pytest
 import torch
-from forks import FORKS
+from distillations import (
+    QUIET,
+    SAMPLES,
+    Endless,
+    Record,
+    batch_of,
+    fit,
+    joined,
+    loader_of,
+    module_of,
+    options_of,
+    seen,
+    trainer_of,
+    weights_of,
+)
 from lightning.pytorch.callbacks import Callback
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.data import DataLoader
-from transformers import HubertConfig, HubertForCTC, HubertModel
-from two_workers import one_of_two
 
-from sdhubert_ray.encoder.checkpoint import load_plain
-from sdhubert_ray.encoder.weights import fetch_checkpoint, fetch_upstream
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.encoder.weights import fetch_upstream
 from sdhubert_ray.training.distillation import Teacher
 from sdhubert_ray.training.module import DistillationModule, cosine, segmentation_of
 from sdhubert_ray.training.options import LossCoefficients, ModelOptions, OptimOptions
-from sdhubert_ray.training.perturbations import VIEWS, Perturbing
-from sdhubert_ray.training.start import build_distillation
 from sdhubert_ray.training.watching import VALIDATION_SCORE
 
-_QUIET = pytest.mark.filterwarnings(
-    # Lightning's advice on loaders of this size, and its own use of what torch has deprecated.
-    "ignore:.*does not have many workers.*",
-    # The teacher and the frozen parts.
-    "ignore:Found .* in eval mode at the start of training.*",
-    "ignore:You defined a `validation_step` but have no `val_dataloader`.*",
-    "ignore:.*isinstance.treespec, LeafSpec.* is deprecated.*",
-)
-pytestmark = [_QUIET, pytest.mark.usefixtures("one_thread")]
+pytestmark = [QUIET, pytest.mark.usefixtures("one_thread")]
 
-SAMPLES = 6000
-KERNELS = tuple(zip(HubertConfig().conv_kernel, HubertConfig().conv_stride, strict=True))
 LOGGED = {
     *("loss", "lr", "grad_norm", "center_norm", "teacher_entropy", "student_entropy", "information", "skipped"),
     *("student_cls_spread", "teacher_cls_spread", "token_spread", "collapsed", "skipped_steps"),
 }
-
-
-@pytest.fixture(scope="module")
-def upstream(tmp_path_factory):
-    """The folder of a HuBERT as small as one can be, with weights."""
-    torch.manual_seed(0)
-    config = HubertConfig(
-        hidden_size=16,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=32,
-        conv_dim=[8] * 7,
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=2,
-    )
-    folder = tmp_path_factory.mktemp("upstream")
-    HubertModel(config).save_pretrained(folder)
-    return folder
-
-
-def options_of(upstream, **values):
-    small = {"reinit_layers": (2,), "final_dim": 24, "lr": 1e-3, "T_max": 10}
-    return ModelOptions(**{"speech_upstream": str(upstream), **small, **values})
-
-
-def module_of(upstream, optim=None, seed=0, **values):
-    options = options_of(upstream, **values)
-    return DistillationModule(options, optim or OptimOptions(), seed, fetch_upstream(options.speech_upstream))
-
-
-def batch_of(number, size=4, skipped=0):
-    rng = np.random.default_rng(number)
-    counts = torch.from_numpy(rng.integers(SAMPLES // 2, SAMPLES + 1, size))
-    return seen(
-        {
-            "samples": torch.from_numpy(rng.standard_normal((size, SAMPLES)).astype(np.float32)),
-            "num_samples": counts,
-            "seeds": torch.arange(size) + 1000 * number,
-            "index": torch.arange(size) // 2,
-            "skipped": skipped,
-        }
-    )
-
-
-def seen(batch, views=VIEWS):
-    """A batch with what its readers draw."""
-    drawn = Perturbing(KERNELS, views).draw(batch["seeds"], batch["num_samples"], batch["samples"].shape[1])
-    return {**batch, **drawn}
-
-
-def joined(batches):
-    one = {key: torch.cat([batch[key] for batch in batches]) for key in ("samples", "num_samples", "seeds", "index")}
-    return seen({**one, "skipped": sum(batch["skipped"] for batch in batches)})
-
-
-class Endless:
-    """Batches, over and over, as those of a run: without a length."""
-
-    def __init__(self, batches):
-        self.batches = batches
-
-    def __iter__(self):
-        return itertools.cycle(self.batches)
-
-
-def loader_of(batches):
-    """To validate with, unperturbed."""
-    return DataLoader([seen(batch, ()) for batch in batches], batch_size=None)
-
-
-class Record(Callback):
-    """What was logged in each step."""
-
-    def __init__(self):
-        self.rows = []
-
-    def on_train_batch_end(self, trainer, *_):
-        self.rows.append({name: float(value) for name, value in trainer.callback_metrics.items()})
-
-
-def trainer_of(steps, *callbacks, **values):
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    defaults = {"accelerator": "cpu", "max_epochs": -1, "max_steps": steps, "gradient_clip_val": 0.5}
-    defaults |= {"num_sanity_val_steps": 0, "log_every_n_steps": 1}
-    return lightning.Trainer(**{**quiet, **defaults, **values}, callbacks=list(callbacks))
-
-
-def fit(module, batches, steps, **values):
-    record = Record()
-    trainer = trainer_of(steps, record, **values)
-    trainer.fit(module, Endless(batches))
-    return trainer, record.rows
-
-
-def weights_of(module):
-    return {name: value.clone() for name, value in module.state_dict().items()}
 
 
 # -- steps
@@ -281,141 +179,6 @@ def test_bfloat16_autocast_trains(upstream):
     assert all(value.dtype in (torch.float32, torch.float64) for value in module.state_dict().values())
 
 
-# -- steps that are skipped
-
-
-class Poison(Callback):
-    """Makes the gradient, not the loss, of some steps infinite or NaN, in one value of one weight."""
-
-    def __init__(self, steps, value=math.nan):
-        self.steps, self.value, self.states = set(steps), value, []
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        if trainer.global_step in self.steps:
-            pl_module.distillation.head.final_lin.weight.grad[3, 2] = self.value
-
-    def on_train_batch_end(self, trainer, pl_module, *_):
-        moments = trainer.optimizers[0].state_dict()["state"]
-        self.states.append(copy.deepcopy({"weights": pl_module.state_dict(), "moments": moments}))
-
-
-def differing(one, other):
-    """The names of what differs between two states of a training."""
-    weights = {name for name, value in one["weights"].items() if not torch.equal(value, other["weights"][name])}
-    moments = zip(one["moments"].values(), other["moments"].values(), strict=True)
-    is_same = all(torch.equal(before[name], after[name]) for before, after in moments for name in before)
-    return weights if is_same else {*weights, "moments"}
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_step_whose_gradient_is_not_finite_is_skipped_and_counted(upstream, value):
-    """Weights, moments, teacher and center stay bit by bit; step and learning rate go on, and so does training."""
-    poison = Poison([2], value)
-    module = module_of(upstream, T_max=6)
-    record = Record()
-    trainer = trainer_of(4, record, poison)
-    trainer.fit(module, Endless([batch_of(number) for number in range(4)]))
-    before, skipped, after = poison.states[1:4]
-    assert differing(before, skipped) == {"skipped_steps", "skipped_in_a_row"}
-    assert {"moments", "distillation.loss.center", "distillation.head.final_lin.weight"} <= differing(skipped, after)
-    assert {name for name in differing(skipped, after) if name.startswith("distillation.teacher.")}
-    assert [row["skipped_steps"] for row in record.rows] == [0, 0, 1, 1]
-    np.testing.assert_allclose([row["lr"] for row in record.rows], [1e-3 * cosine(step, 6, 0.1) for step in range(4)])
-    assert trainer.global_step == 4
-    assert not math.isfinite(record.rows[2]["grad_norm"])
-    assert all(value.isfinite().all() for value in module.state_dict().values())
-
-
-def test_a_micro_batch_that_is_not_finite_skips_its_step(upstream):
-    poison, batches = Poison([]), [batch_of(number) for number in range(4)]
-    batches[2]["samples"][1] = math.nan
-    trainer_of(2, poison, accumulate_grad_batches=2).fit(module_of(upstream), Endless(batches))
-    assert differing(poison.states[1], poison.states[3]) == {"skipped_steps", "skipped_in_a_row"}
-
-
-def test_a_run_that_skipped_a_step_is_resumed_bit_by_bit(upstream, tmp_path):
-    batches = [batch_of(number) for number in range(6)]
-    undisturbed, record = module_of(upstream), Record()
-    trainer_of(6, record, Poison([2, 4])).fit(undisturbed, Endless(batches))
-    first = trainer_of(3, Poison([2]))
-    first.fit(module_of(upstream), Endless(batches[:3]))
-    first.save_checkpoint(tmp_path / "three.ckpt")
-    second, resumed = module_of(upstream), Record()
-    trainer = trainer_of(6, resumed, Poison([4]))
-    trainer.fit(second, Endless(batches[3:]), ckpt_path=tmp_path / "three.ckpt", weights_only=True)
-    assert [str(row) for row in resumed.rows] == [str(row) for row in record.rows[3:]]  # NaN is not NaN
-    for name, value in undisturbed.state_dict().items():
-        assert torch.equal(second.state_dict()[name], value), name
-
-
-def test_skipped_steps_in_a_row_are_counted_until_there_are_too_many(upstream):
-    module, rows = module_of(upstream, OptimOptions(max_skipped_steps=3)), []
-
-    class Look(Callback):
-        def on_train_batch_end(self, trainer, pl_module, *_):
-            rows.append(pl_module.read_step()["skipped_in_a_row"])
-
-    trainer_of(9, Poison([1, 2, 4, 5, 6]), Look()).fit(module, Endless([batch_of(0)]))
-    assert rows == [0, 1, 2, 0, 1, 2, 3, 4, 5]
-
-
-def decide(rank, folder, upstream):
-    """A step of one of two workers, the second of which has a gradient that is not finite."""
-    with one_of_two(rank, folder):
-        module = module_of(upstream, dropout=0.0)
-        distillation, batch = module.distillation, batch_of(rank)
-        optimizer = module.configure_optimizers()["optimizer"]
-        distilled = distillation(batch["samples"], batch["num_samples"], batch["student"], batch["teacher"])
-        distilled.loss.backward()
-        module._sums = distilled.sums
-        if rank == 1:
-            distillation.head.final_lin.bias.grad[0] = math.inf
-        before = weights_of(module)
-        module.configure_gradient_clipping(optimizer, 0.5)
-        optimizer.step()
-        same = all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
-        torch.save((bool(module._decided.taken), same), folder / f"{rank}.pt")
-
-
-@FORKS
-def test_what_one_worker_cannot_step_by_no_worker_does(upstream, tmp_path, forked):
-    processes = [forked(decide, rank, tmp_path, upstream) for rank in range(2)]
-    for process in processes:
-        process.join(300)
-        assert process.exitcode == 0
-    assert [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)] == [(False, True)] * 2
-
-
-class Values(TorchDispatchMode):
-    """Counts what a GPU would be waited for: values of tensors that Python asks for, one by one."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
-        return func(*args, **(kwargs or {}))
-
-
-def test_steps_that_are_not_logged_are_not_read(upstream):
-    """What a step has found is copied from its device where it is logged or looked at, all of it at once."""
-    module, reads, rows = module_of(upstream, T_max=10_000), [], []
-
-    class Look(Callback):
-        def on_train_batch_end(self, trainer, pl_module, *_):
-            reads.append(bool(pl_module._read))
-            rows.append(dict(trainer.callback_metrics))
-
-    batches = Endless([batch_of(0)])
-    with Values() as values:
-        trainer_of(9, Look(), log_every_n_steps=4).fit(module, batches)
-    assert values.count == 0
-    assert reads == [step % 4 == 0 for step in range(1, 10)]
-    assert [bool(row) for row in rows] == [step >= 4 for step in range(1, 10)]
-    assert all(value.device.type == "cpu" for value in rows[-1].values())
-
-
 # -- checkpoints
 
 
@@ -471,115 +234,9 @@ def test_checkpoint_is_plain_and_holds_everything(upstream, tmp_path):
     json.dumps(ours)
 
 
-def test_a_checkpoint_of_before_skipped_steps_were_counted_is_gone_on_from(upstream, tmp_path):
-    trainer, _ = fit(module_of(upstream), [batch_of(0)], 2)
-    trainer.save_checkpoint(tmp_path / "run.ckpt")
-    content = torch.load(tmp_path / "run.ckpt", weights_only=True)
-    del content["state_dict"]["skipped_steps"], content["state_dict"]["skipped_in_a_row"]
-    torch.save(content, tmp_path / "old.ckpt")
-    modules = [module_of(upstream) for _ in range(2)]
-    for name, module in zip(("run", "old"), modules, strict=True):
-        trainer_of(4).fit(module, Endless([batch_of(1)]), ckpt_path=tmp_path / f"{name}.ckpt", weights_only=True)
-    for name, value in modules[0].state_dict().items():
-        assert torch.equal(modules[1].state_dict()[name], value), name
-
-
 @pytest.mark.parametrize(("layers", "layer", "normcut"), [(12, 9, 11), (24, 18, 22), (4, 3, 4), (1, 1, 1)])
 def test_layers_to_segment_with(layers, layer, normcut):
     assert segmentation_of(layers)["encoder"] == {"layer": layer, "normcut_layer": normcut}
-
-
-# -- where training starts
-
-
-def test_weights_of_the_upstream_are_taken_but_for_new_layers(upstream):
-    model = build_distillation(fetch_upstream(str(upstream)), options_of(upstream), seed=0)
-    theirs = HubertModel.from_pretrained(upstream).state_dict()
-    ours = model.student.speech_model.state_dict()
-    assert set(ours) == set(theirs)
-    for name, value in theirs.items():
-        if not name.startswith("encoder.layers.2."):
-            assert torch.equal(ours[name], value), name
-    assert not torch.equal(
-        ours["encoder.layers.2.attention.k_proj.weight"], theirs["encoder.layers.2.attention.k_proj.weight"]
-    )
-    assert torch.equal(model.mask_vector, theirs["masked_spec_embed"])
-    name = "layers.2.attention.k_proj.weight"
-    assert torch.equal(model.teacher.state_dict()[name], ours[f"encoder.{name}"])
-
-
-def test_weights_of_a_model_with_a_task_are_taken(tmp_path, upstream):
-    torch.manual_seed(1)
-    model = HubertForCTC(HubertConfig(**json.loads((upstream / "config.json").read_text())))
-    model.save_pretrained(tmp_path)
-    ours = build_distillation(fetch_upstream(str(tmp_path)), options_of(upstream), 0).student.speech_model.state_dict()
-    name = "encoder.layers.1.attention.k_proj.weight"
-    assert torch.equal(ours[name], model.hubert.state_dict()[name])
-
-
-def test_weights_pickled_by_torch_are_taken_without_executing_them(tmp_path, upstream):
-    weights = HubertModel.from_pretrained(upstream).state_dict()
-    (tmp_path / "config.json").write_text((upstream / "config.json").read_text())
-    torch.save(weights, tmp_path / "pytorch_model.bin")
-    ours = build_distillation(fetch_upstream(str(tmp_path)), options_of(upstream), 0).student.speech_model.state_dict()
-    assert torch.equal(ours["encoder.layer_norm.weight"], weights["encoder.layer_norm.weight"])
-    (tmp_path / "pytorch_model.bin").write_bytes(b"no weights")
-    with pytest.raises(UserError, match=r"pytorch_model.bin cannot be read without executing it"):
-        fetch_upstream(str(tmp_path))
-
-
-@pytest.mark.parametrize("name", ["tiny", "folder"])
-def test_random_weights_come_from_the_seed(name, tmp_path, upstream):
-    if name == "folder":
-        (tmp_path / "config.json").write_text((upstream / "config.json").read_text())
-        name = str(tmp_path)
-    found = fetch_upstream(name)
-    assert found.weights is None
-    options = options_of(name, reinit_layers=(2,))
-    torch.manual_seed(5)
-    state = torch.get_rng_state()
-    one, same, other = (build_distillation(found, options, seed).state_dict() for seed in (0, 0, 1))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(value, same[key]) for key, value in one.items())
-    assert not torch.equal(one["student.cls_token"], other["student.cls_token"])
-
-
-def test_the_cls_vector_begins_as_that_of_the_upstream_or_small(upstream):
-    found = fetch_upstream("random")
-    small = found._replace(config={**found.config, "num_hidden_layers": 1})
-    cls_token = build_distillation(small, options_of("random", reinit_layers=()), 0).student.cls_token
-    assert cls_token.std().item() == pytest.approx(768**-0.5, rel=0.1)
-    bundled = fetch_upstream("bundled")
-    theirs = build_distillation(bundled, options_of("bundled", reinit_layers=()), 0).student.cls_token
-    assert torch.equal(theirs, load_plain("", fetch_checkpoint("bundled").data)["state_dict"]["cls_token"].float())
-
-
-def test_random_is_as_large_as_hubert_base():
-    found = fetch_upstream("random")
-    assert found.weights is None
-    assert found.config["hidden_size"] == 768
-
-
-def test_what_is_wrong_with_an_upstream_is_said(tmp_path, upstream):
-    with pytest.raises(UserError, match=r"speech_upstream 'no/such' is neither a folder .* nor .* from the hub"):
-        fetch_upstream("no/such")
-    found = fetch_upstream(str(upstream))
-    with pytest.raises(UserError, match=r"model.reinit_layers names layer 7, but there are 3"):
-        build_distillation(found, options_of(upstream, reinit_layers=(7,)), 0)
-    lacking = {name: value for name, value in found.weights.items() if name != "encoder.layer_norm.weight"}
-    with pytest.raises(UserError, match=r"lacks key 'encoder.layer_norm.weight'"):
-        build_distillation(found._replace(weights=lacking), options_of(upstream), 0)
-    with pytest.raises(UserError, match=r"has the unknown key 'decoder'"):
-        build_distillation(found._replace(weights=found.weights | {"decoder": torch.ones(1)}), options_of(upstream), 0)
-    wrong = found.weights | {"encoder.layer_norm.weight": torch.ones(3)}
-    with pytest.raises(UserError, match=r"do not fit its config: size mismatch"):
-        build_distillation(found._replace(weights=wrong), options_of(upstream), 0)
-    with pytest.raises(UserError, match=r"no encoder of its config"):
-        build_distillation(found._replace(config={**found.config, "num_attention_heads": 5}), options_of(upstream), 0)
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"model.safetensors are damaged"):
-        fetch_upstream(str(tmp_path))
 
 
 # -- validation
