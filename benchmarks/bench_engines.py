@@ -7,8 +7,6 @@ The first files of SPEECH_FOLDER/librispeech_test_other; `base` has HuBERT-base'
 
 import argparse
 import contextlib
-import datetime
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import soundfile
-from bench_mincut import machine
 from bench_stages import make_checkpoint
+from reporting import has_bfloat16, heading, record
 
 SDHUBERT = Path(sys.executable).parent / "sdhubert"
 SPIN = "while True: sum(range(100000))"
@@ -60,7 +58,7 @@ def main() -> None:
         for path in sorted((given.speech / "librispeech_test_other").rglob("*.flac"))[: given.files]:
             (audio / path.name).symlink_to(path)
         seconds = sum(soundfile.info(path).duration for path in audio.iterdir())
-        print(f"{datetime.date.today()}, {machine()}, {os.cpu_count()} cores; {seconds:.0f} s in {given.files} files")
+        print(f"{heading()}; {seconds:.0f} s in {given.files} files")
         print("| | command, s | |\n|---|---|---|")
         for what, others, options in (
             ("in process, float32", 0, ("--engine", "local")),
@@ -68,9 +66,13 @@ def main() -> None:
             ("local Ray, float32", 0, ("--engine", "ray")),
             (f"in process, float32, {given.busy} busy processes", given.busy, ("--engine", "local")),
         ):
+            if "bfloat16" in options and not has_bfloat16():
+                print(f"| {what} | not run: the CPU has no instructions for it | |", flush=True)
+                continue
             with busy(others):
                 took, said = run(audio, folder / "out", "--checkpoint", checkpoint, *options)
             print(f"| {what} | {took:.1f} | {said} |", flush=True)
+            record(f"{what}: the command", took, "s")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ Ray on a GPU. `min-cut` is spans of 10 s, by the kernel on one core and by `enco
 """
 
 import argparse
-import datetime
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ import soundfile
 import torch
 from bench_mincut import syllable_like
 from bench_stages import make_checkpoint
+from reporting import heading, record
 from torch.utils.flop_counter import FlopCounterMode
 
 from mincut import min_cut
@@ -112,6 +112,8 @@ def measure_encoder(weights: Checkpoint, seconds: float, size: int, device: str)
             best = seconds_of(encode, device)
             peak = f"{torch.cuda.max_memory_allocated() / 2**30:9.1f}" if device == "cuda" else f"{'-':>9}"
             share = f"{needed / best / rate:15.0%}"
+            record(f"encoder, {name}, batches of {batch} s", audio / best, "x real time")
+            record(f"encoder, {name}, batches of {batch} s: share of a product's rate", needed / best / rate, "ratio")
             print(
                 f"{name:<10} {batch:>8} {audio / best:>12.0f} {needed / best / 1e12:>8.2f} {share} {peak}", flush=True
             )
@@ -136,6 +138,7 @@ def measure_pipeline(weights: Checkpoint, hours: float, device: str, folder: Pat
             run_job(job, lambda *_: None)
 
         took = seconds_of(run, device, 1)
+        record(f"pipeline, {name}", total / took, "x real time")
         print(f"{name:<10} {took:>8.1f} {total / took:>12.0f}", flush=True)
 
 
@@ -159,6 +162,7 @@ def measure_mincut(spans: int, device: str) -> None:
         (f"kernel, {MAX_FRAMES} frames at most", seconds_of(lambda: by_kernel(MAX_FRAMES), "cpu") / len(matrices)),
         (f"{device}, {MAX_FRAMES} frames at most, {spans} spans", seconds_of(on_device, device) / spans),
     ):
+        record(f"min-cut of a span, {name}", 1e3 * took, "ms")
         print(f"  {name:<36} {1e3 * took:8.3f}")
 
 
@@ -174,7 +178,7 @@ def main() -> None:
     if given.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("there is no GPU here that torch can use; --device cpu shows that the benchmark runs")
     name = torch.cuda.get_device_name() if given.device == "cuda" else "a CPU"
-    print(f"{datetime.date.today()}, {name}, torch {torch.__version__}, CUDA {torch.version.cuda}")
+    print(f"{heading()}, {name}, CUDA {torch.version.cuda}")
     with tempfile.TemporaryDirectory() as folder:
         weights = fetch_checkpoint(given.checkpoint or str(make_checkpoint(Path(folder))))
         measure_mincut(given.spans, given.device)

@@ -16,7 +16,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -34,7 +33,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from bench_mincut import machine
+from reporting import heading, record
 from segments import speech_like, write_segments
 
 from sdhubert_ray.units.kmeans import (
@@ -86,8 +85,8 @@ def inertia_of(features: np.ndarray, centers: np.ndarray) -> float:
     return sum(float(np.square(features[part].astype(np.float64) - centers[labels[part]]).sum()) for part in parts)
 
 
-def compare(options: argparse.Namespace) -> dict[str, object]:
-    """Print and return the table."""
+def compare(options: argparse.Namespace) -> None:
+    """Print the table."""
     vectors, width, clusters = options.vectors, options.width, options.clusters
     features = speech_like(vectors, width, 2 * clusters)
     methods: dict[str, Callable[[], tuple]] = {
@@ -117,7 +116,9 @@ def compare(options: argparse.Namespace) -> dict[str, object]:
         line += f" {seconds / ours['seconds']:>7.2f} {row['steps']:>6}"
         line += f" {row['step_s']:>8.3f} {row['seeding_s']:>8.1f}" if "step_s" in row else f" {'-':>8} {'-':>8}"
         print(line, flush=True)
-    return {"vectors": vectors, "width": width, "clusters": clusters, "threads": options.threads, "rows": rows}
+        for key, unit in {"inertia": "squared distance", "seconds": "s", "seeding_s": "s", "step_s": "s"}.items():
+            if key in row:
+                record(f"{vectors} x {width}, {clusters} clusters, {name}: {key.removesuffix('_s')}", row[key], unit)
 
 
 def time_seeds(features: np.ndarray, clusters: int, threads: int) -> float:
@@ -128,8 +129,8 @@ def time_seeds(features: np.ndarray, clusters: int, threads: int) -> float:
     return time.perf_counter() - began
 
 
-def run_default(options: argparse.Namespace) -> dict[str, object]:
-    """Print and return how long each phase of a clustering takes, and the most memory that it has."""
+def run_default(options: argparse.Namespace) -> None:
+    """Print how long each phase of a clustering takes, and the most memory that it has."""
     vectors, width, clusters, units = options.vectors, options.width, options.clusters, options.units
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -160,7 +161,9 @@ def run_default(options: argparse.Namespace) -> dict[str, object]:
     told = f"{card['iterations']} steps, inertia per vector {card['inertia_per_vector']:.6g}"
     print(f"{'all':<16} {seconds:>9.1f} s, {told}")
     print(f"{'peak memory':<16} {peak / MIB:>9.0f} MiB")
-    return {"seconds": seconds, "phases": phases, "peak_mib": peak / MIB, "iterations": card["iterations"]}
+    for phase, took in {**phases, "all": seconds}.items():
+        record(f"default: {phase}", took, "s")
+    record("default: peak memory", peak / MIB, "MiB")
 
 
 def watch(process: psutil.Popen) -> tuple[int, list[dict]]:
@@ -196,19 +199,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="at most (default: 100, with --default 20)")
     parser.add_argument("--tolerance", type=float, default=1e-4)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there, too")
     options = parser.parse_args()
     sizes = (1_000_000, 64, 16_384, 20) if options.default else (100_000, 768, 1024, 100)
     for name, size in zip(("vectors", "width", "clusters", "steps"), sizes, strict=True):
         if getattr(options, name) is None:
             setattr(options, name, size)
     torch.set_num_threads(options.threads)
-    about = {"machine": machine(), "date": datetime.date.today().isoformat(), "python": platform.python_version()}
-    about |= {name: version(name) for name in ("torch", "scikit-learn", "numpy")}
-    print(", ".join(f"{name} {value}" for name, value in about.items()))
-    figures = run_default(options) if options.default else compare(options)
-    if options.json:
-        options.json.write_text(json.dumps({**about, **figures}, indent=2) + "\n")
+    print(f"{heading()}, " + ", ".join(f"{name} {version(name)}" for name in ("scikit-learn", "numpy")))
+    if options.default:
+        run_default(options)
+    else:
+        compare(options)
 
 
 if __name__ == "__main__":

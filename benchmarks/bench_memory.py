@@ -6,7 +6,6 @@ The weights are random: memory and time do not depend on them.
 """
 
 import argparse
-import datetime
 import json
 import os
 import subprocess
@@ -19,6 +18,7 @@ import numpy as np
 import psutil
 import soundfile
 import torch
+from reporting import heading, record
 from transformers import HubertConfig
 
 from sdhubert_ray.encoder.model import SDHuBERT
@@ -73,10 +73,11 @@ def main() -> None:
         sdhubert = str(Path(sys.executable).parent / "sdhubert")
         command = [sdhubert, "segment", str(folder / "long.wav"), str(folder / "out"), "--engine", "ray"]
         peaks, seconds = watch([*command, "--checkpoint", str(folder / "base.pt"), "--preset", arguments.preset])
-    print(f"{datetime.date.today()}, {os.cpu_count()} cores, preset {arguments.preset}, {arguments.seconds} s of audio")
+    print(f"{heading()}, preset {arguments.preset}, {arguments.seconds} s of audio")
     print(f"wall time {seconds:.0f} s")
     for name, peak in sorted(peaks.items(), key=lambda item: -item[1]):
         print(f"{name:32} {peak / GIB:.2f} GiB resident at most")
+        record(f"{name}: resident at most", peak / GIB, "GiB")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Time the minimum cut against plain NumPy: milliseconds per call, one thread.
 
     python benchmarks/bench_mincut.py
-    python benchmarks/bench_mincut.py --json mincut.json
 
 Spans of 0.5 s to 20 s at 50 Hz, at 5 and 10 segments per second. `banded` is ours with segments of 50 frames
 (1 s) at most, `oracle` the definition (`mincut.reference`, only for short spans), `prefix` a vectorised
@@ -10,16 +9,13 @@ so that other work on the machine counts little; a ratio is how many times slowe
 """
 
 import argparse
-import datetime
-import json
-import platform
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from reporting import heading, record
 
 from mincut import min_cut
 from mincut.reference import min_cut_reference
@@ -111,16 +107,6 @@ def measure(num_frames: int, num_segments: int, seconds: float) -> dict[str, flo
     return row
 
 
-def machine() -> str:
-    """Return the name of the processor."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def table_line(row: dict[str, float | int | None]) -> str:
     """Return a row of measure as text, with ratios to ours."""
     line = f"{row['frames']:>6} {row['segments']:>8} {row['ours_ms']:>10.4f} {row['banded_ms']:>10.4f}"
@@ -134,26 +120,19 @@ def table_line(row: dict[str, float | int | None]) -> str:
 
 
 def main() -> None:
-    """Print the table, and write it as JSON if asked to."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there, too")
     parser.add_argument("--seconds", type=float, default=0.5, help="time per figure (default: 0.5)")
     options = parser.parse_args()
-    about = {
-        "machine": machine(),
-        "date": datetime.date.today().isoformat(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-    }
-    print(", ".join(f"{name} {value}" for name, value in about.items()))
+    print(f"{heading()}, numpy {np.__version__}")
     print("frames segments    ours ms  banded ms  prefix ms    ratio  oracle ms    ratio")
-    rows = []
     for num_frames in FRAMES:
         for rate in SEGMENTS_PER_SECOND:
-            rows.append(measure(num_frames, max(1, num_frames * rate // FRAME_RATE), options.seconds))
-            print(table_line(rows[-1]), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps({**about, "unit": "milliseconds", "rows": rows}, indent=2) + "\n")
+            row = measure(num_frames, max(1, num_frames * rate // FRAME_RATE), options.seconds)
+            print(table_line(row), flush=True)
+            for name, value in row.items():
+                if name.endswith("_ms") and value is not None:
+                    record(f"{row['frames']} frames, {row['segments']} segments: {name[:-3]}", value, "ms")
 
 
 if __name__ == "__main__":

@@ -7,15 +7,13 @@ precision are compared with those of float32: a boundary stays if there is one w
 """
 
 import argparse
-import datetime
-import os
 import time
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
-from bench_mincut import machine
+from reporting import heading, record
 
 from sdhubert_ray import MincutWrapper, SDHuBERTSegmenter
 from sdhubert_ray.evaluation import load_references
@@ -42,7 +40,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{datetime.date.today()}, {machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {given.device}")
+    print(f"{heading()}, {given.device}")
     print("| corpus | precision | boundaries | the same within a frame | x real time |\n|---|---|---|---|---|")
     for corpus in ("librispeech", "timit"):
         references = load_references(str(given.speech / f"syllables_{corpus}_validation.json"))
@@ -56,10 +54,10 @@ def main() -> None:
             matched, here, there = (
                 sum(getattr(one, name) for one in counts) for name in ("matched", "reference", "predicted")
             )
-            print(
-                f"| {corpus} | {dtype} | {there} | {2 * matched / (here + there):.2%} | {audio / seconds:.0f} |",
-                flush=True,
-            )
+            same, speed = 2 * matched / (here + there), audio / seconds
+            print(f"| {corpus} | {dtype} | {there} | {same:.2%} | {speed:.0f} |", flush=True)
+            record(f"{corpus}, {dtype}: boundaries the same within a frame", same, "ratio")
+            record(f"{corpus}, {dtype}: speed", speed, "x real time")
 
 
 if __name__ == "__main__":

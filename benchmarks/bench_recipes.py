@@ -12,15 +12,13 @@ after s steps: of what step s + 1 begins with.
 """
 
 import argparse
-import datetime
-import os
-import platform
 import shutil
 import tempfile
 import uuid
 from pathlib import Path
 
 import torch
+from reporting import heading, record
 
 from sdhubert_ray.training.data import Share
 from sdhubert_ray.training.fitting import Worker, fit
@@ -115,7 +113,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     quieten()
     rows = {recipe: train(recipe, options) for recipe in RECIPES}
-    print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} CPUs; source {options.source.name}")
+    print(f"{heading()}; source {options.source.name}")
     print(f"upstream {options.upstream}, layers {options.reinit} anew, crops of {options.seconds:g} s, ", end="")
     print(f"{options.crops} a step in sdhubert_paper, 2 x {options.crops} in sdhubert_base")
     print("step | " + " | ".join(f"{recipe:^{10 * len(COLUMNS)}}" for recipe in RECIPES))
@@ -123,6 +121,9 @@ def main() -> None:
     for step in range(0, options.steps + 1, options.every):
         cells = ("".join(f"{float(rows[recipe][step][name]):10.3f}" for name in COLUMNS) for recipe in RECIPES)
         print(f"{step:4} | " + " | ".join(cells))
+        for recipe in RECIPES:
+            for name in COLUMNS:
+                record(f"{recipe}, step {step}: {name}", float(rows[recipe][step][name]), "")
     skipped = {recipe: float(rows[recipe][options.steps]["skipped_steps"]) for recipe in RECIPES}
     print("skipped steps: " + ", ".join(f"{recipe} {count:.0f}" for recipe, count in skipped.items()))
 

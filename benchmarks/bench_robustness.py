@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import scipy.signal
 import soundfile
+from reporting import record
 
 from sdhubert_ray.evaluation import load_references
 from sdhubert_ray.output import read_segments
@@ -110,6 +111,8 @@ def measure_worse(speech: Path, out: Path, checkpoint: str) -> None:
             sdhubert("evaluate", "boundary", folder / "out", references, *shifts[corpus], "--json", result)
             figures = json.loads(result.read_text())["protocols"]["sdhubert"]
             cells += [percent(figures["f1"]), percent(figures["r_value"])]
+            for figure in ("f1", "r_value"):
+                record(f"{corpus} test, {name}: {figure}", figures[figure]["value"], "ratio")
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
@@ -171,6 +174,7 @@ def measure_counts(speech: Path, out: Path, checkpoint: str) -> None:
     for name, counts in sorted(groups.items()):
         here, said = np.sum(counts, axis=0)
         print(f"| {name} | {len(counts)} | {here} | {said} | {here / said:.2f} |", flush=True)
+        record(f"{name}: found for each said", here / said, "ratio")
 
 
 # -- no speech
@@ -215,6 +219,7 @@ def measure_no_speech(speech: Path, out: Path, checkpoint: str) -> None:
         count = len(one.segments)
         name = one.id.removesuffix(".wav")
         print(f"| {name} | {one.duration:.0f} | {count} | {count / one.duration:.2f} |", flush=True)
+        record(f"no speech, {name}", count / one.duration, "syllables per s")
 
 
 def main() -> None:

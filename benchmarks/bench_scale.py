@@ -9,9 +9,7 @@ runs in a process of its own.
 """
 
 import argparse
-import datetime
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -25,6 +23,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
+from reporting import heading, record
 
 from sdhubert_ray.corpus import list_input
 from sdhubert_ray.encoder import fetch_checkpoint
@@ -141,10 +140,7 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(measure(arguments.rows[0], arguments.seconds, arguments.unit_seconds)))
         return
-    print(
-        f"{datetime.date.today()}, {os.cpu_count()} cores, recordings of {arguments.seconds:g} s; seconds, and the "
-        "driver's resident memory at most, MiB"
-    )
+    print(f"{heading()}, recordings of {arguments.seconds:g} s; seconds, and the driver's resident memory at most, MiB")
     print("     rows  units   plan s    run s   rows/s  resume s | start  planned   run  resumed | files")
     for rows in arguments.rows:
         command = [sys.executable, __file__, "--one", "--rows", str(rows)]
@@ -158,6 +154,10 @@ def main() -> None:
             f"{found['resume_mib']:8.0f} | {found['files']:5.0f}",
             flush=True,
         )
+        for name, value in found.items():
+            if name.endswith(("_s", "_mib")):
+                what, _, unit = name.rpartition("_")
+                record(f"{rows} rows: {what}", value, {"s": "s", "mib": "MiB"}[unit])
 
 
 if __name__ == "__main__":

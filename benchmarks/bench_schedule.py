@@ -14,9 +14,7 @@ report arrives. Where there are fewer cores than workers, they share them.
 """
 
 import argparse
-import datetime
 import heapq
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -26,7 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray
 import soundfile
-from bench_mincut import machine
+from reporting import heading, record
 
 from sdhubert_ray.corpus import list_input, split_units
 from sdhubert_ray.encoder import fetch_checkpoint
@@ -120,7 +118,9 @@ def run_here(workers: int, hours: float) -> None:
     begin, end = min(since for since, _ in work), max(to for _, to in work)
     took = end - begin
     lengths = [to - since for since, to in work]
-    print(f"{datetime.date.today()}, {machine()}, {os.cpu_count()} cores, {workers} workers; {hours:g} h of 12 s")
+    print(f"{heading()}, {workers} workers; {hours:g} h of 12 s")
+    for name, since in (("busy", begin), ("busy at the end", end - TAIL * took)):
+        record(f"{hours:g} h of 12 s, {workers} workers: {name}", busy_share(work, workers, since, end), "ratio")
     print(
         f"{len(work)} units of {min(lengths):.2f} to {max(lengths):.2f} s in {took:.1f} s; workers busy: "
         f"{busy_share(work, workers, begin, end):.0%}, in the last {TAIL:.0%} of the time "
@@ -161,6 +161,8 @@ def simulate_corpora(workers: int) -> None:
             end, busy = simulate(times, workers)
             least = float(units.sum()) / SPEED / workers
             print(f"| {name} | {what} | {len(units)} | {busy:.0%} | {end / least - 1:+.0%} |")
+            record(f"{name}, {what}: busy at the end", busy, "ratio")
+            record(f"{name}, {what}: time over the least", end / least - 1, "ratio")
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ import scipy.ndimage
 import scipy.signal
 import soundfile
 import torch
+from reporting import record
 from triplets import say_triplets, timit_triplets
 
 from sdhubert_ray.encoder import fetch_checkpoint
@@ -279,6 +280,9 @@ def evaluate_boundaries(speech: Path, out: Path, names: list[str]) -> None:
                 cells = [percent(result["protocols"][protocol][figure]) for figure in FIGURES]
                 shift = f"{round(1000 * result['shift']['seconds'])} ms" if protocol == "sdhubert" else ""
                 print(f"| {name} | {shift} | {' | '.join(cells)} | {result['token_rate']['hertz']:.2f} |", flush=True)
+                record(
+                    f"{corpus} {part}, {protocol}, {name}: f1", result["protocols"][protocol]["f1"]["value"], "ratio"
+                )
 
 
 def evaluate_purity(speech: Path, out: Path, names: list[str]) -> None:

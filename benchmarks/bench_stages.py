@@ -7,11 +7,10 @@ recordings of 15 s in several formats. Each stage is what a worker of a run call
 """
 
 import argparse
-import datetime
 import json
-import os
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import fsspec
@@ -21,6 +20,7 @@ import soundfile
 import soxr
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
+from reporting import heading, record
 from transformers import HubertConfig
 
 from sdhubert_ray.corpus import cut_pieces, list_input
@@ -51,15 +51,18 @@ def make_checkpoint(folder: Path) -> Path:
     return folder / "base.pt"
 
 
-def make_audio(folder: Path, seconds: int) -> None:
+def make_audio(folder: Path, seconds: int, formats: Iterable[str] = FORMATS) -> Path:
+    """The bundled speech, repeated, in recordings of 15 s: a folder for each format, and which is the last of them."""
     speech = [soundfile.read(path, dtype="float32")[0] for path in sorted(ROOT.glob("sdhubert_ray/assets/demo/*.flac"))]
     whole = np.resize(np.concatenate(speech), seconds * 16_000)
-    for name, (ending, rate, channels) in FORMATS.items():
+    for name in formats:
+        ending, rate, channels = FORMATS[name]
         (folder / name).mkdir(parents=True)
         for number in range(seconds // RECORDING_SECONDS):
             part = whole[number * RECORDING_SECONDS * 16_000 :][: RECORDING_SECONDS * 16_000]
             part = part if rate == 16_000 else soxr.resample(part, 16_000, rate)
             soundfile.write(folder / name / f"{number:03d}.{ending}", np.tile(part[:, None], (1, channels)), rate)
+    return folder / name
 
 
 def measure_stages(folder: Path, seconds: int, device: str, dtype: str, checkpoint: Path) -> None:
@@ -79,15 +82,21 @@ def measure_stages(folder: Path, seconds: int, device: str, dtype: str, checkpoi
         decode(rows.slice(0, 1))
         began = time.perf_counter()
         decoded = decode(rows)
-        print(f"  decode ({name}) {(time.perf_counter() - began) * hour:26.1f}")
+        work = (time.perf_counter() - began) * hour
+        print(f"  decode ({name}) {work:26.1f}")
+        record(f"decode ({name})", work, "s per hour of audio")
         if encoded is None:
             encode(decoded.slice(0, 1))
             began = time.perf_counter()
             encoded = encode(decoded)
-            print(f"  encode ({device}, {dtype}) {(time.perf_counter() - began) * hour:33.1f}")
+            work = (time.perf_counter() - began) * hour
+            print(f"  encode ({device}, {dtype}) {work:33.1f}")
+            record(f"encode ({device}, {dtype})", work, "s per hour of audio")
     began = time.perf_counter()
     write(cut(encoded))
-    print(f"  cut and write {(time.perf_counter() - began) * hour:38.1f}")
+    work = (time.perf_counter() - began) * hour
+    print(f"  cut and write {work:38.1f}")
+    record("cut and write", work, "s per hour of audio")
 
 
 class Latent(MemoryFileSystem):
@@ -119,6 +128,8 @@ def measure_store(audio: Path) -> None:
     ahead = _time(lambda: decode(rows))
     print("100 recordings of a store that answers after 40 ms, decoded: seconds")
     print(f"  one after the other {alone:8.2f}\n  fetched ahead       {ahead:8.2f}   {ahead / alone:.2f}")
+    record("100 recordings of a store, one after the other", alone, "s")
+    record("100 recordings of a store, fetched ahead", ahead, "s")
 
 
 def measure_batches(model: SDHuBERT) -> None:
@@ -130,6 +141,7 @@ def measure_batches(model: SDHuBERT) -> None:
         best = min(_time(lambda: encode_windows(model, windows, options, 5.02 * size)) for _ in range(3)) / len(windows)  # noqa: B023
         alone = alone or best
         print(f"  batches of {size}  {best:8.3f}  {best / alone:6.2f}")
+        record(f"encoder, batches of {size}: a window", best, "s")
 
 
 def _time(work) -> float:
@@ -145,7 +157,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{datetime.date.today()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
+    print(heading())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint = make_checkpoint(folder)

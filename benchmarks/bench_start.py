@@ -4,15 +4,13 @@ python benchmarks/bench_start.py [--repeats 3]
 """
 
 import argparse
-import datetime
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from bench_mincut import machine
+from reporting import heading, record
 
 ROOT = Path(__file__).parent.parent
 SDHUBERT = Path(sys.executable).parent / "sdhubert"
@@ -30,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     repeats = parser.parse_args().repeats
-    print(f"{datetime.date.today()}, {machine()}, {os.cpu_count()} cores\n\n| | seconds |\n|---|---|")
+    print(f"{heading()}\n\n| | seconds |\n|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         one, bundled = DEMO / "synth_0.flac", ("--checkpoint", "bundled")
@@ -67,7 +65,9 @@ def main() -> None:
             ),
         }
         for what, command in commands.items():
-            print(f"| {what} | {min(run(*command) for _ in range(repeats)):.2f} |", flush=True)
+            seconds = min(run(*command) for _ in range(repeats))
+            print(f"| {what} | {seconds:.2f} |", flush=True)
+            record(what.replace("`", ""), seconds, "s")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from reporting import record
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import HubertConfig
 
@@ -328,6 +329,8 @@ def main() -> None:
     for variant, row in rows.items():
         speed = audio / row["seconds"]
         print(f"{variant:8} {row['seconds']:16.3f} {row['cpu_seconds']:12.3f} {speed:15.1f} {row['gib']:13.2f}")
+        for key, unit in {"seconds": "s", "cpu_seconds": "s", "gib": "GiB"}.items():
+            record(f"{options.size}, {options.batch} x {options.seconds} s, {variant}: {key}", row[key], unit)
     plain, ours = rows["plain"], rows["ours"]
     faster, lighter, smaller = (plain[key] / ours[key] for key in ("seconds", "cpu_seconds", "gib"))
     print(f"plain / ours: {faster:.2f} in time, {lighter:.2f} in time of the CPU, {smaller:.2f} in memory")
