@@ -9,8 +9,8 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 DEMO := out/demo
-SPEECH := sdhubert_ray/assets/demo
-GPU_BENCH := benchmarks/bench_gpu.py
+BUNDLED := sdhubert_ray/assets/demo
+PEERS := .venv-peers
 FAST := not ray and not seconds and not slow and not gpu and not chaos
 # Two processes: the tests that share a Ray are one's, the rest goes wherever there is time.
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadgroup
@@ -19,17 +19,17 @@ PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadgroup
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check coverage lint format bench bench-gpu clean distclean
+.PHONY: help install demo test test-all check coverage lint lower-bounds format bench bench-gpu peers clean distclean
 
 help: ## list these targets
 	@echo "usage: make TARGET [PYTHON=python3] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(INSTALLED) ## segment synthetic speech, print its syllables beside the true ones, draw them into out/demo/demo.png
-	$(VENV)/bin/sdhubert segment $(SPEECH) $(DEMO) --checkpoint bundled --engine ray \
+	$(VENV)/bin/sdhubert segment $(BUNDLED) $(DEMO) --checkpoint bundled --engine ray \
 		--frame-features float32 --overwrite
-	$(VENV)/bin/sdhubert show $(DEMO) synth_2.flac --references $(SPEECH)/syllables.json --limit 100
-	$(VENV)/bin/sdhubert show $(DEMO) synth_0.flac --references $(SPEECH)/syllables.json --limit 100 \
+	$(VENV)/bin/sdhubert show $(DEMO) synth_2.flac --references $(BUNDLED)/syllables.json --limit 100
+	$(VENV)/bin/sdhubert show $(DEMO) synth_0.flac --references $(BUNDLED)/syllables.json --limit 100 \
 		--png $(DEMO)/demo.png --overwrite
 
 test: $(INSTALLED) ## all tests but those marked slow, chaos or gpu
@@ -55,12 +55,17 @@ format: $(INSTALLED) ## sort imports and format, in place
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(INSTALLED) ## run every benchmark that needs no GPU
-	@set -e; for file in $(filter-out $(GPU_BENCH),$(wildcard benchmarks/bench_*.py)); do \
-		echo "== $$file"; $(VENV)/bin/python $$file; done
+lower-bounds: ## the quick tests with the lowest versions that pyproject.toml allows, in .venv-lowest
+	PYTHON=$(PYTHON) TORCH_INDEX=$(TORCH_INDEX) .ci/lower-bounds
+
+bench: $(INSTALLED) ## every benchmark that this machine can run, hours; with recordings: make bench SPEECH=FOLDER
+	$(VENV)/bin/python benchmarks/run.py $(if $(SPEECH),--speech $(SPEECH)) \
+		$(if $(wildcard $(PEERS)/.installed),--peers $(PEERS)/bin/python)
 
 bench-gpu: $(INSTALLED) ## what a GPU is used for: encoder, pipeline, min-cut; fails where there is none
-	$(VENV)/bin/python $(GPU_BENCH)
+	BENCH_RESULTS=benchmarks/results $(VENV)/bin/python benchmarks/bench_gpu.py
+
+peers: $(PEERS)/.installed ## make .venv-peers, with the packages that bench compares with
 
 install: $(INSTALLED) ## make .venv and build the extension, if that is not done
 
@@ -69,8 +74,8 @@ clean: ## remove what was built, the demo's output and caches; keep .venv
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -not -path './.*' -prune -exec rm -rf {} +
 
-distclean: clean ## clean, and remove .venv
-	rm -rf $(VENV)
+distclean: clean ## clean, and remove .venv and its like
+	rm -rf $(VENV) $(PEERS) .venv-lowest
 
 # --- the environment -------------------------------------------------------------------------------------------
 
@@ -83,6 +88,12 @@ $(INSTALLED): pyproject.toml constraints.txt mincut/_mincut.pyx | $(VENV)/bin/py
 	$(PIP) install -q -c constraints.txt pip setuptools Cython
 	$(PIP) install -q -c constraints.txt --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	PYTHONWARNINGS=ignore $(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev,s3]'
+	@touch $@
+
+$(PEERS)/.installed: benchmarks/peers.txt
+	$(PYTHON) -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep ^torch== benchmarks/peers.txt)
+	$(PEERS)/bin/python -m pip install -q --no-deps -r benchmarks/peers.txt
 	@touch $@
 
 # What the compiler check asks: the compiler that this Python was built with, unless CC says otherwise.
