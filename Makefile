@@ -23,7 +23,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help: ## list these targets
 	@echo "usage: make TARGET [PYTHON=python3] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
-	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(INSTALLED) ## segment synthetic speech, print its syllables beside the true ones, draw them into out/demo/demo.png
 	$(VENV)/bin/sdhubert segment $(BUNDLED) $(DEMO) --checkpoint bundled --engine ray \
