@@ -25,7 +25,7 @@ NUM_LARGE = 250_000
 LIMITED = """
 import ctypes, resource, sys, threading
 from pathlib import Path
-import torch, sklearn.cluster, safetensors.numpy, pyarrow.parquet, pyarrow
+import torch, scipy.cluster.hierarchy, sklearn.cluster, safetensors.numpy, pyarrow.parquet, pyarrow
 from sdhubert_ray.clustering import memory, shards
 from sdhubert_ray.clustering.options import ClusterOptions, Workers
 from sdhubert_ray.clustering.planning import prepare_clustering
