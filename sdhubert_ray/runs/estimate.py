@@ -273,7 +273,6 @@ def _try_on_ray(job: Job, checkpoint: "Checkpoint", rows: pa.Table) -> tuple[Tri
 
     resources = job.config.resources
     with connected(job.address):
-        job.checked()
         config = replace(job.config, device=cluster_device(job.config.device, grows=job.address is not None))
         gpus = max(1.0, resources.encode.gpus) if config.device == "cuda" else 0
         task = ray.remote(num_cpus=resources.encode.cpus, num_gpus=gpus, max_retries=0)(try_rows)

@@ -31,7 +31,6 @@ from sdhubert_ray.output import (
     require_contents,
 )
 from sdhubert_ray.output.tables import FAILED_STATUSES
-from sdhubert_ray.runs.checking import CheckBeside
 from sdhubert_ray.runs.config import STALL_SECONDS, JobConfig
 from sdhubert_ray.runs.devices import cluster_device, local_device
 from sdhubert_ray.runs.engines import IN_PROCESS_SECONDS, check_engine, count_workers
@@ -79,9 +78,6 @@ def prepare_job(
         overwrite: remove what an earlier run left.
         retry: statuses whose rows are to be done again: `failed`, `missing`, `unreadable`.
 
-    Returns:
-        the job; where Ray is to do it, the checkpoint may still be looked at (`checked`).
-
     Raises:
         UserError: anything that the caller has to mend.
     """
@@ -94,6 +90,7 @@ def prepare_job(
     features = f"checkpoint {checkpoint.name}"
     config, quantizer = load_quantizer(config, None, features, made_with)
 
+    @cache
     def check_model() -> None:
         """Refuse a wrong checkpoint or quantizer here, not in a worker; this takes seconds."""
         from sdhubert_ray.encoder.checkpoint import load_model
@@ -102,7 +99,6 @@ def prepare_job(
         if quantizer is not None:
             quantizer.check_width(width, str(config.quantizer), features)
 
-    checking = CheckBeside(check_model)
     lengths = config.audio.piece_seconds, config.resources.unit_seconds, config.resources.unit_rows
     # In process the windows of a unit are what the threads share.
     shortest = 10.0 if engine == "ray" or address else 60.0
@@ -110,9 +106,8 @@ def prepare_job(
 
     def stage(plans: Sequence[Plan], commits: Sequence[Commit], folder: Path) -> tuple[StagedPlan, Found, str]:
         if not plans:
-            checking.begin()
+            check_model()  # before what may take minutes
         if listing is not None:
-            listing.batches = checking.unless_refused(listing.batches)  # they may take minutes
             with probing_on(address) as probe:
                 return *stage_input(listing, output, plans, layout, folder, probe), "input"
         if not plans:
@@ -123,12 +118,9 @@ def prepare_job(
     origin = Origin(source, weights, checkpoint, quantizer=quantizer)
     identity = config.identity(checkpoint.sha256, quantizer.sha256 if quantizer else None)
     job = plan_job(config, origin, identity, output, stage, engine=engine, address=address, overwrite=overwrite)
-    if job.rows_left and job.engine == "ray":
-        checking.begin()
-        return replace(job, checked=checking.wait)
     if job.rows_left:
         try:
-            checking.wait()
+            check_model()
         except BaseException:
             job.folder.cleanup()
             raise
@@ -274,8 +266,7 @@ def run_job(job: Job, on_commit: OnCommit, *, stall_seconds: float = STALL_SECON
     Raises:
         IncompleteRunError: the run could not finish, whatever ended it; what is committed stays.
         BusyError: another run is at work on the output.
-        UserError: there is no such device or cluster, the checkpoint does not fit, or the output cannot be written;
-            nothing was done.
+        UserError: there is no such device or cluster, or the output cannot be written; nothing was done.
     """
     summary = Summary(job.output, job.engine, rows_done_before=job.num_rows - job.rows_left)
     try:
@@ -317,7 +308,6 @@ def _run_on_ray(job: Job, summary: Summary, on_commit: OnCommit, stall_seconds: 
     from sdhubert_ray.runs.watch import RunMetrics, StallWatch
 
     with connected(job.address):
-        job.checked()
         metrics = RunMetrics(job.run_id)
         build = _pipeline_builder(job)
         with Session(job, summary, on_commit) as session:

@@ -123,7 +123,6 @@ class Job:
         record: what run.json will hold.
         anew: there was no run in the output, or it is to be overwritten.
         overwrite: what earlier runs left is removed when work begins.
-        checked: waits until all is known to fit. Raises UserError where it does not.
     """
 
     run_id: str
@@ -143,7 +142,6 @@ class Job:
     record: dict[str, object]
     anew: bool
     overwrite: bool
-    checked: Callable[[], None] = lambda: None
 
     @property
     def rows_left(self) -> int:
