@@ -11,8 +11,8 @@ class Profile:
     """Seconds of a run: on the clock, from one mark to the next, and of work, summed over workers.
 
     Attributes:
-        list_seconds: until the input was found, looked at, and parted into units.
-        start_seconds: from then until work on a unit began: checks, Ray's start, workers that load the model.
+        list_seconds: until the input was found, looked at, and parted into units, and the checkpoint known to fit.
+        start_seconds: from then until work on a unit began: Ray's start, workers that load the model.
         work_seconds: from then until the last unit was committed.
         finish_seconds: from then on: publishing, other formats, counting.
         stage_seconds: work per stage.
