@@ -9,15 +9,19 @@ import pytest
 
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import (
+    find_groups,
     list_commits,
     list_plans,
+    publish_commits,
     publish_plan,
     read_commit,
+    replace_rows,
     stage_plan,
     unit_name,
     write_commit,
     write_run,
 )
+from sdhubert_ray.output.commits import remove_covered
 from sdhubert_ray.output.tables import (
     MANIFEST_FIELDS,
     RESULT_FIELDS,
@@ -120,3 +124,18 @@ def refusal(call, *args):
     message = str(caught.value)
     assert "\n" not in message
     return message
+
+
+def settle(output, rows_per_file):
+    """What a run does when all units are done."""
+    plans = list_plans(output)
+    remove_covered(output, plans)
+    for each in plans:
+        commits = commits_in(output)
+        groups = find_groups([commit for commit in commits if commit.plan == each.number], each, rows_per_file)
+        placed = frozenset()
+        if each.kind == "retry" and groups:
+            earlier = [commit for commit in commits if commit.plan < each.number]
+            placed = replace_rows(output, earlier, [commit for group in groups for commit in group], "zstd")
+        for group in groups:
+            publish_commits(output, group, "zstd", placed)

@@ -10,21 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from outputs import RUN, commits_in, plan_units
+from outputs import RUN, plan_units, settle
 
 from sdhubert_ray import storage
 from sdhubert_ray.output import (
-    find_groups,
-    list_plans,
-    publish_commits,
     publish_plan,
     read_files,
-    replace_rows,
     unit_name,
     write_commit,
     write_run,
 )
-from sdhubert_ray.output.commits import remove_covered
 from sdhubert_ray.output.tables import RESULT_FIELDS
 
 
@@ -61,21 +56,6 @@ def plan(output, number, units, kind):
         made = publish_plan(output, plan_units(tables, Path(staging)), number, RUN, kind)
     for unit, table in enumerate(tables):
         write_commit(output, unit_name(made.name, unit), table, "zstd")
-
-
-def settle(output, rows_per_file):
-    """What a run does when all units are done."""
-    plans = list_plans(output)
-    remove_covered(output, plans)
-    for each in plans:
-        commits = commits_in(output)
-        groups = find_groups([commit for commit in commits if commit.plan == each.number], each, rows_per_file)
-        placed = frozenset()
-        if each.kind == "retry" and groups:
-            earlier = [commit for commit in commits if commit.plan < each.number]
-            placed = replace_rows(output, earlier, [commit for group in groups for commit in group], "zstd")
-        for group in groups:
-            publish_commits(output, group, "zstd", placed)
 
 
 def raw(output):

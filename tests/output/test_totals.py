@@ -9,18 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from outputs import commits_in, make_row, make_run, refusal
+from outputs import commits_in, make_row, make_run, refusal, settle
 
 from sdhubert_ray.output import (
-    find_groups,
-    list_plans,
-    publish_commits,
     read_commit,
-    replace_rows,
     require_contents,
     worst_status,
 )
-from sdhubert_ray.output.commits import remove_covered
 from sdhubert_ray.output.parquet import TOTALS
 from sdhubert_ray.output.summary import count_results
 from sdhubert_ray.output.tables import FAILED_STATUSES, STATUSES
@@ -29,20 +24,6 @@ from sdhubert_ray.output.tables import FAILED_STATUSES, STATUSES
 def count(output):
     contents = require_contents(str(output))
     return count_results(str(output), contents.plans, contents.commits)
-
-
-def settle(output, rows_per_file):
-    """What a run does when all units are done."""
-    remove_covered(output, list_plans(output))
-    for plan in list_plans(output):
-        commits = commits_in(output)
-        groups = find_groups([commit for commit in commits if commit.plan == plan.number], plan, rows_per_file)
-        placed = frozenset()
-        if plan.kind == "retry" and groups:
-            earlier = [commit for commit in commits if commit.plan < plan.number]
-            placed = replace_rows(output, earlier, [commit for group in groups for commit in group], "zstd")
-        for group in groups:
-            publish_commits(output, group, "zstd", placed)
 
 
 def assert_amounts(totals, rows):
