@@ -90,7 +90,7 @@ def measure(slots: int, unit_seconds: float, checkpoint: str, audio: Path, outpu
     summary = run_job(job, lambda count, seconds: units.append(seconds))
     seconds = time.perf_counter() - began
     run = Run(slots, summary.run_audio_seconds, len(units), seconds)
-    return {"run": run, "stages": summary.stage_seconds, "failed": summary.totals.num_failed}
+    return {"run": run, "stages": summary.profile.stage_seconds, "failed": summary.totals.num_failed}
 
 
 def in_a_process(slots: int, unit_seconds: float, checkpoint: str, audio: Path, output: Path) -> dict:

@@ -3,6 +3,7 @@
 OUTPUT/run.json                            configuration, fingerprint, versions, counts, times
 OUTPUT/lease.json                          who is writing, and its heartbeat; gone when nobody is
 OUTPUT/manifest/NUMBER.json                a plan, by its number and the run that made it: PLAN is NUMBER-RUN
+OUTPUT/lengths/DIGEST.npy                  while a plan is made       : lengths of files, as far as they are read
 OUTPUT/manifest/PLAN-PART.parquet          what is to be done: rows in units, a row group each; plans are only added to
 OUTPUT/commits/PLAN-UNIT.parquet           the rows of a unit, once they are done, until the run has finished
 OUTPUT/segments/PLAN-FIRST-LAST.parquet    the table: the rows of many units, from then on
@@ -32,6 +33,7 @@ from sdhubert_ray.output.contents import (
     tidy_output,
 )
 from sdhubert_ray.output.lease import Lease, LeaseLostError, LeaseTimes, check_holder, read_lease
+from sdhubert_ray.output.lengths import forget_lengths, keep_lengths, recall_lengths
 from sdhubert_ray.output.plans import (
     Plan,
     StagedPlan,
@@ -77,10 +79,12 @@ __all__ = [
     "count_joined",
     "find_groups",
     "fingerprint",
+    "forget_lengths",
     "frame_offset",
     "is_in_output",
     "is_in_own_folder",
     "join_pieces",
+    "keep_lengths",
     "list_commits",
     "list_plans",
     "open_output",
@@ -96,6 +100,7 @@ __all__ = [
     "read_run",
     "read_segments",
     "read_unit",
+    "recall_lengths",
     "refuse_other",
     "replace_rows",
     "require_contents",

@@ -22,6 +22,7 @@ from sdhubert_ray.output import (
     Plan,
     StagedPlan,
     fingerprint,
+    forget_lengths,
     formats,
     open_output,
     plan_name,
@@ -36,7 +37,7 @@ from sdhubert_ray.runs.devices import cluster_device, local_device
 from sdhubert_ray.runs.engines import IN_PROCESS_SECONDS, check_engine, count_workers
 from sdhubert_ray.runs.planning import Found, UnitOptions, longest_first, stage_input, stage_retry
 from sdhubert_ray.runs.precision import settle_precision, warn_if_slow
-from sdhubert_ray.runs.probing import probing_on
+from sdhubert_ray.runs.probing import probing_on, remembering
 from sdhubert_ray.runs.session import IncompleteRunError, Job, OnCommit, Origin, Session, Summary, publish_here
 from sdhubert_ray.runs.stages import CutSyllables, InTurn, ReadFeatures, SegmentUnits, WriteSegments
 from sdhubert_ray.units import Quantizer
@@ -109,7 +110,7 @@ def prepare_job(
             check_model()  # before what may take minutes
         if listing is not None:
             with probing_on(address) as probe:
-                return *stage_input(listing, output, plans, layout, folder, probe), "input"
+                return *stage_input(listing, output, plans, layout, folder, remembering(probe, output)), "input"
         if not plans:
             raise UserError(f"output {output} has no run whose rows could be tried again; leave out --retry")
         return stage_retry(output, plans, commits, retry, layout, folder), Found(), "retry"
@@ -117,13 +118,17 @@ def prepare_job(
     weights = {"name": checkpoint.name, "sha256": checkpoint.sha256, "options": checkpoint.options}
     origin = Origin(source, weights, checkpoint, quantizer=quantizer)
     identity = config.identity(checkpoint.sha256, quantizer.sha256 if quantizer else None)
-    job = plan_job(config, origin, identity, output, stage, engine=engine, address=address, overwrite=overwrite)
-    if job.rows_left:
-        try:
-            check_model()
-        except BaseException:
-            job.folder.cleanup()
-            raise
+    try:
+        job = plan_job(config, origin, identity, output, stage, engine=engine, address=address, overwrite=overwrite)
+        if job.rows_left:
+            try:
+                check_model()
+            except BaseException:
+                job.folder.cleanup()
+                raise
+    except UserError:
+        forget_lengths(output)  # what is refused has written nothing
+        raise
     return job
 
 

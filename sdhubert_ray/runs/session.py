@@ -20,6 +20,7 @@ from sdhubert_ray.output import (
     StagedPlan,
     clear_output,
     find_groups,
+    forget_lengths,
     formats,
     list_commits,
     list_plans,
@@ -203,6 +204,7 @@ class Session:
                 job.record["plans"] = [*(before.name for before in job.plans), plan.name]
                 self._record("running")
                 self.units += [(plan.name, unit) for unit in range(len(job.staged.unit_rows))]
+            forget_lengths(job.output)
         except UserError as error:
             self._lease.release()
             raise IncompleteRunError(str(error)) from error  # such as a disk that is full
