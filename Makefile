@@ -48,6 +48,7 @@ lint: $(INSTALLED) ## ruff, format, mypy, cython-lint, import-linter; changes no
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy --config-file benchmarks/mypy.ini benchmarks
 	PATH="$(VENV)/bin:$$PATH" cython-lint mincut
 	$(VENV)/bin/lint-imports
 

@@ -115,13 +115,13 @@ def compare(options: argparse.Namespace) -> None:
     print(
         f"{'':<16} {'inertia':>12} {'ratio':>8} {'seconds':>9} {'ratio':>7} {'steps':>6} {'s/step':>8} {'first s':>8}"
     )
-    rows = []
+    rows: list[dict[str, float]] = []
     for name, method in methods.items():
         began = time.perf_counter()
         with threadpoolctl.threadpool_limits(options.threads):
             centers, steps, seeding = method()
         seconds = time.perf_counter() - began
-        row = {"method": name, "inertia": inertia_of(features, centers), "seconds": seconds, "steps": int(steps)}
+        row = {"inertia": inertia_of(features, centers), "seconds": seconds, "steps": int(steps)}
         if name != "MiniBatchKMeans":  # whose steps are of some vectors only
             seeding = seeding if seeding is not None else time_seeds(features, clusters, options.threads)
             row |= {"seeding_s": seeding, "step_s": (seconds - seeding) / steps}

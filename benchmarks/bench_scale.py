@@ -95,7 +95,7 @@ def make_manifest(folder: Path, rows: int, seconds: float) -> Path:
 
 
 def measure(rows: int, seconds: float, unit_seconds: float | None) -> dict[str, float]:
-    pipeline.SegmentUnits = NullSegmentUnits
+    pipeline.SegmentUnits = NullSegmentUnits  # type: ignore[misc, assignment]
     memory = Memory()
     memory.start()
     with tempfile.TemporaryDirectory() as name:

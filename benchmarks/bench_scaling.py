@@ -3,14 +3,15 @@
     python benchmarks/bench_scaling.py [--seconds 240] [--checkpoint base|bundled|PATH] [--price 0.04] [--cores 64]
 
 The same recordings (the bundled speech, repeated, 15 s each) in long units and in short ones, each run in a process of
-its own; `base` has HuBERT-base's shape and random weights. The model has three numbers, fitted to all runs by least
+its own; `base` has HuBERT-base's shape and random weights. The model has four numbers, fitted to all runs by least
 squares, none below zero:
 
-    seconds = start + (work x seconds of audio + unit x number of units) / slots that compute
+    seconds = start + load x slots / computing + (work x seconds of audio + unit x number of units) / computing
 
-where no more slots compute than the machine has cores. Beside each run stands what the model says of it when it is
-fitted to the other runs. A slot is one thread of what this machine calls a core. The default price of a core's hour is
-about what large providers ask on demand for a virtual CPU of a general machine, in dollars: give your own.
+where `computing` slots are no more than the machine has cores, and `load` is what a slot's process imports and loads.
+Beside each run stands what the model says of it when it is fitted to the other runs. A slot is one thread of what this
+machine calls a core. The default price of a core's hour is about what large providers ask on demand for a virtual CPU
+of a general machine, in dollars: give your own.
 """
 
 import argparse
@@ -52,20 +53,21 @@ class Run(NamedTuple):
 
 
 class Model(NamedTuple):
-    """Seconds of a run: `start`, and for each second of audio `work`, for each unit `unit`, both shared by slots."""
+    """Seconds of a run: `start`, `load` of each slot, for each second of audio `work`, and for each unit `unit`."""
 
     start: float
+    load: float
     work: float
     unit: float
 
-    def seconds(self, slots: int, audio: float, units: float) -> float:
-        return self.start + (self.work * audio + self.unit * units) / slots
+    def seconds(self, slots: int, cores: int, audio: float, units: float) -> float:
+        computing = min(slots, cores)
+        return self.start + (self.load * slots + self.work * audio + self.unit * units) / computing
 
 
 def fit(runs: list[Run], cores: int) -> Model:
     """The model with the least squares of what it says wrong of the runs."""
-    computing = [min(run.slots, cores) for run in runs]
-    rows = [(1.0, run.audio / slots, run.units / slots) for run, slots in zip(runs, computing, strict=True)]
+    rows = [(1.0, *(np.array([run.slots, run.audio, run.units]) / min(run.slots, cores))) for run in runs]
     found, _ = scipy.optimize.nnls(np.array(rows), np.array([run.seconds for run in runs]))
     return Model(*map(float, found))
 
@@ -108,7 +110,7 @@ def print_runs(runs: list[Run], cores: int) -> None:
     )
     for index, run in enumerate(runs):
         model = fit(runs[:index] + runs[index + 1 :], cores)
-        predicted = model.seconds(min(run.slots, cores), run.audio, run.units)
+        predicted = model.seconds(run.slots, cores, run.audio, run.units)
         ratio = predicted / run.seconds
         print(f"| {run.slots} | {run.units} | {run.seconds:.1f} | {predicted:.1f} | {ratio:.2f} |")
         record(f"{run.slots} slots, {run.units} units: measured", run.seconds, "s")
@@ -121,7 +123,8 @@ def print_clusters(model: Model, cores: int, price: float) -> None:
     print("\n| hours of audio | nodes | hours | dollars |\n|---|---|---|---|")
     for corpus in CORPORA:
         for nodes in NODES:
-            hours = model.seconds(nodes * cores, corpus * 3600, corpus * 3600 / LONGEST_UNIT) / 3600
+            slots = nodes * cores
+            hours = model.seconds(slots, slots, corpus * 3600, corpus * 3600 / LONGEST_UNIT) / 3600
             dollars = hours * nodes * cores * price
             print(f"| {corpus:,} | {nodes} | {hours:,.2f} | {dollars:,.2f} |")
             record(f"{corpus} hours of audio on {nodes} nodes of {cores} cores", hours, "h")
@@ -142,7 +145,8 @@ def main() -> None:
         return
     cores = os.cpu_count() or 1
     print(f"{heading()}; {given.seconds} s of audio")
-    runs, stages = [], {}
+    runs: list[Run] = []
+    stages: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint = str(make_checkpoint(folder)) if given.checkpoint == "base" else given.checkpoint
@@ -156,8 +160,12 @@ def main() -> None:
                 stages = stages or found["stages"]
     print_runs(runs, cores)
     model = fit(runs, cores)
-    print(f"\nstart {model.start:.1f} s, {model.work:.4f} s for a second of audio, {model.unit:.2f} s for a unit")
+    print(
+        f"\nstart {model.start:.1f} s, {model.load:.1f} s for a slot, {model.work:.4f} s for a second of audio, "
+        f"{model.unit:.2f} s for a unit"
+    )
     record("start", model.start, "s")
+    record("load of a slot", model.load, "s")
     record("work for a second of audio", model.work, "s")
     record("work for a unit", model.unit, "s")
     factors = {stage: seconds / runs[0].audio for stage, seconds in stages.items()}

@@ -101,7 +101,7 @@ def make_corpus(folder: Path, hours: float) -> None:
 
 def run_here(workers: int, hours: float) -> None:
     """Segment a corpus on a Ray with so many logical CPUs, and tell how busy they were."""
-    watch.RunMetrics = Reports
+    watch.RunMetrics = Reports  # type: ignore[misc, assignment]
     checkpoint = fetch_checkpoint("bundled")
     config = load_config(None, ["device=cpu", "resources.encode.memory_gib=0.75"], {}, checkpoint.options)
     ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False)

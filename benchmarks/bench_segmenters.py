@@ -122,7 +122,12 @@ def encode_mel(samples: np.ndarray, syllables: np.ndarray) -> Encoded:
     features = log_mel(samples)
     scaled = (features - features.mean(axis=0)) / (features.std(axis=0) + 1e-6)
     amplitude = frame_amplitude(samples, len(features))
-    return Encoded({0: scaled}, amplitude, syllables, features.mean(axis=1).astype(np.float32))
+    return Encoded({0: scaled}, amplitude, syllables, mel_levels(features))
+
+
+def mel_levels(features: np.ndarray) -> np.ndarray:
+    """What tells speech in a mel spectrogram: (T,) float32."""
+    return features.mean(axis=1).astype(np.float32)
 
 
 def uniform(samples: np.ndarray) -> np.ndarray:
@@ -132,16 +137,16 @@ def uniform(samples: np.ndarray) -> np.ndarray:
 
 def mel_min_cut(samples: np.ndarray, options: SegmentationOptions) -> np.ndarray:
     mel = encode_mel(samples, np.zeros((0, 2)))
-    spans = find_speech(mel.levels, mel.amplitude, options.speech).spans
+    spans = find_speech(mel_levels(log_mel(samples)), mel.amplitude, options.speech).spans
     return to_seconds(cut_syllables(mel.states[0], spans, options.syllables).frames)
 
 
 def mel_valleys(samples: np.ndarray, speech: SpeechOptions, smoothing: float, prominence: float) -> np.ndarray:
-    level = log_mel(samples).mean(axis=1).astype(np.float32)
+    level = mel_levels(log_mel(samples))
     spans = find_speech(level, frame_amplitude(samples, len(level)), speech).spans
     smooth = scipy.ndimage.gaussian_filter1d(level, smoothing)
     valleys, _ = scipy.signal.find_peaks(-smooth, prominence=prominence * float(np.ptp(smooth)))
-    segments = []
+    segments: list[tuple[int, int]] = []
     for start, end in spans:
         segments += itertools.pairwise([start, *valleys[(valleys > start) & (valleys < end)], end])
     return np.array(segments, dtype=np.float64).reshape(-1, 2) / FRAME_RATE
@@ -259,13 +264,14 @@ def evaluate_boundaries(speech: Path, out: Path, names: list[str]) -> None:
         for name in names:
             result = out / name / f"{corpus}_{part}.json"
             if part == "test":
-                shift = ("--tune", validation, "--tune-segments", out / name / f"{corpus}_validation")
+                shift: list[object] = ["--tune", validation, "--tune-segments", out / name / f"{corpus}_validation"]
             else:  # chosen on these very recordings, and said so
                 truths = load_references(str(validation))
                 table = read_segments(str(out / name / f"{corpus}_validation"))
-                pairs = [(find_reference(truths, one.id).syllables, one.segments) for one in table]
+                found = [(find_reference(truths, one.id), one.segments) for one in table]
+                pairs = [(truth.syllables, segments) for truth, segments in found if truth is not None]
                 best = tune_shift(pairs)
-                shift = ("--shift", round(best[0], 3) if best else 0)
+                shift = ["--shift", round(best[0], 3) if best else 0]
             references = speech / f"syllables_{corpus}_{part}.json"
             sdhubert("evaluate", "boundary", out / name / f"{corpus}_{part}", references, *shift, "--json", result)
             results[name] = json.loads(result.read_text())
@@ -276,12 +282,12 @@ def evaluate_boundaries(speech: Path, out: Path, names: list[str]) -> None:
             about += f"{counts['reference']} boundaries"
             print(f"\n{corpus} {part}, protocol `{protocol}`: {about}\n")
             print(f"| segmenter | shift | {' | '.join(FIGURES)} | segments/s |\n|{'---|' * (len(FIGURES) + 3)}")
-            for name, result in results.items():
-                cells = [percent(result["protocols"][protocol][figure]) for figure in FIGURES]
-                shift = f"{round(1000 * result['shift']['seconds'])} ms" if protocol == "sdhubert" else ""
-                print(f"| {name} | {shift} | {' | '.join(cells)} | {result['token_rate']['hertz']:.2f} |", flush=True)
+            for name, figures in results.items():
+                cells = [percent(figures["protocols"][protocol][figure]) for figure in FIGURES]
+                moved = f"{round(1000 * figures['shift']['seconds'])} ms" if protocol == "sdhubert" else ""
+                print(f"| {name} | {moved} | {' | '.join(cells)} | {figures['token_rate']['hertz']:.2f} |", flush=True)
                 record(
-                    f"{corpus} {part}, {protocol}, {name}: f1", result["protocols"][protocol]["f1"]["value"], "ratio"
+                    f"{corpus} {part}, {protocol}, {name}: f1", figures["protocols"][protocol]["f1"]["value"], "ratio"
                 )
 
 
@@ -351,9 +357,9 @@ def tables(speech: Path, out: Path, checkpoints: dict[str, str]) -> Iterator[str
         if not done.exists():
             done.parent.mkdir(parents=True, exist_ok=True)
             overrides = [] if name == "bundled" else choose_options(speech, path)
-            part = done.with_suffix(".part")
-            part.write_text(json.dumps({"checkpoint": fetch_checkpoint(path).sha256, "overrides": overrides}))
-            part.rename(done)
+            half = done.with_suffix(".part")
+            half.write_text(json.dumps({"checkpoint": fetch_checkpoint(path).sha256, "overrides": overrides}))
+            half.rename(done)
         chosen = json.loads(done.read_text())
         if chosen["checkpoint"] != fetch_checkpoint(path).sha256:
             raise SystemExit(f"{out / name} is of another checkpoint than {path}; remove it")

@@ -118,10 +118,9 @@ def measure_store(audio: Path) -> None:
     paths = (sorted(audio.iterdir()) * 100)[:100]
     for number, path in enumerate(paths):
         MemoryFileSystem().pipe_file(f"/{number}.flac", path.read_bytes())
-    files = {"id": [f"{number}.flac" for number in range(100)], "source_size": [path.stat().st_size for path in paths]}
-    rows = cut_pieces(
-        pa.table({**files, "uri": [f"latent://{name}" for name in files["id"]], "duration": [15.0] * 100}), 600.0
-    )
+    names, sizes = [f"{number}.flac" for number in range(100)], [path.stat().st_size for path in paths]
+    uris = [f"latent://{name}" for name in names]
+    rows = cut_pieces(pa.table({"id": names, "source_size": sizes, "uri": uris, "duration": [15.0] * 100}), 600.0)
     rows = rows.append_column("unit_name", pa.array(["00001-0000000"] * 100))
     decode = DecodeAudio(AudioOptions(), WindowOptions())
     alone = _time(lambda: [decode(rows.slice(row, 1)) for row in range(100)])

@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,7 +112,8 @@ def plain_recipe(size: str, samples: torch.Tensor) -> Step:
     teacher = copy.deepcopy(student.speech_model.encoder.layers).eval()
     teacher_head = copy.deepcopy(head)
     mask_vector = torch.nn.Parameter(torch.rand(student.hidden_size, device=samples.device))
-    for module in (student, head, teacher, teacher_head):
+    parts: tuple[torch.nn.Module, ...] = (student, head, teacher, teacher_head)
+    for module in parts:
         module.to(samples.device)
     speech_model = student.speech_model
     for module in (
@@ -274,13 +276,13 @@ def measure_reading(options: argparse.Namespace) -> dict[str, object]:
     return {"seconds": seconds / READ_CROPS, "cpu_seconds": cpu_seconds / READ_CROPS, "recordings": len(recordings)}
 
 
-def in_a_process(variant: str) -> dict[str, object]:
+def in_a_process(variant: str) -> dict[str, Any]:
     result = subprocess.run(
         [sys.executable, __file__, *sys.argv[1:], "--variant", variant], capture_output=True, text=True, check=False
     )
     if result.returncode:
         raise SystemExit(result.stderr)
-    found: dict[str, object] = json.loads(result.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return found
 
 
@@ -316,7 +318,7 @@ def main() -> None:
         return
     print(f"{datetime.date.today()}, {machine(options.device)}, torch {torch.__version__}")
     print(f"size {options.size}, batches of {options.batch} x {options.seconds} s, {options.device}")
-    runs: dict[str, list[dict[str, object]]] = {"plain": [], "ours": []}
+    runs: dict[str, list[dict[str, Any]]] = {"plain": [], "ours": []}
     for _ in range(options.rounds):
         for variant, found in runs.items():
             found.append(in_a_process(variant))

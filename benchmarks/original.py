@@ -24,6 +24,7 @@ RATE, FRAME = 16_000, 320
 CHUNK, SHARED, PAD = 5 * RATE, RATE // 2, 160
 BATCH = 8
 OPTIONS = PRESETS["readme"]
+MERGE_THRESHOLD = 0.4
 CUTS: dict[str, Callable[..., tuple]] = {"definition": min_cut_reference, "compiled": lambda *given: (min_cut(*given),)}
 
 
@@ -91,7 +92,7 @@ def cut_span(features: np.ndarray, cut: Callable[..., tuple]) -> list[tuple[int,
             for one, other in itertools.pairwise(means)
         ]
         best = int(np.argmax(alike))
-        if alike[best] < OPTIONS.syllables.merge_threshold:
+        if alike[best] < MERGE_THRESHOLD:
             break
         segments[best : best + 2] = [(segments[best][0], segments[best + 1][1])]
     return segments

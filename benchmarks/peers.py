@@ -24,7 +24,7 @@ def ours(dtype: str, made: Path) -> Segment:
     from sdhubert_ray import MincutWrapper, SDHuBERTSegmenter
 
     segmenter, mincut = SDHuBERTSegmenter(str(made / "base.pt"), dtype=dtype), MincutWrapper()
-    return lambda paths: sum(len(mincut(one)["segments"]) for one in segmenter(paths))
+    return lambda paths: sum(len(mincut(one)["segments"]) for one in segmenter([*paths]))
 
 
 def original(cut: str, made: Path) -> Segment:

@@ -56,7 +56,7 @@ def remembering(probe: Probe, output: str) -> Probe:
             return probe(places)
         kept = recall_lengths(output, places)
         if kept is not None:
-            return kept.tolist()
+            return list(map(float, kept))
         seconds = probe(places)
         keep_lengths(output, places, seconds)
         return seconds

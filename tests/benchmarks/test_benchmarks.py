@@ -107,14 +107,15 @@ def test_kmeans(results, capsys):
 def test_the_model_of_scaling_finds_what_made_the_runs(cores):
     from bench_scaling import Model, Run, fit
 
-    made = Model(start=12.0, work=0.1, unit=0.4)
+    made = Model(start=12.0, load=3.0, work=0.1, unit=0.4)
     runs = [
-        Run(slots, 240.0, units, made.seconds(min(slots, cores), 240.0, units))
-        for slots in (1, 2, 4)
-        for units in (4, 16)
+        Run(slots, 240.0, units, made.seconds(slots, cores, 240.0, units)) for slots in (1, 2, 4) for units in (4, 16)
     ]
-    assert fit(runs, cores) == pytest.approx(made)
-    assert fit(runs[1:], cores).seconds(1, 240.0, 4) == pytest.approx(runs[0].seconds)
+    found = fit(runs, cores)
+    assert found[2:] == pytest.approx(made[2:])
+    if cores == 2:  # where a core has more than one slot: else start and load cannot be told apart
+        assert found == pytest.approx(made)
+    assert fit(runs[1:], cores).seconds(1, cores, 240.0, 4) == pytest.approx(runs[0].seconds)
 
 
 # -- peers

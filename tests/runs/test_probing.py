@@ -146,8 +146,8 @@ def test_a_command_that_is_refused_keeps_no_lengths(tiny_checkpoint, files, tmp_
     rows = [f"{number},{uri}" for number, (uri, *_) in enumerate(files)]
     speech.write_text("\n".join(["id,uri", *rows]))
     output.mkdir()
-    (output / "0_segments.txt").write_text("somebody's")
+    (output / "0.TextGrid").write_text("somebody's")
     segmenting = Segmenting(tmp_path / "made", tiny_checkpoint, ())
-    with pytest.raises(UserError, match="0_segments.txt"):
-        segmenting.plan(speech, output, ["output.formats=[files]"])
-    assert [path.name for path in output.iterdir()] == ["0_segments.txt"]
+    with pytest.raises(UserError, match="0.TextGrid"):
+        segmenting.plan(speech, output, ["output.formats=[textgrid]"])
+    assert [path.name for path in output.iterdir()] == ["0.TextGrid"]
