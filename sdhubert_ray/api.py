@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypedDict, overload
+from typing import TYPE_CHECKING, Any, TypedDict, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -17,24 +17,16 @@ from sdhubert_ray.output.tables import FAILED_STATUSES
 from sdhubert_ray.runs.config import AUTO, DTYPES
 from sdhubert_ray.runs.devices import torch_device
 from sdhubert_ray.runs.stages import AudioSource, Piece, load_piece, prepare_piece
-from sdhubert_ray.speech.audio import FRAME_RATE, Audio, Levels, Span, resample, scale_up
-from sdhubert_ray.speech.decoders import MAX_RATE, MIN_RATE, Samples
+from sdhubert_ray.speech.arrays import AudioInput, check_input, is_pair, read_samples, tells_rate, to_mono
+from sdhubert_ray.speech.audio import FRAME_RATE, Audio, Span, resample
 from sdhubert_ray.speech.presets import get_preset, with_values
 from sdhubert_ray.speech.spans import Speech, find_speech
 from sdhubert_ray.speech.syllables import cut_syllables, to_seconds
 
 if TYPE_CHECKING:  # it takes seconds, and whoever cuts features needs none
-    import torch
-
     from sdhubert_ray.encoder.inference import EncodedPiece
 
 logger = logging.getLogger(__name__)
-
-_BLOCK = 16_384
-_MOST_CHANNELS = 16
-_FULL_SCALES = {np.dtype(np.int16): 2.0**15, np.dtype(np.int32): 2.0**31}
-
-AudioInput: TypeAlias = "str | Path | npt.NDArray[np.floating | np.signedinteger] | torch.Tensor"
 
 
 class SpeechFeatures(TypedDict):
@@ -158,10 +150,12 @@ class SDHuBERTSegmenter:
         """Encode one recording, or a list of them in common batches.
 
         Args:
-            audio: a path or URI, or samples (n,), (channels, n) or, with few channels, (n, channels), as a NumPy array
-                or a tensor; or a list of such. Floating samples are taken as they are, int16 and int32 by their full
-                scale. Long files are encoded in pieces (`piece_seconds`), arrays in one.
-            sample_rate: of samples, Hz; needed with arrays, refused with paths alone.
+            audio: a path or URI; samples (n,), (channels, n) or, with few channels, (n, channels), as a NumPy array or
+                a tensor; a pair of samples and their rate in Hz, as soundfile, librosa and torchaudio give it; a
+                mapping of `array` and `sampling_rate`, as `datasets` does; or a list of such. Floating samples are
+                taken as they are, int16 and int32 by their full scale. Long files are encoded in pieces
+                (`piece_seconds`), samples in one.
+            sample_rate: of samples, Hz; needed where they are given alone, refused where all tell theirs.
 
         Returns:
             a dict for one recording; for a list a list of the same length and order, where what could not be
@@ -172,15 +166,20 @@ class SDHuBERTSegmenter:
             FileNotFoundError: one path was given, and there is no such file.
             UserError: samples without a rate, or of a wrong shape.
         """
-        _check_inputs(audio if isinstance(audio, list | tuple) else [audio], sample_rate)
-        if isinstance(audio, list | tuple):
-            results = self._encode([self._load(item, sample_rate) for item in audio])
-            for item, result in zip(audio, results, strict=True):
+        one = not isinstance(audio, list | tuple) or is_pair(audio)
+        items: Sequence[Any] = cast("Sequence[Any]", [audio] if one else audio)
+        for item in items:
+            check_input(item)
+        if sample_rate is not None and items and all(map(tells_rate, items)):
+            raise UserError("sample_rate goes with samples alone; files, pairs and mappings tell their own")
+        if not one:
+            results = self._encode([self._load(item, sample_rate) for item in items])
+            for item, result in zip(items, results, strict=True):
                 if result["status"] in FAILED_STATUSES:
                     name = item if isinstance(item, str | Path) else "samples"
                     logger.warning("%s %s", name, result["error"])
             return results
-        result = self._encode([self._load(audio, sample_rate)])[0]
+        result = self._encode([self._load(items[0], sample_rate)])[0]
         name = str(audio) if isinstance(audio, str | Path) else "the array of samples"
         if result["status"] == "missing":
             raise FileNotFoundError(f"{name} {result['error']}")
@@ -191,8 +190,8 @@ class SDHuBERTSegmenter:
     def _load(self, item: AudioInput, sample_rate: int | None) -> list[Piece]:
         audio, windows = self.options.audio, self.options.windows
         if not isinstance(item, str | Path):
-            rate = _check_rate(sample_rate)
-            signal, cancelled = _to_mono(_as_array(item), audio.channel)
+            array, rate = read_samples(item, sample_rate)
+            signal, cancelled = to_mono(array, audio.channel)
             samples, duration = resample(signal, rate), len(signal) / rate
             if not np.isfinite(samples).all():
                 return [Piece("unreadable", "holds NaN or infinite samples", 0.0, 0.0, 0, None)]
@@ -320,70 +319,3 @@ def _only_given(values: Mapping[str, Mapping[str, object]]) -> dict[str, dict[st
         section: {name: value for name, value in options.items() if value is not None}
         for section, options in values.items()
     }
-
-
-def _check_inputs(items: Sequence[object], sample_rate: int | None) -> None:
-    import torch
-
-    for item in items:
-        if not isinstance(item, str | Path | np.ndarray | torch.Tensor) or (isinstance(item, str) and not item):
-            raise UserError(
-                f"{type(item).__name__} {item!r:.80} is no recording; give a path, or an array or tensor of samples"
-            )
-    if sample_rate is not None and items and all(isinstance(item, str | Path) for item in items):
-        raise UserError("sample_rate goes with arrays of samples; files tell their own")
-
-
-def _check_rate(sample_rate: int | None) -> int:
-    """The rate of samples. Raises UserError where there is none, or none that can be."""
-    known = isinstance(sample_rate, int | float | np.integer | np.floating) and float(sample_rate).is_integer()
-    if sample_rate is None or not known or not MIN_RATE <= sample_rate <= MAX_RATE:
-        raise UserError(
-            f"an array of samples needs its sample_rate in Hz, {MIN_RATE} to {MAX_RATE}, not {sample_rate!r}"
-        )
-    return int(sample_rate)
-
-
-def _as_array(samples: "npt.NDArray[np.generic] | torch.Tensor") -> npt.NDArray[np.generic]:
-    import torch
-
-    if isinstance(samples, torch.Tensor):
-        samples = samples.detach().cpu()
-        # NumPy has no bfloat16.
-        samples = (samples.float() if samples.dtype == torch.bfloat16 else samples).numpy()
-    return samples
-
-
-def _to_mono(array: npt.NDArray[np.generic], channel: int | None) -> tuple[Samples, bool]:
-    """One channel of samples, float32 (n,): the one that is asked for, or the mean of all; and whether they cancel.
-
-    Raises:
-        UserError: they are no samples, or have no such channel.
-    """
-    stacked = array.ndim == 2 and 0 < len(array) <= array.shape[1]
-    beside = array.ndim == 2 and 0 < array.shape[1] <= min(_MOST_CHANNELS, len(array))  # as soundfile gives them
-    known = np.issubdtype(array.dtype, np.floating) or array.dtype in _FULL_SCALES
-    if not (array.ndim == 1 or stacked or beside) or not known:
-        raise UserError(
-            f"samples are {array.dtype} of shape {array.shape}; give floating, int16 or int32 ones of shape (n,), "
-            f"(channels, n), or (n, channels) with {_MOST_CHANNELS} channels or fewer"
-        )
-    signal = array.astype(np.float32, copy=False)
-    if array.dtype in _FULL_SCALES:
-        signal = signal / np.float32(_FULL_SCALES[array.dtype])
-    cancelled = False
-    if signal.ndim == 2:
-        signal = signal if stacked else signal.T
-        if channel is not None and channel >= len(signal):
-            raise UserError(f"samples have {len(signal)} channel(s), but channel {channel} (from 0) was asked for")
-        if channel is None:
-            levels = Levels(len(signal))
-            for begin in range(0, signal.shape[1], _BLOCK):
-                levels.add(signal[:, begin : begin + _BLOCK].T)
-            signal = signal.mean(axis=0)
-            cancelled = levels.cancel(signal)
-        else:
-            signal = signal[channel]
-    if np.issubdtype(array.dtype, np.floating):
-        signal = scale_up(signal)
-    return np.ascontiguousarray(signal), cancelled

@@ -81,6 +81,62 @@ def test_arrays_that_are_no_recordings_are_refused(segmenter, array, rate, sente
         segmenter(array, sample_rate=rate)
 
 
+@pytest.mark.parametrize(
+    "recording",
+    [
+        lambda samples: torch.from_numpy(samples),
+        lambda samples: (samples, 16_000),  # as librosa.load
+        lambda samples: (np.stack([samples, samples], axis=1), 16_000),  # as soundfile.read
+        lambda samples: (torch.from_numpy(samples)[None], np.int64(16_000)),  # as torchaudio.load
+        lambda samples: {"path": "a.wav", "array": samples, "sampling_rate": 16_000},  # as datasets
+        lambda samples: {"array": torch.from_numpy(samples).double(), "sampling_rate": 16_000.0},
+    ],
+)
+def test_recordings_as_other_tools_give_them(segmenter, sounds, recording):
+    samples = samples_of(sounds[1])
+    item = recording(samples)
+    rate = 16_000 if torch.is_tensor(item) else None
+    assert_same(segmenter(item, rate), segmenter(sounds[1]))
+    one, other = segmenter([item, sounds[0]], rate)
+    assert_same(one, segmenter(sounds[1]))
+    assert_same(other, segmenter(sounds[0]))
+
+
+def test_the_rate_of_a_pair_is_its_own(segmenter, tmp_path):
+    samples = (np.random.default_rng(0).standard_normal(16_000) * 0.1).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", samples, 8000, subtype="FLOAT")
+    for item in ((samples, 8000), {"array": samples, "sampling_rate": 8000}):
+        assert_same(segmenter(item), segmenter(tmp_path / "a.wav"))
+        assert_same(segmenter([item, samples], 16_000)[0], segmenter(tmp_path / "a.wav"))
+
+
+def test_two_arrays_are_two_recordings(segmenter):
+    assert [output["length"] for output in segmenter((np.zeros(16_000), np.zeros(32_000)), 16_000)] == [50, 100]
+
+
+@pytest.mark.parametrize(
+    ("recording", "rate", "sentence"),
+    [
+        ((16_000, np.zeros(16_000)), None, r"int 16000 is no recording; give .* a pair \(samples, rate\)"),
+        ((np.zeros(16_000), None), None, "NoneType None is no recording"),
+        ((np.zeros(16_000), 0), None, "sample_rate in Hz, 1000 to 768000, not 0"),
+        ((np.zeros(16_000), 16_000), 16_000, "files, pairs and mappings tell their own"),
+        ({"array": np.zeros(16_000), "sampling_rate": 16_000}, 16_000, "tell their own"),
+        (
+            {"array": np.zeros(16_000)},
+            None,
+            "'array' \\(ndarray\\); a recording is 'array', samples, and 'sampling_rate'",
+        ),
+        ({"array": [0.0] * 16_000, "sampling_rate": 16_000}, None, "'array' \\(list\\)"),
+        ({"bytes": b"RIFF", "path": None}, None, "'bytes' \\(bytes\\)"),
+        ({"array": np.zeros(16_000), "sampling_rate": "16000"}, None, "not '16000'"),
+    ],
+)
+def test_what_other_tools_do_not_give_is_refused(segmenter, recording, rate, sentence):
+    with pytest.raises(UserError, match=sentence):
+        segmenter(recording, rate)
+
+
 def test_channel_that_samples_do_not_have(tiny_checkpoint):
     with pytest.raises(UserError, match=r"2 channel\(s\), but channel 2"):
         SDHuBERTSegmenter(tiny_checkpoint, channel=2, device="cpu")(np.ones((2, 16_000)), 16_000)
