@@ -47,11 +47,13 @@ from sdhubert_ray.output.plans import (
 )
 from sdhubert_ray.output.reading import (
     FileResult,
+    Recordings,
     count_joined,
     frame_offset,
     join_pieces,
     read_files,
     read_segments,
+    read_syllables,
 )
 from sdhubert_ray.output.record import (
     OutputOptions,
@@ -72,6 +74,7 @@ __all__ = [
     "LeaseTimes",
     "OutputOptions",
     "Plan",
+    "Recordings",
     "StagedPlan",
     "check_holder",
     "clear_output",
@@ -99,6 +102,7 @@ __all__ = [
     "read_plan",
     "read_run",
     "read_segments",
+    "read_syllables",
     "read_unit",
     "recall_lengths",
     "refuse_other",

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +14,12 @@ from sdhubert_ray.output.commits import Commit, read_commit, read_commits
 from sdhubert_ray.output.contents import require_contents
 from sdhubert_ray.output.plans import Plan
 from sdhubert_ray.output.record import check_tokenized, read_run
+from sdhubert_ray.output.syllables import tabulate
 from sdhubert_ray.output.tables import Array, read_intervals, read_ragged, read_vectors, worst_status
 from sdhubert_ray.speech import FRAME_RATE
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -90,17 +96,59 @@ def read_files(
             yield _gather(places.pop(file_id), read)
 
 
-def read_segments(output: str) -> Iterator[FileResult]:
-    """Iterate over the recordings of an output folder, the pieces of long ones joined.
+class Recordings(Iterator[FileResult]):
+    """The recordings of an output, one after the other, the pieces of long ones joined.
+
+    Errors are raised when the first one is asked for, see `read_segments`.
+    """
+
+    def __init__(self, output: str) -> None:
+        self._output = output
+        self._results = _read_results(output, ("segment_features", "units"))
+
+    def __next__(self) -> FileResult:
+        """The next recording; files of the table are read one at a time."""
+        return next(self._results)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """All syllables of the output as a data frame, a row each, in memory, wherever the iteration stands.
+
+        Returns:
+            columns `id` (str, of the recording), `syllable` (int64, from 1 in each recording), `start` and `end`
+            (float64, seconds of the file), `unit` (Int32, missing without a quantizer), `status` (str, of the
+            recording). Recordings without syllables have no row.
+
+        Raises:
+            UserError: as `read_segments`.
+        """
+        import pandas as pd
+
+        types = {pa.int32(): pd.Int32Dtype()}  # the only one that may be missing
+        frame: pd.DataFrame = pa.concat_tables(read_syllables(self._output)).to_pandas(types_mapper=types.get)
+        return frame
+
+
+def read_segments(output: str | Path) -> Recordings:
+    """Iterate over the recordings of an output folder, the pieces of long ones joined; or `.to_pandas()`.
 
     Raises:
         UserError: there is no run, a file of it is damaged, or a `sdhubert tokenize` into it has not ended.
     """
+    return Recordings(str(output))
+
+
+def read_syllables(output: str) -> Iterator[pa.Table]:
+    """The syllables of an output, in tables of `syllables.SYLLABLES`, a row each. Raises as `read_segments`."""
+    results = _read_results(output, ("units",))
+    return tabulate((result.id, result.status, result.segments, result.units) for result in results)
+
+
+def _read_results(output: str, further: Sequence[str]) -> Iterator[FileResult]:
     record = read_run(output)
     if record is not None:
         check_tokenized(output, record)
-    columns = ["id", "uri", "piece", "offset", "duration", "status", "error", "num_frames"]
-    for table in read_files(output, [*columns, "segments", "segment_features", "units"]):
+    columns = ["id", "uri", "piece", "offset", "duration", "status", "error", "num_frames", "segments"]
+    for table in read_files(output, [*columns, *further]):
         yield join_pieces(table)
 
 

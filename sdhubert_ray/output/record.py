@@ -16,7 +16,7 @@ class OutputOptions:
     """What is written.
 
     Attributes:
-        formats: `parquet` is always written; `files` and `textgrid` add text files per recording.
+        formats: `parquet` is always written; `files` and `textgrid` add text files per recording, `csv` one for all.
         frame_features: `float32` or `float16` keeps the features of all frames, `none` does not.
         segment_features: `auto` keeps them as they were computed; or `float32`, `float16`, `none`.
         compression: the Parquet codec.
@@ -32,7 +32,7 @@ class OutputOptions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "formats", tuple(self.formats))  # from YAML it comes as a list
         for name in self.formats:
-            require_choice("output.formats", name, ("parquet", "files", "textgrid"))
+            require_choice("output.formats", name, ("parquet", "files", "textgrid", "csv"))
         require_choice("output.frame_features", self.frame_features, ("none", "float16", "float32"))
         require_choice("output.segment_features", self.segment_features, ("auto", "none", "float16", "float32"))
         require_choice("output.compression", self.compression, ("zstd", "snappy", "lz4", "gzip", "none"))

@@ -293,7 +293,7 @@ class Session:
             if plan.number in unpublished:
                 self._publish(plan, plans, publish)
         self._lease.confirm()
-        formats.export(job.output, options.formats, export)
+        formats.export(job.output, formats.formats_to_write(job.record, options.formats), export)
         self._summary.totals = count_results(job.output, plans, list_commits(job.output, plans))
         self._stop_clock()
         self._lease.confirm()

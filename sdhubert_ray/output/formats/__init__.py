@@ -1,4 +1,4 @@
-"""What other tools read: the original's text and npy files, Praat TextGrids, and unit sequences for language models."""
+"""What other tools read: the original's text and npy files, TextGrids, CSV, and unit sequences for language models."""
 
 from sdhubert_ray.output.formats.files import (
     ExportPart,
@@ -7,6 +7,7 @@ from sdhubert_ray.output.formats.files import (
     export,
     export_here,
     export_part,
+    formats_to_write,
     name_files,
     note_formats,
     remove_files,
@@ -30,6 +31,7 @@ __all__ = [
     "export",
     "export_here",
     "export_part",
+    "formats_to_write",
     "merge_repeats",
     "name_files",
     "note_formats",

@@ -1,4 +1,4 @@
-"""The original's text and npy files, and Praat TextGrids: files for each recording."""
+"""Files beside the table: the original's text and npy files and Praat TextGrids for each recording, a CSV for all."""
 
 import io
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +24,7 @@ from sdhubert_ray.output import (
     require_contents,
 )
 from sdhubert_ray.output.commits import read_commits
+from sdhubert_ray.output.formats.csv import CSV_FILE, write_csv
 from sdhubert_ray.output.tables import FAILED_STATUSES, read_ragged, read_vectors
 
 _COLUMNS = ("id", "uri", "piece", "offset", "duration", "status", "error", "num_frames", "segments", "units")
@@ -31,6 +32,8 @@ _MOST_PARTS = 256  # each lists the output anew
 _MAX_NAME_BYTES = 230  # of 255: the longest ending is _segmentfeature.npy
 _FEATURE_COLUMNS = ("segment_features", "frame_features", "mask")
 _ENDINGS = {"files": ("_segments.txt", "_segmentfeature.npy", "_feature.npy"), "textgrid": (".TextGrid",)}
+_OF_ALL = {"csv": CSV_FILE}
+"""The files that all recordings share."""
 
 
 class ExportPart(NamedTuple):
@@ -60,8 +63,8 @@ def export(output: str, formats: Sequence[str], do: ExportParts = export_here) -
 
     `files`: NAME_segments.txt (`start, end` per line, seconds), NAME_feature.npy (T, D) zero outside speech,
     NAME_segmentfeature.npy (S, D). `textgrid`: NAME.TextGrid, one interval tier. NAME is the id without its
-    ending, or with it where two would be the same. A recording that could not be read gets none. Each file is there
-    whole or not at all.
+    ending, or with it where two would be the same. A recording that could not be read gets none. `csv`: syllables.csv,
+    a row for each syllable of all of them. Each file is there whole or not at all.
 
     Args:
         output: the folder.
@@ -71,6 +74,8 @@ def export(output: str, formats: Sequence[str], do: ExportParts = export_here) -
     Raises:
         UserError: the output cannot be read or written.
     """
+    if "csv" in formats:
+        write_csv(output)
     if not _ENDINGS.keys() & set(formats):
         return
     commits = len(require_contents(output).commits)
@@ -108,8 +113,19 @@ def note_formats(
     """
     plans = [*plans]
     noted = {} if before is None else _noted(before, plans)
-    asked = _ENDINGS.keys() & set(formats)
+    asked = {*_ENDINGS, *_OF_ALL} & {*formats}
     return {plan: sorted({*asked, *noted.get(plan, ())}) for plan in plans}
+
+
+def formats_to_write(record: Mapping[str, Any], formats: Sequence[str]) -> Sequence[str]:
+    """The formats of a run: those asked for, and of earlier runs those whose one file would lack its recordings else.
+
+    Args:
+        record: of the run, with what `note_formats` gives.
+        formats: that are asked for.
+    """
+    noted = {name for names in record["formats"].values() for name in names}
+    return [*formats, *sorted(noted & _OF_ALL.keys() - {*formats})]
 
 
 def _noted(record: Mapping[str, Any], plans: Iterable[str]) -> Mapping[str, Sequence[str]]:
@@ -131,16 +147,17 @@ def check_free(output: str, there: Contents | None, ids: Iterable[str], formats:
     Raises:
         UserError: there is such a file, or an id that leads into a folder of the output, or as `name_files`.
     """
-    if not _ENDINGS.keys() & set(formats):
-        return
-    names = name_files(dict.fromkeys(ids))
+    wanted = {_OF_ALL[name] for name in formats if name in _OF_ALL}
+    names = name_files(dict.fromkeys(ids)) if _ENDINGS.keys() & set(formats) else {}
     for file_id, name in names.items():
         if is_in_own_folder(name):
             raise UserError(
                 f"the files of id {file_id!r} would lie among those of the output; --format files and textgrid need "
                 "other ids"
             )
-    wanted = _with_endings(names.values(), formats)
+    wanted |= _with_endings(names.values(), formats)
+    if not wanted:
+        return
     taken = storage.find_any(output, wanted - _written(output, there) if there else wanted)
     if taken is not None:
         raise UserError(
@@ -149,7 +166,7 @@ def check_free(output: str, there: Contents | None, ids: Iterable[str], formats:
 
 
 def remove_files(output: str) -> None:
-    """Remove the files of recordings that the runs in an output have written."""
+    """Remove the files beside the table that the runs in an output have written."""
     contents = read_contents(output)
     if contents is not None:
         storage.remove_files([storage.join(output, name) for name in sorted(_written(output, contents))])
@@ -158,10 +175,11 @@ def remove_files(output: str) -> None:
 def _written(output: str, there: Contents) -> set[str]:
     """The files, relative to an output, that its runs have written or may have: not of recordings that failed."""
     noted = {} if there.is_half_removed else _noted(there.record, [plan.name for plan in there.plans])
-    if not any(noted.values()):
-        return set()
+    all_noted = {name for names in noted.values() for name in names}
+    written = {_OF_ALL[name] for name in all_noted if name in _OF_ALL}
+    if not all_noted & _ENDINGS.keys():
+        return written
     failed = _failed_recordings(output, there)
-    written: set[str] = set()
     formats: dict[str, Sequence[str]] = {}  # by id
     for plan in there.plans:  # a name may change when another recording comes
         ids = {file_id for table in read_plan(output, plan, ["id"]) for file_id in table.column("id").to_pylist()}
