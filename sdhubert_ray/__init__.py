@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sdhubert_ray.api import MincutWrapper, SDHuBERTSegmenter
     from sdhubert_ray.output import read_segments
+    from sdhubert_ray.runs.segmenting import segment_corpus
     from sdhubert_ray.units import Quantizer
 
-__all__ = ["MincutWrapper", "Quantizer", "SDHuBERTSegmenter", "read_segments"]
+__all__ = ["MincutWrapper", "Quantizer", "SDHuBERTSegmenter", "read_segments", "segment_corpus"]
 
 _HOMES = {
     "MincutWrapper": "sdhubert_ray.api",
     "Quantizer": "sdhubert_ray.units.quantizer",
     "SDHuBERTSegmenter": "sdhubert_ray.api",
     "read_segments": "sdhubert_ray.output",
+    "segment_corpus": "sdhubert_ray.runs.segmenting",
 }
 
 

@@ -4,13 +4,14 @@ from typing import Annotated
 
 import typer
 
-from sdhubert_ray.cli.options import Input, Limit, Split, Where, select
+from sdhubert_ray.cli.options import Input, Limit, Split, Where, read_piped, select
 from sdhubert_ray.cli.targets import Replace, check_file
 
 
 def manifest(
     source: Input,
     target: Annotated[str, typer.Argument(metavar="MANIFEST.parquet", help="The file or URI to write.")],
+    further: Annotated[list[str] | None, typer.Argument(metavar="", hidden=True)] = None,
     piece_seconds: Annotated[float, typer.Option(help="Longer audio is cut into pieces (audio.piece_seconds).")] = 600,
     where: Where = None,
     limit: Limit = None,
@@ -22,12 +23,14 @@ def manifest(
     overwrite: Replace = False,
 ) -> None:
     """List recordings, probe how long they are, cut long ones into pieces: a manifest for `sdhubert segment`."""
-    from sdhubert_ray.corpus import list_input, write_manifest
+    from sdhubert_ray.corpus import list_inputs, write_manifest
     from sdhubert_ray.storage.entries import SCHEMES
 
+    paths = [source, target, *(further or ())]
+    inputs, target = paths[:-1], paths[-1]
     check_file(target, overwrite, ".parquet")
     allowed = (*SCHEMES, *(schemes or ()))
-    listing = list_input(source, select(where, limit, split), allowed, "--scheme")
+    listing = list_inputs(inputs, select(where, limit, split), allowed, "--scheme", read_piped(inputs))
     summary = write_manifest(listing, target, piece_seconds)
     ignored = f", {summary.ignored} other files ignored" if summary.ignored else ""
     hours = summary.seconds / 3600

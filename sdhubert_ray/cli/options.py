@@ -1,6 +1,8 @@
 """Options that several commands have, and what they amount to."""
 
-from collections.abc import Mapping, Sequence
+import re
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,12 +14,15 @@ if TYPE_CHECKING:
 
 Input = Annotated[
     str,
-    typer.Argument(metavar="INPUT", help="A file, folder, glob, tar or Parquet shards, or a manifest; any URI."),
+    typer.Argument(
+        metavar="INPUT...",
+        help="Files, folders, globs, tar or Parquet shards, manifests; any URI; - is a list on standard input.",
+    ),
 ]
 Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="A folder or URI: new, or one to resume.")]
 ConfigFile = Annotated[str | None, typer.Option(help="A YAML file of the same keys.")]
 Formats = Annotated[
-    list[str] | None, typer.Option("--format", help="parquet (always written), files, textgrid; may be repeated.")
+    list[str] | None, typer.Option("--format", help="parquet (always written), files, textgrid, csv; may be repeated.")
 ]
 Where = Annotated[
     list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only these rows of a manifest; may be repeated.")
@@ -46,6 +51,36 @@ Rename = Annotated[
 ]
 
 
+_OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
+
+
+def split_arguments(first: str, second: str, further: Sequence[str]) -> tuple[list[str], str, list[str]]:
+    """The words INPUT... OUTPUT KEY=VALUE... as inputs, output, and overrides.
+
+    Args:
+        first: an input.
+        second: the output, if no path follows.
+        further: more paths, then overrides; a path that looks like one is written with `./` before it.
+    """
+    places = (number for number, word in enumerate(further) if _OVERRIDE.match(word))
+    begin = next(places, len(further))
+    paths = [first, second, *further[:begin]]
+    return paths[:-1], paths[-1], [*further[begin:]]
+
+
+def read_piped(inputs: Sequence[str]) -> list[str]:
+    """The list on standard input, where `-` is an input; else nothing. Raises UserError."""
+    from sdhubert_ray.corpus import STANDARD_INPUT, read_list
+
+    if STANDARD_INPUT not in inputs:
+        return []
+    if sys.stdin.isatty():
+        raise UserError(
+            "input - is a list on standard input, which is a terminal; pipe one in: find ... | sdhubert ..."
+        )
+    return read_list(sys.stdin.buffer)
+
+
 def split_rename(rename: str | None) -> tuple[str, str]:
     """OLD and NEW of --rename, both empty without it. Raises UserError."""
     old, mark, new = (rename or "=").partition("=")
@@ -66,14 +101,3 @@ def select(where: list[str] | None, limit: int | None, split: list[str] | None) 
     from sdhubert_ray.corpus import Selection
 
     return Selection(where=tuple(where or ()), limit=limit, splits=tuple(split or ()))
-
-
-def written(formats: Sequence[str] | None, frame_features: str | None, precision: str) -> dict[str, object]:
-    """The config keys of --format and --frame-features; `files` has frame features, of `precision` if none is given."""
-    needed = precision if formats and "files" in formats else None
-    return {"output.formats": formats or None, "output.frame_features": frame_features or needed}
-
-
-def given(flags: Mapping[str, object]) -> dict[str, object]:
-    """Those of some config keys that were given as flags: the others are as file, preset and checkpoint have them."""
-    return {key: value for key, value in flags.items() if value is not None}

@@ -14,8 +14,6 @@ from sdhubert_ray.cli.options import (
     Output,
     Overwrite,
     choose_address,
-    given,
-    written,
 )
 from sdhubert_ray.cli.running import do_job
 
@@ -58,11 +56,12 @@ def resegment(
     Options that are not given are those that the features were made with. Run again, it does what is left or new.
     """
     log_as(log_format)
+    from sdhubert_ray.runs.config import flags_of_output, given
     from sdhubert_ray.runs.resegment import load_options, open_features, prepare_resegment
 
     features = open_features(source)
     of_run = {"preset": preset, "quantizer": quantizer, "max_failed": max_failed}
-    flags = given({**of_run, **written(formats, None, features.precision)})
+    flags = given({**of_run, **flags_of_output(formats, None, features.precision)})
     job = prepare_resegment(
         load_options(features, config, overrides or [], flags),
         features,

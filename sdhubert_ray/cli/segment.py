@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from sdhubert_ray.cli.console import log_as, note
+from sdhubert_ray.cli.console import log_as
 from sdhubert_ray.cli.options import (
     Address,
     ConfigFile,
@@ -18,9 +18,9 @@ from sdhubert_ray.cli.options import (
     Split,
     Where,
     choose_address,
-    given,
+    read_piped,
     select,
-    written,
+    split_arguments,
 )
 from sdhubert_ray.cli.plan import print_plan
 from sdhubert_ray.cli.running import do_job, print_found
@@ -81,38 +81,23 @@ def segment(
     Run again with the same configuration, it does what is left.
     """
     log_as(log_format)
-    of_run = {"checkpoint": checkpoint, "quantizer": quantizer, "preset": preset, "device": device, "dtype": dtype}
-    flags = given({**of_run, "max_failed": max_failed, **written(formats, frame_features, "float32")})
     if plan and (profile or json_file):
         raise UserError("--plan runs nothing that --profile or --json could tell of; leave out one")
     if json_file:
         check_figures(json_file)
+    inputs, output, words = split_arguments(source, output, overrides or [])
     # What can be mended is told before torch is loaded, which takes seconds.
-    from sdhubert_ray.corpus import list_input
-    from sdhubert_ray.runs.config import JobConfig, load_config
-    from sdhubert_ray.runs.engines import check_engine
-    from sdhubert_ray.runs.execute import prepare_job
+    from sdhubert_ray.runs.config import flags_of_output, given, load_config
+    from sdhubert_ray.runs.segmenting import prepare_segmenting
 
-    check_engine(engine, choose_address(context, engine, address))
-    asked = load_config(config, overrides or [], flags, {})
-    if retry and (where or limit or split):
-        raise UserError(
-            "--retry does rows of OUTPUT again, whatever INPUT holds; leave out --where, --limit and --split"
-        )
-    listing = None if retry else list_input(source, select(where, limit, split), asked.audio.schemes)
-
-    from sdhubert_ray.encoder import fetch_checkpoint
-
-    weights = fetch_checkpoint(asked.checkpoint)
-    if asked.preset != JobConfig().preset and weights.options:
-        brought = ", ".join(sorted(weights.options))
-        note(f"note: checkpoint {weights.name} brings its own {brought}, which go before those of {asked.preset!r}")
-    job = prepare_job(
-        load_config(config, overrides or [], flags, weights.options),
-        weights,
-        source,
-        listing,
+    of_run = {"checkpoint": checkpoint, "quantizer": quantizer, "preset": preset, "device": device, "dtype": dtype}
+    flags = given({**of_run, "max_failed": max_failed, **flags_of_output(formats, frame_features, "float32")})
+    job = prepare_segmenting(
+        inputs,
         output,
+        lambda carried: load_config(config, words, flags, carried),
+        selection=select(where, limit, split),
+        piped=[] if retry else read_piped(inputs),
         engine=engine,
         address=choose_address(context, engine, address),
         overwrite=overwrite,

@@ -97,7 +97,7 @@ def audio_source(where: str, read_files: Callable[[], Iterator[File]], first: Fi
         while batch := list(itertools.islice(files, BATCH_ROWS)):
             yield _rows(batch, layout)
 
-    return Source(where, _rows([], layout).schema, read, tally)
+    return Source(where, _rows([], layout).schema, read, tally, ids_are_paths=True)
 
 
 def list_files(files: Sequence[tuple[str, str]]) -> pa.Table:
@@ -131,7 +131,7 @@ def stat_files(files: Iterable[File], named_in: str | None = None) -> Iterator[F
             that cannot be asked (a dangling link) is passed on, to be found missing when it is decoded.
 
     Raises:
-        UserError: a named file is not there.
+        UserError: a named file is not there, or is a folder.
     """
     return in_order(functools.partial(_try_stat, named_in=named_in), files, _STATS_AT_ONCE)
 
@@ -155,7 +155,11 @@ def _try_stat(file: File, named_in: str | None) -> File:
         return stat_file(file)
     except FileNotFoundError as error:
         if named_in is not None:
-            raise UserError(f"{named_in}: {file.uri} does not exist; check the braces") from error
+            raise UserError(f"{named_in}: {file.uri} does not exist; correct its name") from error
+        return file
+    except IsADirectoryError as error:
+        if named_in is not None:
+            raise UserError(f"{named_in}: {file.uri} is a folder; name the files in it, or that alone") from error
         return file
     except OSError:
         return file

@@ -27,11 +27,15 @@ from sdhubert_ray.storage.entries import SCHEMES
 
 _MOST_NAMES = 1_000_000
 """A brace pattern of more names is taken for a slip of the keyboard."""
-_EVERYTHING = Selection()
+EVERYTHING = Selection()
+
+
+class MissingInputError(UserError):
+    """There is no such input."""
 
 
 def list_input(
-    uri: str, selection: Selection = _EVERYTHING, schemes: Collection[str] = SCHEMES, option: str = "audio.schemes"
+    uri: str, selection: Selection = EVERYTHING, schemes: Collection[str] = SCHEMES, option: str = "audio.schemes"
 ) -> Listing:
     """List the recordings of an input, streamed.
 
@@ -49,7 +53,7 @@ def list_input(
         TransientError: a store could not be reached.
     """
     try:
-        source = _find(uri, selection.splits, schemes, option)
+        source = find_source(uri, selection.splits, schemes, option)
     except storage.TransientError:
         raise
     except OSError as error:
@@ -57,7 +61,8 @@ def list_input(
     return select(source, selection)
 
 
-def _find(uri: str, splits: tuple[str, ...], schemes: Collection[str], option: str) -> Source:
+def find_source(uri: str, splits: tuple[str, ...], schemes: Collection[str], option: str) -> Source:
+    """An input before rows are selected, but for splits. Raises as `list_input`, and OSError."""
     if storage.exists(uri):
         if storage.is_folder(uri):
             return _folder(uri, tuple(dict.fromkeys(name.strip("/") for name in splits)))
@@ -67,7 +72,7 @@ def _find(uri: str, splits: tuple[str, ...], schemes: Collection[str], option: s
     elif storage.has_magic(uri):
         source = _several(uri, storage.expand_glob(uri), named=False)
     else:
-        raise UserError(f"input {uri} does not exist; name a file, a folder, a glob or a manifest")
+        raise MissingInputError(f"input {uri} does not exist; name a file, a folder, a glob or a manifest")
     return select_splits(source, splits)
 
 
@@ -159,15 +164,29 @@ def _several(pattern: str, uris: list[str], named: bool) -> Source:
     """
     if not uris:
         raise UserError(f"input {pattern} matches no file; check the pattern (`**` stands for any depth of folders)")
-    root = PurePosixPath(_fixed_part(pattern))
+    root = PurePosixPath(pattern_folder(pattern))
     files = [File(str(PurePosixPath(uri).relative_to(root)), uri) for uri in uris]
+    return files_source(f"input {pattern}", "matches", files, named)
+
+
+def files_source(where: str, verb: str, files: list[File], named: bool) -> Source:
+    """Files as an input, all of one kind: audio, tars or Parquet.
+
+    Args:
+        where: how messages call the input.
+        verb: what it does with files, in messages.
+        files: they.
+        named: each of them was named, and is refused if it is not there.
+
+    Raises:
+        UserError: two kinds, or compressed tars; as `audio_source`, `tar_source` or `parquet_source`.
+    """
     kinds = [_kind(file.name) for file in files]
     if len(set(kinds)) > 1:
         other = kinds.index(next(kind for kind in kinds if kind != kinds[0]))
-        raise _mixed(f"input {pattern} matches", files[0].name, files[other].name)
+        raise _mixed(f"{where} {verb}", files[0].name, files[other].name)
     if kinds[0] == "compressed":
-        raise _compressed(f"input {pattern} matches {files[0].name}, which is")
-    where = f"input {pattern}"
+        raise _compressed(f"{where} {verb} {files[0].name}, which is")
     if kinds[0] == TAR_SUFFIX:
         return tar_source(files, where, 0)
     if kinds[0] == PARQUET_SUFFIX:
@@ -192,7 +211,7 @@ def _expand_braces(pattern: str) -> list[str]:
     if len(names) > _MOST_NAMES:
         raise UserError(f"input {pattern} stands for over {_MOST_NAMES} files; check the numbers in its braces")
     if names == [pattern]:
-        raise UserError(f"input {pattern} does not exist; name a file, a folder, a glob or a manifest")
+        raise MissingInputError(f"input {pattern} does not exist; name a file, a folder, a glob or a manifest")
     return [
         uri
         for name in names
@@ -200,7 +219,7 @@ def _expand_braces(pattern: str) -> list[str]:
     ]
 
 
-def _fixed_part(pattern: str) -> str:
+def pattern_folder(pattern: str) -> str:
     """The folder of a pattern up to its first special character, as an absolute URI."""
     before = pattern.partition("{")[0]
     if storage.has_magic(before):

@@ -47,7 +47,7 @@ def tar_source(files: Sequence[File], where: str, ignored: int) -> Source:
             raise UserError(f"{where} has no audio: none of {members_seen} members has an audio ending")
 
     schema = pa.schema([pa.field(name, INPUT_TYPES[name]) for name in _TAR_COLUMNS])
-    return Source(where, schema, read, tally)
+    return Source(where, schema, read, tally, ids_are_paths=True)
 
 
 def parquet_source(files: Sequence[File], where: str, ignored: int) -> Source:
@@ -78,7 +78,7 @@ def parquet_source(files: Sequence[File], where: str, ignored: int) -> Source:
         if not rows_seen:
             raise UserError(f"{where} has no rows")
 
-    return Source(where, schema, read, tally)
+    return Source(where, schema, read, tally, ids_are_paths=naming == "row")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -70,6 +70,7 @@ class Source:
         tally: what `read` counts.
         piece_seconds: set if its rows are pieces, cut with this length.
         duplicate_hint: what to do about ids that stand twice.
+        ids_are_paths: its ids are paths below the input, and not names that a file gives them.
     """
 
     where: str
@@ -78,6 +79,7 @@ class Source:
     tally: Tally = field(default_factory=Tally)
     piece_seconds: float | None = None
     duplicate_hint: str = "ids have to be unique"
+    ids_are_paths: bool = False
 
 
 class Listing:
@@ -150,7 +152,7 @@ def select_splits(source: Source, splits: tuple[str, ...]) -> Source:
             yield batch.filter(pc.is_in(column, wanted))
         refuse_missing_split(source.where, splits, there)
 
-    return Source(source.where, source.schema, read, source.tally, source.piece_seconds, source.duplicate_hint)
+    return replace(source, read=read)
 
 
 class MissingSplitError(UserError):

@@ -175,6 +175,17 @@ class JobConfig:
         }
 
 
+def flags_of_output(formats: Sequence[str] | None, frame_features: str | None, precision: str) -> dict[str, object]:
+    """The keys of --format and --frame-features; `files` has frame features, of `precision` if none is given."""
+    needed = precision if formats and "files" in formats else None
+    return {"output.formats": [*formats] if formats else None, "output.frame_features": frame_features or needed}
+
+
+def given(flags: Mapping[str, object]) -> dict[str, object]:
+    """Those of some keys that are not None: the others are as file, preset and checkpoint have them."""
+    return {key: value for key, value in flags.items() if value is not None}
+
+
 def load_config(
     path: str | None,
     overrides: Sequence[str],

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from sdhubert_ray import storage
-from sdhubert_ray.corpus import Listing
+from sdhubert_ray.corpus import Listing, name_inputs
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import (
     Commit,
@@ -57,7 +57,7 @@ _PACKAGES = ("sdhubert_ray", "torch", "transformers", "numpy", "pyarrow", "sound
 def prepare_job(
     config: JobConfig,
     checkpoint: "Checkpoint",
-    source: str,
+    source: str | Sequence[str],
     listing: Listing | None,
     output: str,
     *,
@@ -71,8 +71,8 @@ def prepare_job(
     Args:
         config: of the job.
         checkpoint: the weights.
-        source: what the input is called in the run record.
-        listing: the recordings in it, which are read once, here; None with `retry`.
+        source: the input, or several, as the run record calls them.
+        listing: the recordings in them, which are read once, here; None with `retry`.
         output: a folder, new or of an earlier run of the same configuration.
         engine: `auto`, `local` (this process) or `ray`.
         address: of a Ray cluster; implies `ray`.
@@ -83,8 +83,10 @@ def prepare_job(
         UserError: anything that the caller has to mend.
     """
     _check_choices(engine, address, overwrite, retry)
-    if storage.is_folder(source) and storage.is_inside(output, source):
-        raise UserError(f"output {output} is in the input {source}; choose an output outside of it")
+    inputs = [source] if isinstance(source, str) else source
+    for name in inputs if listing is not None else ():
+        if storage.is_folder(name) and storage.is_inside(output, name):
+            raise UserError(f"output {output} is in the input {name}; choose an output outside of it")
     output = storage.absolute(output)
     config = settle_precision(config, None if engine == "local" else address, None if overwrite else output)
     made_with = fingerprint(config.identity(checkpoint.sha256))
@@ -116,7 +118,7 @@ def prepare_job(
         return stage_retry(output, plans, commits, retry, layout, folder), Found(), "retry"
 
     weights = {"name": checkpoint.name, "sha256": checkpoint.sha256, "options": checkpoint.options}
-    origin = Origin(source, weights, checkpoint, quantizer=quantizer)
+    origin = Origin(name_inputs(inputs), weights, checkpoint, quantizer=quantizer)
     identity = config.identity(checkpoint.sha256, quantizer.sha256 if quantizer else None)
     try:
         job = plan_job(config, origin, identity, output, stage, engine=engine, address=address, overwrite=overwrite)
