@@ -127,6 +127,23 @@ def flaky_proxy(s3_server, tmp_path):
     proxy.stop()
 
 
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub of repositories, empty, which hf:// URIs of this process lead to; see `hub.Hub`."""
+    import hub
+    from huggingface_hub import constants
+
+    server = hub.Hub()
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.partition("/{repo_id}")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "".join([server.url, *template[1:]]))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nowhere")
+    yield server
+    server.stop()
+
+
 @pytest.hookimpl(wrapper=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     """With pytest-xdist the tests that share a Ray, or an S3 server, are one worker's, so that one serves them all.

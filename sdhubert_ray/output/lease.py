@@ -41,6 +41,13 @@ class LeaseTimes:
 
 
 TIMES = LeaseTimes()
+OF_HISTORY = LeaseTimes(beat=60.0, dead=600.0, settle=5.0)
+"""Where each heartbeat is a commit of a repository, of which there may be so many an hour."""
+
+
+def times_of(output: str) -> LeaseTimes:
+    """The times of the leases of an output."""
+    return OF_HISTORY if storage.keeps_history(output) else TIMES
 
 
 class LeaseLostError(Exception):
@@ -54,18 +61,20 @@ class Lease:
         times: those it keeps.
     """
 
-    def __init__(self, output: str, run_id: str, times: LeaseTimes = TIMES) -> None:
+    def __init__(self, output: str, run_id: str, times: LeaseTimes | None = None) -> None:
         """Take the lease of an output.
 
         Args:
             output: the folder.
             run_id: unique to this run.
-            times: when to renew it, and for how long to look for the heartbeat of a holder elsewhere.
+            times: when to renew it, and for how long to look for the heartbeat of a holder elsewhere; None: as is
+                usual for the output.
 
         Raises:
             BusyError: another run holds it (it says which).
             UserError: the output cannot be written.
         """
+        times = times or times_of(output)
         self.times = times
         self._output = output
         self._uri = storage.join(output, LEASE)
@@ -170,8 +179,9 @@ def check_holder(output: str, run_id: str) -> None:
         raise LeaseLostError(f"output {output} is held by {by}, not by the run {run_id} any more")
 
 
-def is_held(output: str, times: LeaseTimes = TIMES) -> bool:
+def is_held(output: str, times: LeaseTimes | None = None) -> bool:
     """Tell whether a run is alive on an output. A holder on another host is watched for some seconds."""
+    times = times or times_of(output)
     uri = storage.join(output, LEASE)
     holder = _read(uri)
     return holder is not None and _is_alive(uri, holder, 2 * times.beat + times.settle, times.settle)

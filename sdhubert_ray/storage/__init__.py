@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.storage import listing, local, remote
 from sdhubert_ray.storage.entries import Entry, is_hidden
+from sdhubert_ray.storage.hub import keeps_history
 from sdhubert_ray.storage.reading import Blocks, RangeFile, raise_if_failed
 from sdhubert_ray.storage.retries import TransientError, shown
 
@@ -38,6 +39,7 @@ __all__ = [
     "is_local",
     "is_same_folder",
     "join",
+    "keeps_history",
     "list_files",
     "open_binary",
     "put",

@@ -10,7 +10,19 @@ SCHEMES = ("file", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hdfs", "hf"
 addresses may lead into a cluster's own network, nor filesystems in a chain."""
 
 # A digest says more than a time: a file that was copied once more is the same file.
-_VERSIONS = ("ETag", "etag", "md5Hash", "generation", "LastModified", "last_modified", "mtime", "updated", "created")
+_VERSIONS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "generation",
+    "blob_id",
+    "xet_hash",
+    "LastModified",
+    "last_modified",
+    "mtime",
+    "updated",
+    "created",
+)
 
 
 @dataclass(frozen=True)

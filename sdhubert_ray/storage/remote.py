@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from sdhubert_ray.errors import UserError
+from sdhubert_ray.storage import hub
 from sdhubert_ray.storage.entries import Entry, remote_entry
 from sdhubert_ray.storage.retries import retrying, shown
 
@@ -96,7 +97,7 @@ def fetch(uri: str, start: int, end: int) -> bytes:
     """All bytes [start, end) of a file, in one request. Raises as `request`; OSError if the file ends before."""
 
     def get(filesystem: fsspec.AbstractFileSystem, path: str, limit: Limit) -> bytes:
-        data: bytes = filesystem.cat_file(path, start=start, end=end, **limit)
+        data = _read(filesystem, path, limit, start, end)
         if len(data) == end - start:
             return data
         if len(data) >= end:
@@ -111,19 +112,19 @@ def fetch(uri: str, start: int, end: int) -> bytes:
 
 def fetch_all(uri: str) -> bytes:
     """A whole file, in one request: a small one, or one whose size the store does not tell. Raises as `request`."""
-    return request(uri, lambda filesystem, path, limit: bytes(filesystem.cat_file(path, **limit)), LONG_SECONDS)
+    return request(uri, _read, LONG_SECONDS)
 
 
 def put(uri: str, data: bytes) -> None:
     """Write a file. Raises as `request`."""
     # An object shows when its upload is complete. A put whose answer was lost is made again, with the same bytes.
-    request(uri, lambda filesystem, path, limit: filesystem.pipe_file(path, data, **limit), _seconds(len(data)))
+    request(uri, lambda filesystem, path, limit: _put(filesystem, path, data, limit), _seconds(len(data)))
 
 
 def upload(path: Path, uri: str) -> None:
     """Write a file from one of this machine, in parts where it is large. Raises as `request`."""
     seconds = _seconds(path.stat().st_size)
-    request(uri, lambda filesystem, target, limit: filesystem.put_file(str(path), target, **limit), seconds)
+    request(uri, lambda filesystem, target, limit: _put(filesystem, target, path, limit), seconds)
 
 
 def create(uri: str, data: bytes) -> bool:
@@ -135,10 +136,10 @@ def create(uri: str, data: bytes) -> bool:
             filesystem.pipe_file(path, data, mode="create", Metadata={_MARK: mark}, **limit)
         elif uri.partition("://")[0] in _EXCLUSIVE:
             filesystem.pipe_file(path, data, mode="create", **limit)
-        elif filesystem.exists(path, **limit):
+        elif _is_there(filesystem, path, limit):
             raise FileExistsError(uri)
         else:
-            filesystem.pipe_file(path, data, **limit)
+            _put(filesystem, path, data, limit)
 
     try:
         request(uri, put_new, _seconds(len(data)))
@@ -155,8 +156,10 @@ def replace(uri: str, old: bytes, new: bytes) -> bool:
     """Write a file in the place of one that holds `old`; tell whether this call has. Raises as `request`."""
 
     def put_over(filesystem: fsspec.AbstractFileSystem, path: str, limit: Limit) -> None:
-        condition = {"IfMatch": tag} if is_s3(filesystem) and tag else {}
-        filesystem.pipe_file(path, new, **condition, **limit)
+        if is_s3(filesystem) and tag:
+            filesystem.pipe_file(path, new, IfMatch=tag, **limit)
+        else:
+            _put(filesystem, path, new, limit)
 
     try:
         tag = _info(uri).get("ETag")  # before the content: one that is written in between has another
@@ -174,6 +177,9 @@ def remove_files(uris: Sequence[str]) -> None:
     """Remove files of one store, those that are there. Raises as `request`."""
 
     def delete(filesystem: fsspec.AbstractFileSystem, path: str, limit: Limit) -> None:
+        if hub.is_hub(filesystem):
+            hub.remove(filesystem, [_path_in(filesystem, uri) for uri in uris])
+            return
         if not is_s3(filesystem):
             for uri in uris:
                 with contextlib.suppress(FileNotFoundError):
@@ -186,6 +192,33 @@ def remove_files(uris: Sequence[str]) -> None:
 
     if uris:
         request(uris[0], delete, LONG_SECONDS)
+
+
+def _read(
+    filesystem: fsspec.AbstractFileSystem, path: str, limit: Limit, start: int | None = None, end: int | None = None
+) -> bytes:
+    if hub.is_hub(filesystem):
+        return hub.read(filesystem, path, start, end)
+    return bytes(filesystem.cat_file(path, start=start, end=end, **limit))
+
+
+def _put(filesystem: fsspec.AbstractFileSystem, path: str, data: bytes | Path, limit: Limit) -> None:
+    if hub.is_hub(filesystem):
+        hub.put(filesystem, path, data)
+    elif isinstance(data, Path):
+        filesystem.put_file(str(data), path, **limit)
+    else:
+        filesystem.pipe_file(path, data, **limit)
+
+
+def _is_there(filesystem: fsspec.AbstractFileSystem, path: str, limit: Limit) -> bool:
+    if not hub.is_hub(filesystem):
+        return bool(filesystem.exists(path, **limit))
+    try:
+        hub.info(filesystem, path)  # its own `exists` says no where the hub does not answer
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _path_in(filesystem: fsspec.AbstractFileSystem, uri: str) -> str:
@@ -205,6 +238,8 @@ def _info(uri: str) -> Mapping[str, Any]:
     """What the store tells of a file or folder. Raises as `request`."""
 
     def ask(filesystem: fsspec.AbstractFileSystem, path: str, limit: Limit) -> Mapping[str, Any] | None:
+        if hub.is_hub(filesystem):
+            return hub.info(filesystem, path)
         bucket, key, _ = filesystem.split_path(path) if is_s3(filesystem) else (None, None, None)
         if not key:
             return dict(filesystem.info(path, **limit))
@@ -241,6 +276,9 @@ def _connect(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
             shared, path = kind(**kind._get_kwargs_from_urls(uri)), kind._strip_protocol(uri)
     except (ImportError, ValueError) as error:
         raise UserError(f"{shown(uri)} cannot be reached: {error}; install the package of its scheme") from error
+    if hub.is_hub(shared):
+        hub.check_path(uri, path)
+        shared.dircache.clear()  # what it has listed before may have changed
     if not shared.async_impl:
         return shared, path
     # One for all threads of a process, and none of what others use: its clients are told not to wait and not to repeat

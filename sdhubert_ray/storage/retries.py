@@ -33,6 +33,9 @@ _CLIENT_ERRORS: _Types = {
     "gcsfs.retry": ("ChecksumError", "HttpError"),
     "google.auth.exceptions": ("GoogleAuthError",),
     "http.client": ("HTTPException",),
+    "httpx": ("HTTPError",),
+    "httpx2": ("HTTPError",),
+    "huggingface_hub.errors": ("EntryNotFoundError", "XetDownloadError"),
     "paramiko.ssh_exception": ("SSHException",),
     "urllib3.exceptions": ("HTTPError",),
 }
@@ -52,6 +55,9 @@ _TRANSIENT: _Types = {
     "gcsfs.retry": ("ChecksumError",),
     "google.auth.exceptions": ("TransportError",),
     "http.client": ("HTTPException",),
+    "httpx": ("TransportError",),
+    "httpx2": ("TransportError",),
+    "huggingface_hub.errors": ("XetDownloadError",),
     "requests.exceptions": ("ConnectionError", "Timeout", "ChunkedEncodingError"),
     "urllib3.exceptions": ("ProtocolError", "TimeoutError"),
 }
@@ -71,6 +77,11 @@ _NO_CREDENTIALS: _Types = {
     ),
     "google.auth.exceptions": ("DefaultCredentialsError",),
 }
+# That somebody does not want to ask does not pass.
+_FINAL: _Types = {"huggingface_hub.errors": ("OfflineModeIsEnabled",)}
+# Two commits at once: the second is refused, and may come again.
+_OF_COMMITS: _Types = {"huggingface_hub.errors": ("HfHubHTTPError",)}
+_COMMIT_STATUSES = frozenset({409, 412})
 _TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 509})
 # These count whatever status they come with: S3 says 400 to a body that arrived cut, 409 to two writers at once, and
 # 200 before a multipart upload fails.
@@ -107,6 +118,7 @@ _CREDENTIALS = {
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS, run `gcloud auth application-default login`, "
     "or run where a service account is attached",
 }
+_MISSING = {"hf": "does not exist, or is private: correct the name, make the repository, or set HF_TOKEN"}
 _CREDENTIALS.update(s3a=_CREDENTIALS["s3"], gcs=_CREDENTIALS["gs"])
 
 
@@ -150,9 +162,11 @@ def shown(text: str) -> str:
 
 def _is_transient(error: Exception) -> bool:
     links = list(_chain(error))
-    if any(isinstance(link, _loaded(_NO_CREDENTIALS)) for link in links):
+    if any(isinstance(link, _loaded({**_NO_CREDENTIALS, **_FINAL})) for link in links):
         return False
     status, code = _answer(error)
+    if status in _COMMIT_STATUSES and isinstance(error, _loaded(_OF_COMMITS)):
+        return True
     if code in _TRANSIENT_CODES or status in _TRANSIENT_STATUSES:
         return True
     if status is not None:
@@ -171,9 +185,10 @@ def _translated(error: Exception, uri: str) -> OSError:
         return PermissionError(f"{name}: no credentials were found; {advice}")
     if code == "NoSuchBucket":
         return FileNotFoundError(f"{name}: there is no such bucket")
-    # The HTTP filesystem says "not found" to every refusal; the status tells.
-    if status in (404, 410) or (status is None and isinstance(error, FileNotFoundError)):
-        return FileNotFoundError(f"{name}: does not exist")
+    missing = _MISSING.get(uri.partition("://")[0])
+    # The HTTP filesystem says "not found" to every refusal; the status tells. The hub says 401 to what is not there.
+    if status in (404, 410) or (isinstance(error, FileNotFoundError) and (status is None or missing)):
+        return FileNotFoundError(f"{name}: {missing or 'does not exist'}")
     if isinstance(error, FileExistsError) or status == 412:
         return FileExistsError(f"{name}: exists already")
     reason = f"{name}: {_reason(error)}"
