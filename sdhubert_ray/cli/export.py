@@ -4,20 +4,34 @@ from typing import Annotated
 
 import typer
 
-from sdhubert_ray.cli.targets import Replace, check_file
+from sdhubert_ray.cli.targets import Replace, check_file, check_folder
 
 
 def export(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="The folder of a run of `sdhubert train`, or of a checkpoint in it.")
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="The folder of a run of `sdhubert train`, or of a checkpoint in it; with --hub also any checkpoint.",
+        ),
     ],
-    target: Annotated[str, typer.Argument(metavar="OUT.pt", help="The file or URI to write.")],
+    target: Annotated[str, typer.Argument(metavar="OUT.pt", help="The file or URI to write; with --hub a folder.")],
     which: Annotated[str, typer.Option(help="best (of the validations) or last.")] = "best",
+    hub: Annotated[
+        bool, typer.Option("--hub", help="Write a folder for the Hugging Face hub: card, config, safetensors.")
+    ] = False,
     overwrite: Replace = False,
 ) -> None:
     """Export the trained encoder as one file, in the official format, with the options to segment with."""
-    from sdhubert_ray.training.export import export_checkpoint
+    from sdhubert_ray.training.export import export_checkpoint, export_folder
 
-    check_file(target, overwrite, ".pt")
-    exported = export_checkpoint(run, target, which)
-    print(f"step {exported.step} ({exported.source}) exported: sdhubert segment --checkpoint {exported.target} ...")
+    if hub:
+        from sdhubert_ray.encoder.hub import FILES
+
+        check_folder(target, FILES, overwrite)
+        exported = export_folder(run, target, which)
+    else:
+        check_file(target, overwrite, ".pt")
+        exported = export_checkpoint(run, target, which)
+    step = f"step {exported.step} ({exported.source})" if exported.step else exported.source
+    print(f"{step} exported: sdhubert segment --checkpoint {exported.target} ...")

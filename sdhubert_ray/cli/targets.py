@@ -1,5 +1,6 @@
 """Files that a command writes: refused, before its work, where they would be lost or land in a folder mistyped."""
 
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -34,6 +35,30 @@ def check_file(target: str, overwrite: bool, ending: str = "") -> None:
         raise UserError(f"there is no folder {folder} to write {target} into; make it, or correct the name")
     if not overwrite and storage.exists(target):
         raise UserError(f"{target} is there already; name another file, or --overwrite it")
+
+
+def check_folder(target: str, names: Sequence[str], overwrite: bool) -> None:
+    """Look at a folder before files are written into it.
+
+    Args:
+        target: its path or URI; it need not be there.
+        names: of the files.
+        overwrite: they may be replaced.
+
+    Raises:
+        UserError: it is a file, one of the files is there already, or the folder that it is to lie in is not there.
+        TransientError: the store could not be reached.
+    """
+    from sdhubert_ray import storage
+
+    folder = Path(target.removeprefix("file://"))
+    if storage.is_local(target) and not folder.parent.is_dir():
+        raise UserError(f"there is no folder {folder.parent} to write {target} into; make it, or correct the name")
+    if storage.exists(target) and not storage.is_folder(target):
+        raise UserError(f"{target} is a file; name a folder")
+    taken = [name for name in names if storage.exists(storage.join(target, name))]
+    if taken and not overwrite:
+        raise UserError(f"{target} holds {taken[0]} already; name another folder, or --overwrite it")
 
 
 def check_figures(target: str) -> None:

@@ -3,8 +3,8 @@
 Rooms: `model` (the network), `convolutions` (two of its, faster), `batches` (windows through it), `blending` (their
 states to those of a piece, on a GPU), `inference` (pieces through all of it), `cutting` (many spans at once),
 `checkpoint` (weights of official checkpoints, read strictly, never executed), `official` (the rest of such a file),
-`weights` (checkpoints by name, path or URI). All but the last two import torch, most of them transformers too, which
-takes seconds.
+`hub` (checkpoints as folders), `weights` (checkpoints by name, path or URI). All but the last three import torch, most
+of them transformers too, which takes seconds.
 """
 
 from sdhubert_ray.encoder.official import Checkpoint

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -104,7 +106,7 @@ def load_model(checkpoint: Checkpoint, options: EncoderOptions, dtype: str, devi
             model = build_encoder(checkpoint.upstream)
     except ValueError as error:
         raise UserError(f"checkpoint {checkpoint.name}: no encoder of its speech_upstream config ({error})") from error
-    _fill(model, unpickle(checkpoint.name, checkpoint.data)["state_dict"], checkpoint.name)
+    _fill(model, read_state(checkpoint), checkpoint.name)
     last = max(options.layer, options.normcut_layer)
     if last > model.num_layers:
         key = "layer" if options.layer == last else "normcut_layer"
@@ -192,10 +194,9 @@ def read_upstream_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     Raises:
         UserError: not a checkpoint in the official format.
     """
-    state = unpickle(checkpoint.name, checkpoint.data)["state_dict"]
     return {
         _todays_name(key.removeprefix(_UPSTREAM_PREFIX)): value.float()
-        for key, value in state.items()
+        for key, value in read_state(checkpoint).items()
         if key.startswith((_UPSTREAM_PREFIX, "cls_token")) and not _is_training_state(key)
     }
 
@@ -223,6 +224,28 @@ def _fill(model: SDHuBERT, state: Mapping[str, Tensor], name: str) -> None:
 
 def _is_training_state(key: str) -> bool:
     return key in _TRAINING_KEYS or key.startswith(_HEAD_PREFIXES)
+
+
+def read_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The state dict of a checkpoint, of the official file or of one in safetensors.
+
+    Raises:
+        UserError: it is damaged, or no checkpoint.
+    """
+    if not _is_safetensors(checkpoint.data):
+        state: dict[str, Tensor] = unpickle(checkpoint.name, checkpoint.data)["state_dict"]
+        return state
+    try:
+        return dict(safetensors.torch.load(checkpoint.data))
+    except safetensors.SafetensorError as error:
+        raise UserError(
+            f"the weights of checkpoint {checkpoint.name} are damaged ({error}); fetch them again"
+        ) from error
+
+
+def _is_safetensors(data: bytes) -> bool:
+    """Tell by its first bytes: the length of a header, which is JSON. Archives and pickles begin otherwise."""
+    return data[8:9] == b"{"
 
 
 def unpickle(name: str, data: bytes) -> dict[str, Any]:

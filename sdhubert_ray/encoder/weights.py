@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sdhubert_ray import storage
 from sdhubert_ray.composing import configs_folder
+from sdhubert_ray.encoder.hub import read_folder
 from sdhubert_ray.encoder.official import Checkpoint, CheckpointConfig, parse_config, peek
 from sdhubert_ray.errors import UserError
 
@@ -57,8 +58,8 @@ def fetch_checkpoint(name: str) -> Checkpoint:
 
     Args:
         name: `bundled` (small, docs/bundled.md), `sdhubert_base` (downloaded once into the cache), a path, or any URI
-            that fsspec knows; a file is refused if it has another digest than `@sha256:HEX` behind the name, where that
-            is given.
+            that fsspec knows, of a file or of a folder with config.json and model.safetensors; a file (there that of
+            the weights) is refused if it has another digest than `@sha256:HEX` behind the name, where that is given.
 
     Raises:
         UserError: it cannot be had or is no checkpoint, or its file has another digest than was given or, of one that
@@ -77,14 +78,23 @@ def fetch_checkpoint(name: str) -> Checkpoint:
         data = storage.read_bytes(uri)
     except FileNotFoundError as error:
         raise UserError(f"checkpoint {name} does not exist; give a path or URI, {RELEASED} or {BUNDLED}") from error
-    except IsADirectoryError as error:
-        raise UserError(f"checkpoint {name} is a folder; name the .pt file in it") from error
+    except IsADirectoryError:
+        return _fetch_folder(name, uri, digest)
     except OSError as error:
         raise UserError(f"checkpoint {name} cannot be read ({error})") from error
     _check_digest(name, data, digest or (_kept_digest(uri) if asked == RELEASED else None))
     found = read_config(name, data)
     shape = found.upstream if found.upstream is not None else _read_upstream(found.speech_upstream, uri)
     return Checkpoint(name, data, shape, found.options)
+
+
+def _fetch_folder(name: str, uri: str, digest: str) -> Checkpoint:
+    try:
+        checkpoint = read_folder(name, uri)
+    except OSError as error:
+        raise UserError(f"checkpoint {name} cannot be read ({error})") from error
+    _check_digest(name, checkpoint.data, digest or None)
+    return checkpoint
 
 
 def read_config(name: str, data: bytes) -> CheckpointConfig:

@@ -1,11 +1,15 @@
 """From a training run to the handy checkpoint: the student alone, in the official format, ready for `segment`."""
 
 from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from sdhubert_ray import storage
+from sdhubert_ray.encoder import Checkpoint, fetch_checkpoint
+from sdhubert_ray.encoder.weights import read_config
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.training.checkpoints import find_checkpoint, locate_checkpoint
+from sdhubert_ray.training.checkpoints import CHECKPOINT_FILE, find_checkpoint, locate_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +32,7 @@ class Exported(NamedTuple):
     Attributes:
         source: URI of the training's checkpoint.
         step: steps that it has been trained for.
-        target: URI of the file that was written.
+        target: URI of the file or folder that was written.
     """
 
     source: str
@@ -49,6 +53,44 @@ def export_checkpoint(run: str, target: str, which: str = "best") -> Exported:
     """
     if not target.endswith(".pt") or storage.is_folder(target):
         raise UserError(f"{target} cannot be what is exported to; name a file that ends with .pt")
+    source, step, data = _pack(run, which)
+    storage.put(target, data)
+    return Exported(source, step, target)
+
+
+def export_folder(run: str, target: str, which: str = "best") -> Exported:
+    """Write a folder for the Hugging Face hub: card, config.json, model.safetensors, which `fetch_checkpoint` reads.
+
+    Args:
+        run: as `export_checkpoint` takes it; or a checkpoint that is exported already, by name, path or URI.
+        target: path or URI of the folder, such as `hf://USER/NAME`; its last part is the title of the card.
+        which: as `export_checkpoint` takes it.
+
+    Returns:
+        what was exported; steps are 0 where they are not known.
+
+    Raises:
+        UserError: as `export_checkpoint`.
+    """
+    from sdhubert_ray.encoder.hub import pack_folder
+
+    source, step = run, 0
+    made = {"made with": f"sdhubert_ray {version('sdhubert_ray')}"}
+    if storage.is_folder(run) or PurePosixPath(run).suffix == PurePosixPath(CHECKPOINT_FILE).suffix:
+        source, step, data = _pack(run, which)
+        found = read_config(source, data)
+        checkpoint = Checkpoint(source, data, found.upstream or {}, found.options)
+        made["trained for"] = f"{step:,} steps"
+    else:
+        checkpoint = fetch_checkpoint(run)
+    title = target.rstrip("/").rpartition("/")[2]
+    for name, content in pack_folder(checkpoint, title, made).items():
+        storage.put(storage.join(target, name), content)
+    return Exported(source, step, target)
+
+
+def _pack(run: str, which: str) -> tuple[str, int, bytes]:
+    """The checkpoint of a training, its steps, and its student in the official format."""
     source = _find(run, which)
     from sdhubert_ray.encoder.checkpoint import load_plain, pack_checkpoint  # torch takes seconds
 
@@ -57,8 +99,8 @@ def export_checkpoint(run: str, target: str, which: str = "best") -> Exported:
     if not isinstance(belongs, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"checkpoint {source} is of no training by sdhubert_ray")
     state = student_state(content["state_dict"])
-    storage.put(target, pack_checkpoint(belongs["config"], belongs["upstream"], state, belongs["segmentation"]))
-    return Exported(source, int(content["global_step"]), target)
+    packed = pack_checkpoint(belongs["config"], belongs["upstream"], state, belongs["segmentation"])
+    return source, int(content["global_step"]), packed
 
 
 def student_state(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":

@@ -1,13 +1,16 @@
 """From a training run to a checkpoint that segments: the official format, bit for bit the student's states."""
 
 import copy
+import hashlib
 import json
 
 import lightning
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from commands import complaint, sdhubert
+from huggingface_hub import ModelCard
 from transformers import HubertConfig, HubertModel
 
 from sdhubert_ray import MincutWrapper, SDHuBERTSegmenter
@@ -230,3 +233,100 @@ def test_command_line(trained, tmp_path):
     refused = sdhubert("export", trained[0], tmp_path / "best.pt", expect=2)
     assert "take --which last" in complaint(refused)
     assert len(refused.stderr.splitlines()) == 1
+
+
+# -- as a folder for the hub
+
+
+@pytest.fixture
+def exported_folder(trained, tmp_path):
+    sdhubert("export", trained[0], tmp_path / "ours", "--hub", "--which", "last")
+    return tmp_path / "ours"
+
+
+def assert_same_features(one, other, sound):
+    found, expected = (SDHuBERTSegmenter(path, device="cpu")(sound) for path in (one, other))
+    for key in ("features", "norm", "mask", "segments"):
+        np.testing.assert_array_equal(found[key], expected[key])
+
+
+def test_a_folder_loads_back_bit_for_bit(exported, exported_folder, golden):
+    sound = golden / "audio" / "synth_0.flac"
+    assert_same_features(exported_folder, exported[0], sound)
+    checkpoint = fetch_checkpoint(str(exported_folder))
+    assert checkpoint.options == fetch_checkpoint(str(exported[0])).options
+    assert checkpoint.upstream == fetch_checkpoint(str(exported[0])).upstream
+    state = safetensors.torch.load_file(exported_folder / "model.safetensors")
+    packed = torch.load(exported[0], weights_only=True)["state_dict"]
+    assert state.keys() == packed.keys()
+    assert all(torch.equal(state[key], value) and state[key].dtype == value.dtype for key, value in packed.items())
+
+
+@pytest.mark.parametrize("name", ["bundled", "tiny"])
+def test_any_checkpoint_becomes_a_folder(name, tiny_checkpoint, tmp_path, golden):
+    source = {"tiny": str(tiny_checkpoint)}.get(name, name)
+    done = sdhubert("export", source, tmp_path / "folder", "--hub")
+    assert f"sdhubert segment --checkpoint {tmp_path / 'folder'}" in done.stdout
+    assert_same_features(tmp_path / "folder", source, golden / "audio" / "synth_3.flac")
+
+
+def test_the_card_is_one_of_the_hub(exported_folder):
+    content = (exported_folder / "README.md").read_text()
+    card = ModelCard(content)
+    assert card.data.library_name == "sdhubert_ray"
+    assert "syllables" in card.data.tags
+    assert "| trained for | 2 steps |" in card.text
+    assert "speech.normcut_threshold=0.1" in card.text
+    state = safetensors.torch.load_file(exported_folder / "model.safetensors")
+    assert f"| weights | {sum(value.numel() for value in state.values()):,} |" in content
+    assert str(exported_folder.parent) not in content
+    assert sorted(path.name for path in exported_folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_a_digest_of_a_folder_is_that_of_its_weights(exported_folder):
+    digest = hashlib.sha256((exported_folder / "model.safetensors").read_bytes()).hexdigest()
+    fetch_checkpoint(f"{exported_folder}@sha256:{digest}")
+    with pytest.raises(UserError, match="has the SHA-256"):
+        fetch_checkpoint(f"{exported_folder}@sha256:{'0' * 64}")
+
+
+def damage_weights(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "is a folder; name the .pt file in it"),
+        (
+            lambda folder: (folder / "config.json").write_text('{"model_type": "hubert"}'),
+            "is a folder; name the .pt file",
+        ),
+        (
+            lambda folder: (folder / "config.json").write_text("{"),
+            "config .*config.json of checkpoint .* cannot be read",
+        ),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "sdhubert"}'), "was it exported"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "has no model.safetensors beside its config"),
+        (damage_weights, "the weights of checkpoint .* are damaged"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b""), "is empty"),
+    ],
+)
+def test_a_damaged_folder_is_refused(exported_folder, damage, sentence):
+    damage(exported_folder)
+    with pytest.raises(UserError, match=sentence):
+        SDHuBERTSegmenter(exported_folder, device="cpu")
+
+
+def test_a_folder_is_not_written_where_something_is(trained, exported_folder, tmp_path):
+    command = ["export", trained[0], exported_folder, "--hub", "--which", "last"]
+    assert "holds README.md already" in complaint(sdhubert(*command, expect=2))
+    sdhubert(*command, "--overwrite")
+    (tmp_path / "file").write_text("mine")
+    assert "is a file; name a folder" in complaint(sdhubert("export", trained[0], tmp_path / "file", "--hub", expect=2))
+    said = complaint(sdhubert("export", trained[0], tmp_path / "no" / "folder", "--hub", expect=2))
+    assert "there is no folder" in said
+    said = complaint(sdhubert("export", "nowhere.pt", tmp_path / "new", "--hub", expect=2))
+    assert "checkpoint nowhere.pt does not exist" in said
+    assert not (tmp_path / "new").exists()
