@@ -25,7 +25,9 @@ def tokenize(
     quantizer: Annotated[str, typer.Option(help="A folder or URI of `sdhubert cluster` or `import-quantizer`.")] = ...,  # type: ignore[assignment]  # Typer's way to say that it has to be given
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", help="Sequences as txt, jsonl, npy or parquet (default with OUT); may be repeated."),
+        typer.Option(
+            "--format", help="Sequences as txt, jsonl, npy, slamkit or parquet (default with OUT); may be repeated."
+        ),
     ] = None,
     dedup: Annotated[bool, typer.Option("--dedup", help="In sequences, merge runs of equal units.")] = False,
     durations: Annotated[

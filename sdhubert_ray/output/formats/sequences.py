@@ -1,4 +1,4 @@
-"""Unit sequences of recordings, for unit language models: text, JSON lines, npy, Parquet.
+"""Unit sequences of recordings, for unit language models: text, JSON lines, npy, Parquet, and slamkit's features.
 
 A recording's pieces are joined. Times are frames at 50 Hz.
 """
@@ -26,8 +26,8 @@ from sdhubert_ray.speech import FRAME_RATE
 
 SEQUENCE_COLUMNS = ("id", "piece", "duration", "status", "segments", "units")
 """What `read_sequence` takes."""
-SEQUENCE_FORMATS = ("txt", "jsonl", "npy", "parquet")
-_SINGLE_FILES = {"txt": "units.txt", "jsonl": "units.jsonl", "parquet": "units.parquet"}
+SEQUENCE_FORMATS = ("txt", "jsonl", "npy", "parquet", "slamkit")
+_SINGLE_FILES = {"txt": "units.txt", "jsonl": "units.jsonl", "parquet": "units.parquet", "slamkit": "features.jsonl"}
 """The files that all recordings share."""
 
 _NPY_ENDINGS = ("_units.npy", "_durations.npy")
@@ -50,9 +50,9 @@ class SequenceOptions:
     """How unit sequences are written.
 
     Attributes:
-        formats: of `txt`, `jsonl`, `npy` and `parquet`.
+        formats: of `txt`, `jsonl`, `npy`, `parquet` and `slamkit`.
         dedup: merge runs of equal units.
-        durations: also in txt, jsonl and npy, how many frames each unit lasts; Parquet always has them.
+        durations: also in txt, jsonl and npy, how many frames each unit lasts; Parquet and slamkit always have them.
     """
 
     formats: tuple[str, ...] = ()
@@ -127,8 +127,9 @@ def write_sequences(
     `txt`: units.txt, a line per recording: id, units, and with durations these, parted by tabs; numbers are parted by
     spaces; tab, newline, carriage return and backslash in an id are written as \t, \n, \r and \\. `jsonl`:
     units.jsonl with id, units, duration (seconds), and with durations also durations and starts (frames). `parquet`:
-    units.parquet with id, status, duration (seconds), units and durations (frames). `npy`: NAME_units.npy, (N,) int32,
-    and with durations NAME_durations.npy.
+    units.parquet with id, status, duration (seconds), units and durations (frames). `slamkit`: features.jsonl as its
+    `extract_features` writes it, with units, duration (frames of each unit) and file_name (the id). `npy`:
+    NAME_units.npy, (N,) int32, and with durations NAME_durations.npy.
 
     Args:
         sequences: of recordings.
@@ -213,6 +214,23 @@ class _JsonLines:
         self._file.close()
 
 
+class _Slamkit:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("w", encoding="utf-8", newline="\n")
+
+    def add(self, sequence: UnitSequence) -> None:
+        line = {
+            "units": sequence.units.tolist(),
+            "duration": sequence.durations.tolist(),
+            "file_name": sequence.id,
+        }
+        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class _Parquet:
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -249,6 +267,8 @@ def _open_sinks(folder: Path, options: SequenceOptions) -> Sequence[_Sink]:
             sinks.append(_JsonLines(folder / _SINGLE_FILES["jsonl"], options.durations))
         if "parquet" in options.formats:
             sinks.append(_Parquet(folder / _SINGLE_FILES["parquet"]))
+        if "slamkit" in options.formats:
+            sinks.append(_Slamkit(folder / _SINGLE_FILES["slamkit"]))
     return sinks
 
 

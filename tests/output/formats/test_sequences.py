@@ -91,6 +91,15 @@ def test_every_format_gives_back_what_went_in(recordings, dedup, durations):
                     "starts": [start for _, start, _ in tokens],
                 }
             assert row == told
+        told = [json.loads(line) for line in (out / "features.jsonl").read_bytes().decode().split("\n")[:-1]]
+        assert told == [
+            {
+                "units": [unit for unit, _, _ in tokens],
+                "duration": [frames for _, _, frames in tokens],
+                "file_name": name,
+            }
+            for name, tokens in expected.items()
+        ]
         table = pq.read_table(out / "units.parquet")
         assert table.column_names == ["id", "status", "duration", "units", "durations"]
         assert table.schema.field("units").type == pa.list_(pa.int32())
@@ -105,7 +114,7 @@ def test_every_format_gives_back_what_went_in(recordings, dedup, durations):
             assert lasting.exists() == durations
             if durations:
                 assert np.load(lasting).tolist() == [frames for _, _, frames in tokens]
-        assert len([path for path in out.rglob("*") if path.is_file()]) == 3 + len(recordings) * (1 + durations)
+        assert len([path for path in out.rglob("*") if path.is_file()]) == 4 + len(recordings) * (1 + durations)
 
 
 def test_many_recordings_are_written_in_many_row_groups(tmp_path):
@@ -165,7 +174,7 @@ def test_a_table_without_units_is_refused():
     ("name", "sentence"),
     [
         ("jsnl", "unknown --format 'jsnl'; did you mean jsonl?"),
-        ("TextGrid", "unknown --format 'TextGrid'; it has to be one of txt, jsonl, npy, parquet"),
+        ("TextGrid", "unknown --format 'TextGrid'; it has to be one of txt, jsonl, npy, parquet, slamkit"),
     ],
 )
 def test_a_typo_in_a_format_names_the_near_one(name, sentence):
