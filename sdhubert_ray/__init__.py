@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from sdhubert_ray.runs.segmenting import segment_corpus
     from sdhubert_ray.units import Quantizer
 
-__all__ = ["MincutWrapper", "Quantizer", "SDHuBERTSegmenter", "read_segments", "segment_corpus"]
+    __version__: str
+
+__all__ = ["MincutWrapper", "Quantizer", "SDHuBERTSegmenter", "__version__", "read_segments", "segment_corpus"]
 
 _HOMES = {
     "MincutWrapper": "sdhubert_ray.api",
@@ -22,6 +24,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     """Import what is asked for only when it is: torch alone takes seconds, and `sdhubert --help` needs none."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version("sdhubert_ray")
     if name not in _HOMES:
         raise AttributeError(f"module 'sdhubert_ray' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
