@@ -27,11 +27,9 @@ _EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception)): (.+)$", re.MULT
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[None]:
     """Join the cluster at `address`, or the one this process is in already, or start one on this machine."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = sys.stderr.isatty()
-    context.enable_rich_progress_bars = True  # rows, tasks and resources of each stage; they need a terminal
-    context.use_ray_tqdm = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    ray.data.DataContext.get_current().enable_progress_bars = False  # the commands draw their own
+    if not _tells_all():
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns where its bars are off
     if ray.is_initialized():
         yield
@@ -42,9 +40,34 @@ def connected(address: str | None) -> Iterator[None]:
         yield
 
 
+def _tells_all() -> bool:
+    """Whether what Ray tells of itself is to be seen, as with --debug."""
+    return logging.getLogger("sdhubert_ray").isEnabledFor(logging.DEBUG)
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep what Ray's core logs of itself off stderr, and colours out of files; what goes wrong in it is raised, too.
+
+    It logs an "error" in every run: actors whose arguments are in the object store may fail to start again, and those
+    of Ray Data always are there. What the user has set stays.
+    """
+    wanted = {} if _tells_all() else {"RAY_BACKEND_LOG_LEVEL": "fatal"}
+    if not sys.stderr.isatty() or os.environ.get("NO_COLOR"):
+        wanted["RAY_COLOR_PREFIX"] = "0"
+    ours = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
 @contextlib.contextmanager
 def _start_or_join(address: str | None) -> Iterator[None]:
     with contextlib.ExitStack() as places:
+        places.enter_context(_hushed())
         place = None if address else places.enter_context(_short_folder())
         _init(address, place)
         try:
