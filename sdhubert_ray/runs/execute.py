@@ -27,18 +27,26 @@ from sdhubert_ray.output import (
     open_output,
     plan_name,
     publish_commits,
-    read_lease,
     read_plan,
     require_contents,
 )
 from sdhubert_ray.output.tables import FAILED_STATUSES
 from sdhubert_ray.runs.config import STALL_SECONDS, JobConfig
 from sdhubert_ray.runs.devices import cluster_device, local_device
-from sdhubert_ray.runs.engines import IN_PROCESS_SECONDS, check_engine, count_workers
+from sdhubert_ray.runs.engines import check_engine, choose_engine, count_workers
 from sdhubert_ray.runs.planning import Found, UnitOptions, longest_first, stage_input, stage_retry
 from sdhubert_ray.runs.precision import settle_precision, warn_if_slow
 from sdhubert_ray.runs.probing import probing_on, remembering
-from sdhubert_ray.runs.session import IncompleteRunError, Job, OnCommit, Origin, Session, Summary, publish_here
+from sdhubert_ray.runs.session import (
+    IncompleteRunError,
+    Job,
+    OnCommit,
+    OnFinish,
+    Origin,
+    Session,
+    Summary,
+    publish_here,
+)
 from sdhubert_ray.runs.stages import CutSyllables, InTurn, ReadFeatures, SegmentUnits, WriteSegments
 from sdhubert_ray.units import Quantizer
 
@@ -221,7 +229,13 @@ def plan_job(
         coming = plan_name(job.next_number, run_id)
         names = [*(plan.name for plan in plans), coming]
         noted = formats.note_formats(before.record if before else None, names, config.output.formats)
-        return replace(job, engine=_choose_engine(job), record={**job.record, "planning": coming, "formats": noted})
+        engine, reason = choose_engine(job)
+        return replace(
+            job,
+            engine=engine,
+            engine_reason=reason,
+            record={**job.record, "planning": coming, "formats": noted},
+        )
     except BaseException:
         folder.cleanup()
         raise
@@ -253,21 +267,19 @@ def _new_record(
     }
 
 
-def _choose_engine(job: Job) -> str:
-    """The engine that does a job: what was asked for, or for `auto` Ray where it is worth its start."""
-    if job.engine != "auto":
-        return job.engine
-    # A run that died and left its lease may have died of a recording: Ray's workers can, and the run goes on.
-    died = not job.anew and read_lease(job.output) is not None
-    return "ray" if job.address or died or job.seconds_left >= IN_PROCESS_SECONDS else "local"
-
-
-def run_job(job: Job, on_commit: OnCommit, *, stall_seconds: float = STALL_SECONDS) -> Summary:
+def run_job(
+    job: Job,
+    on_commit: OnCommit,
+    *,
+    on_finish: OnFinish = lambda what, done, total: None,
+    stall_seconds: float = STALL_SECONDS,
+) -> Summary:
     """Do what is left of a job, and account for every row.
 
     Args:
         job: as it was planned.
         on_commit: told of each commit.
+        on_finish: told of what is done when all units are.
         stall_seconds: how long a cluster that has lost a node may stand still before what is left is planned anew.
 
     Raises:
@@ -278,17 +290,17 @@ def run_job(job: Job, on_commit: OnCommit, *, stall_seconds: float = STALL_SECON
     summary = Summary(job.output, job.engine, rows_done_before=job.num_rows - job.rows_left)
     try:
         if job.engine == "ray" and job.rows_left:
-            _run_on_ray(job, summary, on_commit, stall_seconds)
+            _run_on_ray(job, summary, on_commit, on_finish, stall_seconds)
         else:
-            _run_here(job, summary, on_commit)
+            _run_here(job, summary, on_commit, on_finish)
     finally:
         job.folder.cleanup()
     return summary
 
 
-def _run_here(job: Job, summary: Summary, on_commit: OnCommit) -> None:
+def _run_here(job: Job, summary: Summary, on_commit: OnCommit, on_finish: OnFinish) -> None:
     work = _work_here(job) if job.rows_left else None  # else the model need not be loaded
-    with Session(job, summary, on_commit) as session:
+    with Session(job, summary, on_commit, on_finish) as session:
         if work is not None:
             for plan, unit in session.units:
                 session.add(work(pa.table({"plan": [plan], "unit": [unit]})))
@@ -308,7 +320,7 @@ def _work_here(job: Job) -> Callable[[pa.Table], pa.Table]:
     return InTurn(read, cut, WriteSegments(job.output, config.output.compression, job.run_id))
 
 
-def _run_on_ray(job: Job, summary: Summary, on_commit: OnCommit, stall_seconds: float) -> None:
+def _run_on_ray(job: Job, summary: Summary, on_commit: OnCommit, on_finish: OnFinish, stall_seconds: float) -> None:
     from ray.exceptions import RayError
 
     from sdhubert_ray.runs.connect import connected, explain
@@ -317,7 +329,7 @@ def _run_on_ray(job: Job, summary: Summary, on_commit: OnCommit, stall_seconds: 
     with connected(job.address):
         metrics = RunMetrics(job.run_id)
         build = _pipeline_builder(job)
-        with Session(job, summary, on_commit) as session:
+        with Session(job, summary, on_commit, on_finish) as session:
             try:
                 while units := longest_first(require_contents(job.output)):
                     with StallWatch(stall_seconds) as watch:

@@ -46,6 +46,8 @@ if TYPE_CHECKING:  # transformers takes seconds, and much needs no encoder
 
 OnCommit = Callable[[int, float], None]
 """Told of each commit: rows and seconds of audio in it."""
+OnFinish = Callable[[str, int, int | None], None]
+"""Told of what is done when all units are: what it is, how much of it is done, and of how much, if that is known."""
 _PUBLISHED_AT_ONCE = 64
 
 Publish = Callable[[str, Sequence[Sequence[Commit]], str, frozenset[str]], None]
@@ -112,6 +114,7 @@ class Job:
         origin: what the rows are made from.
         output: absolute.
         engine: `local` or `ray`.
+        engine_reason: why it is that one, where nobody asked for it; may be empty.
         address: of a cluster, or None.
         plans: what earlier runs were to do.
         pending: of that, what is not done: (name of the plan, unit).
@@ -143,6 +146,7 @@ class Job:
     record: dict[str, object]
     anew: bool
     overwrite: bool
+    engine_reason: str = ""
 
     @property
     def rows_left(self) -> int:
@@ -155,6 +159,12 @@ class Job:
         """Audio that this run has to do as far as it is known, seconds."""
         seconds = {plan.name: plan.unit_seconds for plan in self.plans}
         return sum(seconds[plan][unit] for plan, unit in self.pending) + self.staged.seconds
+
+    @property
+    def lengths_are_known(self) -> bool:
+        """Whether some audio of each unit that is left is known."""
+        seconds = {plan.name: plan.unit_seconds for plan in self.plans}
+        return all(seconds[plan][unit] for plan, unit in self.pending) and all(self.staged.unit_seconds)
 
     @property
     def num_rows(self) -> int:
@@ -170,10 +180,13 @@ class Job:
 class Session:
     """One run on an output: nobody else writes there while it lasts."""
 
-    def __init__(self, job: Job, summary: Summary, on_commit: OnCommit) -> None:
+    def __init__(
+        self, job: Job, summary: Summary, on_commit: OnCommit, on_finish: OnFinish = lambda what, done, total: None
+    ) -> None:
         self._job = job
         self._summary = summary
         self._on_commit = on_commit
+        self._on_finish = on_finish
         self._began = time.monotonic()
         self._stopwatch = Stopwatch(job.list_seconds, job.listed)
         summary.profile = self._stopwatch.profile
@@ -293,7 +306,9 @@ class Session:
             if plan.number in unpublished:
                 self._publish(plan, plans, publish)
         self._lease.confirm()
+        self._on_finish("writing files of other formats", 0, None)
         formats.export(job.output, formats.formats_to_write(job.record, options.formats), export)
+        self._on_finish("counting", 0, None)
         self._summary.totals = count_results(job.output, plans, list_commits(job.output, plans))
         self._stop_clock()
         self._lease.confirm()
@@ -316,9 +331,12 @@ class Session:
             earlier = [commit for commit in commits if commit.plan < plan.number]
             again = [commit for group in groups for commit in group]
             placed = replace_rows(job.output, earlier, again, options.compression)
+        done = 0
         for some in _batches(groups):
             self._lease.confirm()
+            self._on_finish("publishing", done, len(groups))
             publish(job.output, some, options.compression, placed)
+            done += len(some)
 
     def _record(self, state: str) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
