@@ -39,6 +39,11 @@ class Standing:
     metrics: Mapping[str, float]
 
     @property
+    def percent_done(self) -> float:
+        """Steps that are done, in percent of all."""
+        return int(1000 * self.step / self.max_steps) / 10
+
+    @property
     def seconds_left(self) -> float | None:
         """Seconds to go at the present rate; None where nobody trains or no rate is known yet."""
         rate = self.metrics.get("steps_per_second", 0.0)
@@ -53,6 +58,7 @@ class Standing:
             "holder": self.holder,
             "step": self.step,
             "max_steps": self.max_steps,
+            "percent_done": self.percent_done,
             "seconds_left": None if left is None else round(left, 1),
             "checkpoint_step": None if self.last is None else self.last.step,
             "best_step": None if self.best is None else self.best.step,
@@ -64,13 +70,14 @@ class Standing:
         """All of it, for people: a name and a text each."""
         by = self.holder
         holder = "" if by is None else f" (process {by['pid']} on {by['host']}, heartbeat of {by['time']})"
-        rows = [("state", f"{self.state}{holder}"), ("step", f"{self.step} of {self.max_steps}")]
+        done = f"{self.percent_done:g} % ({self.step} of {self.max_steps} steps)"
+        rows = [("state", f"{self.state}{holder}"), ("done", done)]
         told = [f"{name} {self.metrics[name]:.4g}" for name in _SHOWN if name in self.metrics]
         if told:
             rows.append(("metrics", ", ".join(told)))
         if self.seconds_left is not None:
             rate, hours = self.metrics["steps_per_second"], self.seconds_left / 3600
-            rows.append(("rate", f"{rate:.3g} steps/s; {hours:.1f} hours to go"))
+            rows.append(("time left", f"about {hours:.1f} hours, at {rate:.3g} steps/s"))
         rows.append(("last", "no checkpoint yet" if self.last is None else f"step {self.last.step}, {self.last.uri}"))
         if self.best is not None:
             rows.append(("best", f"step {self.best.step}, val_score {self.best.score:.4f}, {self.best.uri}"))

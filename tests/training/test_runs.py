@@ -14,6 +14,7 @@ from sdhubert_ray.errors import BusyError, UserError
 from sdhubert_ray.output import Lease, write_run
 from sdhubert_ray.training import runs
 from sdhubert_ray.training.checkpoints import CHECKPOINT_FILE, put_best
+from sdhubert_ray.training.metrics import last_step
 from sdhubert_ray.training.options import load_train_config
 from sdhubert_ray.training.runs import prepare_run
 
@@ -178,8 +179,8 @@ def test_status_tells_how_far_a_run_is(tmp_path, speech):
         assert told["metrics"]["loss"] is None
         assert told["metrics"]["val_score"] == 0.25
         shown = status(run.output)
-        assert "12 of 20" in shown
-        assert "2 steps/s; 0.0 hours to go" in shown
+        assert "60 % (12 of 20 steps)" in shown
+        assert "about 0.0 hours, at 2 steps/s" in shown
         assert "step 10, val_score 0.2500" in shown
     finally:
         lease.release()
@@ -187,3 +188,14 @@ def test_status_tells_how_far_a_run_is(tmp_path, speech):
     keep_checkpoint(run, 20)
     told = json.loads(status(run.output, "--json"))
     assert (told["state"], told["step"], told["seconds_left"]) == ("finished", 20, None)
+
+
+def test_the_last_step_is_read_from_the_end_of_the_metrics(tmp_path):
+    metrics = tmp_path / "metrics.csv"
+    assert last_step(str(tmp_path)) == 0
+    metrics.write_text("step,loss\n")
+    assert last_step(str(tmp_path)) == 0
+    metrics.write_text("step,loss\n1,2.5\n2,2.25\n3,2.1")  # the last is being written
+    assert last_step(str(tmp_path)) == 2
+    metrics.write_text("step,loss\n" + "".join(f"{step},{step / 7}\n" for step in range(1, 9000)))
+    assert last_step(str(tmp_path)) == 8999
