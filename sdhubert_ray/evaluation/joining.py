@@ -98,7 +98,11 @@ class Joined:
 
 
 def join(
-    references: Sequence[Reference], output: str, options: JoinOptions, quantize: Quantize | None = None
+    references: Sequence[Reference],
+    output: str,
+    options: JoinOptions,
+    quantize: Quantize | None = None,
+    progress: Callable[[int], None] = lambda recordings: None,
 ) -> Joined:
     """Join references to the recordings of an output. Recordings that none is for are read over, not held.
 
@@ -107,6 +111,7 @@ def join(
         output: folder of a run.
         options: see `JoinOptions`.
         quantize: makes units of segment features; None takes those of the table, if it has any.
+        progress: told of recordings that have been looked at.
 
     Raises:
         UserError: the output cannot be read or lacks a column; a reference or recording is there twice; a reference
@@ -116,6 +121,7 @@ def join(
     meeting = _Meeting(references, output, options.by, quantize)
     for table in _read(output, options.by, with_features=quantize is not None):
         meeting.add(table)
+        progress(1)
     found, failed = meeting.finish(), meeting.failed
     missing = [reference.file_name for number, reference in enumerate(references) if number not in found]
     if missing and (options.missing == "error" or not found):

@@ -1,7 +1,7 @@
 """Sequences and statistics of the units of a table, and those of earlier runs that they replace."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
@@ -60,8 +60,8 @@ def _are_alike(job: TokenizeJob) -> bool:
     return same and (there == wanted or not before["sequences"]["formats"])
 
 
-def export(job: TokenizeJob, usage: UnitUsage) -> None:
-    """Write the sequences and the statistics, in one pass over the recordings."""
+def export(job: TokenizeJob, usage: UnitUsage, on_recording: Callable[[], None]) -> None:
+    """Write the sequences and the statistics, in one pass over the recordings, each of which is told."""
     parts = job.parts if job.to_do and job.target is not None else None
 
     @lru_cache(_FILES_KEPT)  # the pieces of a recording that was tried again are looked up one recording at a time
@@ -69,7 +69,7 @@ def export(job: TokenizeJob, usage: UnitUsage) -> None:
         return _read_units(job.segments, name, parts)
 
     tables = read_files(job.segments, SEQUENCE_COLUMNS, read=read)
-    write_sequences(_counted(tables, usage), job.sequences_folder, job.sequences, job.names)
+    write_sequences(_counted(tables, usage, on_recording), job.sequences_folder, job.sequences, job.names)
     _put_statistics(job, _statistics(usage), {} if job.before is None or job.replaces else job.before)
     if parts is not None:
         remove_parts(job)
@@ -86,9 +86,10 @@ def _read_units(segments: str, name: str, parts: str | None) -> pa.Table:
     return table.set_column(table.column_names.index("units"), "units", part.column("units"))
 
 
-def _counted(tables: Iterator[pa.Table], usage: UnitUsage) -> Iterator[UnitSequence]:
+def _counted(tables: Iterator[pa.Table], usage: UnitUsage, on_recording: Callable[[], None]) -> Iterator[UnitSequence]:
     """The sequences of recordings that did not fail; all are counted."""
     for table in tables:
+        on_recording()
         sequence = read_sequence(table)
         if sequence.status in FAILED_STATUSES:
             usage.left_out += 1

@@ -47,8 +47,13 @@ class Tokenized:
     files_done_before: int = 0
 
 
-def run_tokenizing(job: TokenizeJob, on_rows: OnRows) -> Tokenized:
+def run_tokenizing(job: TokenizeJob, on_rows: OnRows, on_recording: Callable[[], None] = lambda: None) -> Tokenized:
     """Give units to a table, write sequences, and count.
+
+    Args:
+        job: as it was planned.
+        on_rows: told of each file that has its units.
+        on_recording: told of each recording that is counted, and written as a sequence.
 
     Raises:
         IncompleteRunError: the run could not finish; what is done stays, and the same call goes on.
@@ -56,18 +61,18 @@ def run_tokenizing(job: TokenizeJob, on_rows: OnRows) -> Tokenized:
         UserError: there is no such device or cluster, or the folder cannot be written; nothing was done.
     """
     if not job.to_do:
-        return _run(job, None, on_rows)
+        return _run(job, None, on_rows, on_recording)
     if job.engine == "local":
         job = replace(job, device=local_device(job.device))
-        return _run(job, partial(_assign_here, job), on_rows)
+        return _run(job, partial(_assign_here, job), on_rows, on_recording)
     from sdhubert_ray.runs.connect import connected
 
     with connected(job.address):
         job = replace(job, device=cluster_device(job.device, grows=job.address is not None))
-        return _run(job, partial(_assign_on_ray, job), on_rows)
+        return _run(job, partial(_assign_on_ray, job), on_rows, on_recording)
 
 
-def _run(job: TokenizeJob, assign: Assign | None, on_rows: OnRows) -> Tokenized:
+def _run(job: TokenizeJob, assign: Assign | None, on_rows: OnRows, on_recording: Callable[[], None]) -> Tokenized:
     done = Tokenized(UnitUsage(job.quantizer.num_units))
     lease = Lease(job.home, job.run_id)
 
@@ -94,7 +99,7 @@ def _run(job: TokenizeJob, assign: Assign | None, on_rows: OnRows) -> Tokenized:
         elif assign is not None:
             assign(job.parts, count)
         lease.check()
-        export(job, done.usage)
+        export(job, done.usage, on_recording)
         _tell(job, "finished", {"rows": done.rows_done, "tokens": done.usage.rates().tokens})
     except (UserError, storage.TransientError, LeaseLostError) as error:
         raise IncompleteRunError(str(error)) from error
