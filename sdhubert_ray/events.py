@@ -14,6 +14,11 @@ def tell(run_id: str, event: str, fields: Mapping[str, object]) -> None:
     _logger.info("%s", event, extra={_FIELDS: {"run_id": run_id, "event": event, **fields}})
 
 
+def tell_progress(fields: Mapping[str, object]) -> None:
+    """Log how far the command is, which may have no run yet; shown likewise."""
+    _logger.info("progress", extra={_FIELDS: {"event": "progress", **fields}})
+
+
 class JsonLines(logging.Formatter):
     """A log record as one line of JSON: time, level, and an event's fields or the message."""
 

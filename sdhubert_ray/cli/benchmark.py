@@ -7,10 +7,21 @@ from typing import Annotated
 import typer
 
 from sdhubert_ray.cli.console import EXIT_FAILED_ROWS
-from sdhubert_ray.cli.options import Address, choose_address
+from sdhubert_ray.cli.help import MORE, SETTINGS, Command, Group
+from sdhubert_ray.cli.options import CHECKPOINTS, ENGINES, PRESETS, Address, choose_address
 from sdhubert_ray.errors import UserError
 
-benchmark = typer.Typer(help="From a corpus to the paper's table, in one command.", no_args_is_help=True)
+_EXAMPLES = """
+sdhubert benchmark librispeech LibriSpeech
+sdhubert benchmark librispeech LibriSpeech --checkpoint my.pt --output results --preset readme
+"""
+benchmark = typer.Typer(
+    cls=Group,
+    help="From a corpus to the paper's table, in one command.",
+    no_args_is_help=True,
+    context_settings=SETTINGS,
+    epilog=_EXAMPLES,
+)
 
 
 @benchmark.callback()
@@ -18,16 +29,18 @@ def _group() -> None:
     """A group, though there is one benchmark so far."""
 
 
-@benchmark.command()
+@benchmark.command(cls=Command, epilog=_EXAMPLES)
 def librispeech(
     context: typer.Context,
     root: Annotated[str, typer.Argument(metavar="ROOT", help="LibriSpeech: a folder or URI with train-clean-100 ...")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Of the segmentation: syllables.syl_dur=0.2")
     ] = None,
-    checkpoint: Annotated[str, typer.Option(help="A path or URI, bundled, or sdhubert_base.")] = "sdhubert_base",
+    checkpoint: Annotated[
+        str, typer.Option(autocompletion=CHECKPOINTS, help="A path or URI, bundled, or sdhubert_base.")
+    ] = "sdhubert_base",
     output: Annotated[str | None, typer.Option(help="The folder of all results (default: ROOT/segments/NAME).")] = None,
-    preset: Annotated[str, typer.Option(help="paper or readme.")] = "paper",
+    preset: Annotated[str, typer.Option(autocompletion=PRESETS, help="paper or readme.")] = "paper",
     validation_syllables: Annotated[
         str | None,
         typer.Option(help="Reference syllables to tune the shift on (default: ROOT/syllables_validation.json)."),
@@ -39,17 +52,19 @@ def librispeech(
         str, typer.Option(help="What is clustered: a split below ROOT, or a list of relative flac paths.")
     ] = "train-clean-100",
     validation: Annotated[
-        str | None, typer.Option(help="A list of relative flac paths (default: the files of its reference).")
+        str | None,
+        typer.Option(help="A list of relative flac paths (default: the files of its reference).", rich_help_panel=MORE),
     ] = None,
     test: Annotated[
-        str | None, typer.Option(help="A list of relative flac paths (default: the files of its reference).")
+        str | None,
+        typer.Option(help="A list of relative flac paths (default: the files of its reference).", rich_help_panel=MORE),
     ] = None,
     triplets: Annotated[
         str | None, typer.Option(help="Triplets of spoken-sentence ABX; without, it is left out.")
     ] = None,
     n_clusters: Annotated[int, typer.Option(help="Centers of k-means.")] = 16384,
     n_units: Annotated[int, typer.Option(help="Units that the centers are reduced to.")] = 4096,
-    engine: Annotated[str, typer.Option(help="local (this process), ray, or auto.")] = "auto",
+    engine: Annotated[str, typer.Option(autocompletion=ENGINES, help="local (this process), ray, or auto.")] = "auto",
     address: Address = None,
 ) -> None:
     """Segment, cluster, give units, evaluate: each step is a command that is printed, and resumes where it was left."""

@@ -1,18 +1,24 @@
 """`sdhubert cluster`: segments in, a quantizer out."""
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from sdhubert_ray.cli.console import console, log_as, logs_are_json, note, progress_bar
-from sdhubert_ray.cli.options import Address, LogFormat, Overwrite, choose_address
-from sdhubert_ray.cli.running import ended_early
+from sdhubert_ray.cli.console import console, log_as, note
+from sdhubert_ray.cli.help import MORE
+from sdhubert_ray.cli.options import DEVICES, ENGINES, Address, LogFormat, Overwrite, choose_address
+from sdhubert_ray.cli.progress import Phase, progress
+from sdhubert_ray.cli.running import ended_early, waiting
+from sdhubert_ray.cli.targets import JsonFile, check_figures, write_figures
 
 if TYPE_CHECKING:
     from sdhubert_ray.clustering.planning import ClusterJob
     from sdhubert_ray.clustering.running import Clustered
+
+
+_COUNTED = {"sample": "lots", "k-means": "steps", "ward": ""}
+"""What is counted of each phase."""
 
 
 def cluster(
@@ -25,21 +31,35 @@ def cluster(
     max_vectors: Annotated[
         int | None, typer.Option(help="Syllables to be sampled at most (default: 256 for each cluster).")
     ] = None,
-    max_iterations: Annotated[int, typer.Option(help="Steps of k-means at most.")] = 100,
+    max_iterations: Annotated[int, typer.Option(help="Steps of k-means at most.", rich_help_panel=MORE)] = 100,
     tolerance: Annotated[
-        float, typer.Option(help="Centers that move by no more than this part of the variance have converged.")
+        float,
+        typer.Option(
+            help="Centers that move by no more than this part of the variance have converged.", rich_help_panel=MORE
+        ),
     ] = 1e-4,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(autocompletion=DEVICES, help="auto, cpu or cuda.")] = "auto",
     workers: Annotated[
-        int | None, typer.Option(help="Workers on Ray (default: one per GPU, or one per node with all its CPUs).")
+        int | None,
+        typer.Option(
+            help="Workers on Ray (default: one per GPU, or one per node with all its CPUs).", rich_help_panel=MORE
+        ),
     ] = None,
     memory_gib: Annotated[
-        float | None, typer.Option(help="Memory of a worker, GiB (default: what is free, or its node's share).")
+        float | None,
+        typer.Option(
+            help="Memory of a worker, GiB (default: what is free, or its node's share).", rich_help_panel=MORE
+        ),
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="local (this process), ray, or auto: ray from 4 GiB, of the table or the sample.")
+        str,
+        typer.Option(
+            autocompletion=ENGINES,
+            help="local (this process), ray, or auto: ray from 4 GiB, of the table or the sample.",
+        ),
     ] = "auto",
     address: Address = None,
+    json_file: JsonFile = None,
     sklearn: Annotated[
         bool, typer.Option("--sklearn", help="Also write km_K.pt (joblib) and km_KtoU.npy, as the original has them.")
     ] = False,
@@ -51,22 +71,28 @@ def cluster(
     Run again, it goes on from its last step. The result depends on the segments, these options and the seed alone.
     """
     log_as(log_format)
+    if json_file:
+        check_figures(json_file)
     from sdhubert_ray.clustering.options import ClusterOptions, Workers
     from sdhubert_ray.clustering.planning import prepare_clustering
 
-    job = prepare_clustering(
-        segments,
-        output,
-        ClusterOptions(n_clusters, n_units, seed, max_vectors, max_iterations, tolerance),
-        Workers(workers, memory_gib, device),
-        engine=engine,
-        address=choose_address(context, engine, address),
-        sklearn=sklearn,
-        overwrite=overwrite,
-    )
+    with waiting("planning"):
+        job = prepare_clustering(
+            segments,
+            output,
+            ClusterOptions(n_clusters, n_units, seed, max_vectors, max_iterations, tolerance),
+            Workers(workers, memory_gib, device),
+            engine=engine,
+            address=choose_address(context, engine, address),
+            sklearn=sklearn,
+            overwrite=overwrite,
+        )
     _print_found(job, segments)
     done = _run(job)
     _print_quantizer(job, done)
+    if json_file and done.quantizer is not None:
+        figures = {"output": job.output, "seconds": done.seconds, "files": done.files, "notes": done.notes}
+        write_figures(json_file, "cluster", {**figures, "quantizer": done.quantizer.card})
 
 
 def _print_found(job: "ClusterJob", segments: str) -> None:
@@ -89,18 +115,16 @@ def _print_found(job: "ClusterJob", segments: str) -> None:
 def _run(job: "ClusterJob") -> "Clustered":
     from sdhubert_ray.clustering.running import run_clustering
 
-    with progress_bar("{task.description}", "{task.fields[value]}") as bar:
-        tasks = {name: bar.add_task(name, total=None, value="", start=False) for name in ("sample", "k-means", "ward")}
+    with ended_early(), progress() as shown:
+        phase = shown.begin(Phase("beginning"))
 
-        def advance(phase: str, done: int, total: int, value: float | None) -> None:
-            shown = "" if value is None else f"inertia per vector {value:.6g}"
-            bar.start_task(tasks[phase])
-            bar.update(tasks[phase], completed=done, total=total, value=shown)
-            if bar.disable and value is not None and not logs_are_json():
-                print(f"step {done}: {shown}", file=sys.stderr)
+        def advance(name: str, done: int, total: int, value: float | None) -> None:
+            nonlocal phase
+            if phase.title != name:
+                phase = shown.begin(Phase(name, _COUNTED[name], total, done))
+            phase.update(done, total, "" if value is None else f"inertia per vector {value:.6g}")
 
-        with ended_early():
-            return run_clustering(job, advance)
+        return run_clustering(job, advance)
 
 
 def _print_quantizer(job: "ClusterJob", done: "Clustered") -> None:

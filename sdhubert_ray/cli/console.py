@@ -1,21 +1,18 @@
 """What the commands print, and how they end."""
 
+import contextlib
 import logging
 import os
 import sys
 import threading
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.console import Console, RenderableType
 
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.events import JsonLines
@@ -26,15 +23,82 @@ _PIPED_WIDTH = 1000
 """Columns where nobody looks: paths are not cut."""
 
 
-def _choose_width(is_terminal: bool) -> int | None:
+@dataclass
+class _Manner:
+    """How much is said.
+
+    Attributes:
+        quiet: only warnings, errors and JSON that was asked for.
+        debug: traces of errors, and what the libraries tell.
+        out: where JSON goes that was asked for; None: standard output.
+    """
+
+    quiet: bool = False
+    debug: bool = False
+    out: TextIO | None = None
+
+
+_manner = _Manner()
+_interrupted = threading.Event()
+
+
+def choose_width(is_terminal: bool) -> int | None:
     """Columns of a stream; None is what rich finds. It takes COLUMNS=0, which some jobs set, for a width."""
     if not is_terminal:
         return _PIPED_WIDTH
     return 80 if os.environ.get("COLUMNS") == "0" else None
 
 
-console = Console(markup=False, highlight=False, width=_choose_width(sys.stdout.isatty()))
-_interrupted = threading.Event()
+class _Printer:
+    """Standard output as it is when something is printed: it may have been redirected since the command began."""
+
+    def print(self, *what: RenderableType, soft_wrap: bool = False) -> None:
+        """Print tables and lines; in colour on a terminal alone, and not where NO_COLOR is set."""
+        Console(markup=False, highlight=False, width=choose_width(sys.stdout.isatty())).print(
+            *what, soft_wrap=soft_wrap
+        )
+
+
+console = _Printer()
+
+
+def begin_anew() -> None:
+    """Say what is said by default: each command begins so."""
+    _manner.quiet, _manner.debug, _manner.out = False, False, None
+
+
+def choose_manner(*, quiet: bool, debug: bool) -> None:
+    """Take the flags --quiet and --debug of a command; one that another command runs has those of that one, too."""
+    _manner.quiet |= quiet
+    _manner.debug |= debug
+    if debug:
+        log_as("json" if logs_are_json() else "text")
+
+
+def is_quiet() -> bool:
+    """Whether only warnings, errors and JSON that was asked for are to be seen."""
+    return _manner.quiet
+
+
+@contextlib.contextmanager
+def speaking(json_to_stdout: bool) -> Iterator[None]:
+    """What a command prints within, for people, goes where it disturbs nobody.
+
+    Args:
+        json_to_stdout: standard output is for JSON; the rest goes to stderr.
+    """
+    with contextlib.ExitStack() as stack:
+        if json_to_stdout or _manner.quiet:
+            before, _manner.out = _manner.out, _manner.out or sys.stdout
+            stack.callback(setattr, _manner, "out", before)
+            elsewhere = stack.enter_context(Path(os.devnull).open("w")) if _manner.quiet else sys.stderr
+            stack.enter_context(contextlib.redirect_stdout(elsewhere))
+        yield
+
+
+def print_json(text: str) -> None:
+    """Print JSON that was asked for, whatever else is not to be said."""
+    print(text, file=_manner.out or sys.stdout, flush=True)
 
 
 def interrupt(_: int, __: FrameType | None) -> None:
@@ -49,14 +113,47 @@ def raise_if_interrupted() -> None:
         raise KeyboardInterrupt
 
 
+class _ToStderr(logging.StreamHandler[TextIO]):
+    """Logs to stderr as it is when something is logged: a progress bar has its lines printed above it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]  # an attribute there
+        """Where to."""
+        return sys.stderr
+
+
+class _Once(logging.Filter):
+    """Lets each warning through once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it has not been seen yet."""
+        if record.levelno != logging.WARNING:
+            return True
+        text = record.getMessage()
+        new = text not in self._seen
+        self._seen.add(text)
+        return new
+
+
 def log_as(log_format: str) -> None:
-    """Log to stderr: warnings as text, or all events as JSON lines."""
+    """Log to stderr: warnings as text, each once, or all events as JSON lines."""
     if log_format not in ("text", "json"):
         raise UserError(f"--log-format is {log_format!r}; it has to be text or json")
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines() if log_format == "json" else logging.Formatter("%(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    logging.getLogger("sdhubert_ray").setLevel(logging.INFO if log_format == "json" else logging.WARNING)
+    is_json = log_format == "json"
+    handler = _ToStderr()
+    handler.setFormatter(JsonLines() if is_json else logging.Formatter("%(message)s"))
+    if not is_json:
+        handler.addFilter(_Once())
+    logging.basicConfig(handlers=[handler], level=logging.INFO if _manner.debug else logging.WARNING, force=True)
+    own = logging.DEBUG if _manner.debug else logging.INFO if is_json else logging.WARNING
+    logging.getLogger("sdhubert_ray").setLevel(own)
 
 
 def logs_are_json() -> bool:
@@ -64,32 +161,18 @@ def logs_are_json() -> bool:
     return any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger().handlers)
 
 
-def progress_bar(title: str, amounts: str = "", hidden: bool = False) -> Progress:
-    """A bar on stderr, if that is a terminal: title, bar, how much of how much, time gone and to go.
-
-    Args:
-        title: what is done, as rich formats it: "{task.description}" for a bar per task.
-        amounts: what stands behind the counts, likewise.
-        hidden: show none, as where Ray Data draws its own.
-    """
-    columns: list[ProgressColumn] = [TextColumn(title), BarColumn(), MofNCompleteColumn()]
-    columns += [TextColumn(amounts)] if amounts else []
-    columns += [TimeElapsedColumn(), TimeRemainingColumn()]
-    return Progress(
-        *columns, console=Console(stderr=True, width=_choose_width(True)), disable=hidden or not sys.stderr.isatty()
-    )
-
-
 def note(message: str) -> None:
     """Say on stderr what is worth knowing."""
     if logs_are_json():
         logging.getLogger("sdhubert_ray").warning(message)
-    else:
+    elif not _manner.quiet or not message.startswith("note: "):
         print(message, file=sys.stderr)
 
 
 def complain(message: str) -> None:
-    """Say on stderr what is wrong."""
+    """Say on stderr what is wrong, in the course of an exception; with --debug its trace, too."""
+    if _manner.debug and sys.exc_info()[0] is not None:
+        traceback.print_exc()
     if logs_are_json():
         logging.getLogger("sdhubert_ray").error(message)
     else:

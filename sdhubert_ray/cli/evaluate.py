@@ -1,6 +1,5 @@
 """`sdhubert evaluate`: segments and units against reference syllables, embeddings against triplets."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
@@ -9,18 +8,28 @@ import typer
 
 from sdhubert_ray.cli.console import console, note
 from sdhubert_ray.cli.evaluate_ssabx import ssabx
-from sdhubert_ray.cli.options import Foreign, Rename, split_rename
-from sdhubert_ray.cli.targets import JsonFile, check_figures
+from sdhubert_ray.cli.help import MORE, SETTINGS, Command, Group
+from sdhubert_ray.cli.options import MISSING, Foreign, Rename, split_rename
+from sdhubert_ray.cli.progress import Phase, progress
+from sdhubert_ray.cli.running import waiting
+from sdhubert_ray.cli.targets import JsonFile, check_figures, write_figures
 from sdhubert_ray.errors import UserError
 
 if TYPE_CHECKING:
-    from sdhubert_ray.evaluation.joining import Joined, JoinOptions
+    from sdhubert_ray.evaluation.joining import Joined, JoinOptions, Quantize
     from sdhubert_ray.evaluation.published import Published
     from sdhubert_ray.evaluation.references import Reference
     from sdhubert_ray.evaluation.scoring import Bootstrap, Shift
 
 evaluate = typer.Typer(
-    help="Segments, units and embeddings against references: boundary, purity, ssabx.", no_args_is_help=True
+    cls=Group,
+    help="Segments, units and embeddings against references: boundary, purity, ssabx.",
+    no_args_is_help=True,
+    context_settings=SETTINGS,
+    epilog="""
+sdhubert evaluate boundary segments syllables.json
+sdhubert evaluate purity segments syllables.json --quantizer units
+""",
 )
 
 _MAX_SHIFT = 1.0
@@ -37,20 +46,35 @@ References = Annotated[
 ]
 Missing = Annotated[
     str,
-    typer.Option(help="Referenced recordings without segments: error, skip (left out) or empty (without segments)."),
+    typer.Option(
+        autocompletion=MISSING,
+        help="Referenced recordings without segments: error, skip (left out) or empty (without segments).",
+    ),
 ]
 By = Annotated[
     list[str] | None, typer.Option(metavar="COLUMN", help="A table by this column, such as speaker; may be repeated.")
 ]
 TierName = Annotated[
     str | None,
-    typer.Option(help="Of TextGrids (default: called syllables, or phones, which are syllabified in English)."),
+    typer.Option(
+        help="Of TextGrids (default: called syllables, or phones, which are syllabified in English).",
+        rich_help_panel=MORE,
+    ),
 ]
-Resamples = Annotated[int, typer.Option("--bootstrap", min=0, help="Resamples of utterances for 95 % intervals.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the bootstrap.")]
+Resamples = Annotated[
+    int,
+    typer.Option("--bootstrap", min=0, help="Resamples of utterances for 95 % intervals.", rich_help_panel=MORE),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of the bootstrap.", rich_help_panel=MORE)]
 
 
-@evaluate.command()
+@evaluate.command(
+    cls=Command,
+    epilog="""
+sdhubert evaluate boundary segments test.json --tune dev.json --tune-segments dev_segments
+sdhubert evaluate boundary segments textgrids --missing skip --by speaker --json figures.json
+""",
+)
 def boundary(
     segments: Segments,
     references: References,
@@ -64,7 +88,8 @@ def boundary(
     tolerance: Annotated[
         float | None,
         typer.Option(
-            help="Seconds within which boundaries match (default: 0.05; 0.050001 takes all written 50 ms apart)."
+            help="Seconds within which boundaries match (default: 0.05; 0.050001 takes all written 50 ms apart).",
+            rich_help_panel=MORE,
         ),
     ] = None,
     missing: Missing = "error",
@@ -90,7 +115,7 @@ def boundary(
         raise UserError("--tune-segments needs --tune, the references of its recordings")
     if json_file:
         check_figures(json_file)
-    from sdhubert_ray.evaluation import join, load_references, tables
+    from sdhubert_ray.evaluation import load_references, tables
     from sdhubert_ray.evaluation.joining import JoinOptions
     from sdhubert_ray.evaluation.published import BOUNDARY
     from sdhubert_ray.evaluation.scoring import Bootstrap, Shift, evaluate_boundary, measure_rate
@@ -102,12 +127,11 @@ def boundary(
     chosen = Shift() if shift is None else Shift(shift, "given")
     if tune is not None:
         chosen = _tune(wanted, references, tune, tune_segments or segments, options, tier, within)
-    joined = join(wanted, segments, options)
+    joined = _join(wanted, segments, options)
     drawn = Bootstrap(bootstrap, seed)
-    report, rate = (
-        evaluate_boundary(joined, chosen.seconds, drawn, within),
-        measure_rate(joined, _units_there(segments)[0]),
-    )
+    with waiting("scoring"):
+        report = evaluate_boundary(joined, chosen.seconds, drawn, within)
+    rate = measure_rate(joined, _units_there(segments)[0])
     _print_join(joined, missing)
     console.print(tables.boundary_table(report, chosen), soft_wrap=True)
     console.print(tables.rate_table(rate), soft_wrap=True)
@@ -127,7 +151,13 @@ def boundary(
         _write(json_file, "boundary", (segments, references, tier, missing), joined, drawn, figures)
 
 
-@evaluate.command()
+@evaluate.command(
+    cls=Command,
+    epilog="""
+sdhubert evaluate purity segments syllables.json
+sdhubert evaluate purity segments syllables.json --quantizer units --json figures.json
+""",
+)
 def purity(
     segments: Segments,
     references: References,
@@ -149,7 +179,7 @@ def purity(
     """
     if json_file:
         check_figures(json_file)
-    from sdhubert_ray.evaluation import join, load_references, tables
+    from sdhubert_ray.evaluation import load_references, tables
     from sdhubert_ray.evaluation.joining import JoinOptions
     from sdhubert_ray.evaluation.published import PURITY
     from sdhubert_ray.evaluation.scoring import Bootstrap, evaluate_purity, measure_rate
@@ -158,7 +188,7 @@ def purity(
     wanted = load_references(references, tier)
     drawn = Bootstrap(bootstrap, seed)
     if quantizer is None:
-        joined = join(wanted, segments, options)
+        joined = _join(wanted, segments, options)
         num_units, identity = _units_there(segments)
     else:
         from sdhubert_ray.output import read_run
@@ -167,9 +197,11 @@ def purity(
         loaded = Quantizer.load(quantizer)
         record = read_run(segments) or {"fingerprint": {}}  # that there is none is told where it is joined
         loaded.check_origin(record["fingerprint"], quantizer, segments, foreign_quantizer)
-        joined = join(wanted, segments, options, loaded.predict)
+        joined = _join(wanted, segments, options, loaded.predict)
         num_units, identity = loaded.num_units, loaded.sha256
-    report, rate = evaluate_purity(joined, drawn), measure_rate(joined, num_units)
+    with waiting("scoring"):
+        report = evaluate_purity(joined, drawn)
+    rate = measure_rate(joined, num_units)
     _print_join(joined, missing)
     console.print(tables.purity_table(report), soft_wrap=True)
     console.print(tables.rate_table(rate), soft_wrap=True)
@@ -182,7 +214,13 @@ def purity(
         _write(json_file, "purity", (segments, references, tier, missing), joined, drawn, figures)
 
 
-evaluate.command()(ssabx)
+evaluate.command(
+    cls=Command,
+    epilog="""
+sdhubert evaluate ssabx LibriSpeech/test-clean triplets.json
+sdhubert evaluate ssabx LibriSpeech/test-clean triplets.json --embedding cls --layer 9
+""",
+)(ssabx)
 
 
 def _tune(
@@ -194,7 +232,7 @@ def _tune(
     tier: str | None,
     tolerance: float,
 ) -> "Shift":
-    from sdhubert_ray.evaluation import join, load_references, tune_on
+    from sdhubert_ray.evaluation import load_references, tune_on
     from sdhubert_ray.evaluation.joining import bare_name
 
     validation = load_references(tune, tier)
@@ -205,10 +243,22 @@ def _tune(
             f"{len(both)} recordings, such as {min(both)}, are in {tune} and in {references}; the shift has to be "
             "chosen on other recordings than it is tested on"
         )
-    joined = join(validation, segments, replace(options, by=()))
+    joined = _join(validation, segments, replace(options, by=()))
     if joined.missing:
         note(f"note: {len(joined.missing)} of {len(validation)} recordings of {tune} are missing ({options.missing})")
-    return tune_on(joined, tune, tolerance)
+    with waiting("choosing the shift"):
+        return tune_on(joined, tune, tolerance)
+
+
+def _join(
+    references: "Sequence[Reference]", segments: str, options: "JoinOptions", quantize: "Quantize | None" = None
+) -> "Joined":
+    """As `evaluation.join`, with its progress."""
+    from sdhubert_ray.evaluation import join
+
+    with progress() as shown:
+        phase = shown.begin(Phase("reading segments", "recordings"))
+        return join(references, segments, options, quantize, phase.advance)
 
 
 def _units_there(segments: str) -> tuple[int | None, str | None]:
@@ -245,15 +295,10 @@ def _write(
     bootstrap: "Bootstrap",
     figures: Mapping[str, object],
 ) -> None:
-    from importlib.metadata import version
-
-    from sdhubert_ray import storage
     from sdhubert_ray.metrics import LEVEL
 
     segments, references, tier, missing = inputs
     result = {
-        "metric": metric,
-        "sdhubert_ray": version("sdhubert_ray"),
         "segments": segments,
         "references": references,
         "tier": tier,
@@ -264,4 +309,4 @@ def _write(
         "bootstrap": {**asdict(bootstrap), "level": LEVEL, "over": "utterances"},
         **figures,
     }
-    storage.put(target, json.dumps(result, indent=1, ensure_ascii=False).encode() + b"\n")
+    write_figures(target, metric, result)

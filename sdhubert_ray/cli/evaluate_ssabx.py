@@ -1,6 +1,5 @@
 """`sdhubert evaluate ssabx`: do embeddings of clips tell what is said?"""
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,12 +11,23 @@ from sdhubert_ray.cli.console import (
     console,
     log_as,
     note,
-    progress_bar,
     raise_if_interrupted,
 )
-from sdhubert_ray.cli.options import Address, LogFormat, choose_address
+from sdhubert_ray.cli.help import MORE
+from sdhubert_ray.cli.options import (
+    CHECKPOINTS,
+    DEVICES,
+    DTYPES,
+    ENGINES,
+    PRESETS,
+    Address,
+    LogFormat,
+    choose_address,
+    one_of,
+)
+from sdhubert_ray.cli.progress import Phase, progress
 from sdhubert_ray.cli.running import ended_early
-from sdhubert_ray.cli.targets import JsonFile, check_figures
+from sdhubert_ray.cli.targets import JsonFile, check_figures, write_figures
 from sdhubert_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,29 +48,39 @@ def ssabx(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Of audio and resources: audio.channel=0")
     ] = None,
-    checkpoint: Annotated[str, typer.Option(help="A path or URI, sdhubert_base, or bundled.")] = "sdhubert_base",
+    checkpoint: Annotated[
+        str, typer.Option(autocompletion=CHECKPOINTS, help="A path or URI, sdhubert_base, or bundled.")
+    ] = "sdhubert_base",
     embedding: Annotated[
         list[str] | None,
-        typer.Option(help="favg (mean over frames, default) or cls (the CLS state); may be repeated."),
+        typer.Option(
+            autocompletion=one_of("favg", "cls"),
+            help="favg (mean over frames, default) or cls (the CLS state); may be repeated.",
+        ),
     ] = None,
     layer: Annotated[
         list[int] | None,
         typer.Option(min=0, help="Of hidden states (default: the checkpoint's, or 9); may be repeated."),
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="paper (no padding) or readme: how a clip is z-scored and padded.")
+        str,
+        typer.Option(autocompletion=PRESETS, help="paper (no padding) or readme: how a clip is z-scored and padded."),
     ] = "paper",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(autocompletion=DEVICES, help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16, float16, or auto: bfloat16 where it is fast.")
+        str,
+        typer.Option(autocompletion=DTYPES, help="float32, bfloat16, float16, or auto: bfloat16 where it is fast."),
     ] = "float32",
     engine: Annotated[
-        str, typer.Option(help="local (this process), ray, or auto: ray from 10 minutes of clips.")
+        str,
+        typer.Option(autocompletion=ENGINES, help="local (this process), ray, or auto: ray from 10 minutes of clips."),
     ] = "auto",
     address: Address = None,
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples of the 95 % intervals; 0 for none.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 0,
-    max_failed: Annotated[int, typer.Option(min=0, help="More triplets that cannot be used exit with 3.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the resamples.", rich_help_panel=MORE)] = 0,
+    max_failed: Annotated[
+        int, typer.Option(min=0, help="More triplets that cannot be used exit with 3.", rich_help_panel=MORE)
+    ] = 0,
     json_file: JsonFile = None,
     log_format: LogFormat = "text",
 ) -> None:
@@ -105,15 +125,14 @@ def ssabx(
     scoring = Scoring(embeddings, layers, Bootstrap(bootstrap, seed))
     address = choose_address(context, engine, address)
     engine = choose_engine(found, engine, address)
-    with progress_bar("embedding", hidden=engine == "ray") as bar:  # Ray Data draws its own
-        task = bar.add_task("embedding", total=len(found.clips))
+    with ended_early(way=""), progress() as shown:
+        phase = shown.begin(Phase("embedding", "clips", len(found.clips)))
 
         def advance(count: int) -> None:
             raise_if_interrupted()
-            bar.advance(task, count)
+            phase.advance(count)
 
-        with ended_early(way=""):
-            result = evaluate_ssabx(found, weights, config, scoring, engine=engine, address=address, progress=advance)
+        result = evaluate_ssabx(found, weights, config, scoring, engine=engine, address=address, progress=advance)
     _print_result(result)
     if json_file:
         _write(json_file, audio_root, triplets, result)
@@ -146,12 +165,8 @@ def _print_result(result: "Result") -> None:
 
 
 def _write(target: str, audio_root: str, triplets: str, result: "Result") -> None:
-    from importlib.metadata import version
-
-    from sdhubert_ray import storage
     from sdhubert_ray.metrics import LEVEL
 
     content = asdict(result)
     content["bootstrap"] |= {"level": LEVEL, "over": "triplets"}
-    about = {"metric": "ssabx", "sdhubert_ray": version("sdhubert_ray"), "audio_root": audio_root, "triplets": triplets}
-    storage.put(target, json.dumps({**about, **content}, indent=1, ensure_ascii=False).encode() + b"\n")
+    write_figures(target, "ssabx", {"audio_root": audio_root, "triplets": triplets, **content})

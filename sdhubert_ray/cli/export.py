@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from sdhubert_ray.cli.options import one_of
+from sdhubert_ray.cli.running import waiting
 from sdhubert_ray.cli.targets import Replace, check_file, check_folder
 
 
@@ -16,7 +18,9 @@ def export(
         ),
     ],
     target: Annotated[str, typer.Argument(metavar="OUT.pt", help="The file or URI to write; with --hub a folder.")],
-    which: Annotated[str, typer.Option(help="best (of the validations) or last.")] = "best",
+    which: Annotated[
+        str, typer.Option(autocompletion=one_of("best", "last"), help="best (of the validations) or last.")
+    ] = "best",
     hub: Annotated[
         bool, typer.Option("--hub", help="Write a folder for the Hugging Face hub: card, config, safetensors.")
     ] = False,
@@ -29,9 +33,11 @@ def export(
         from sdhubert_ray.encoder.hub import FILES
 
         check_folder(target, FILES, overwrite)
-        exported = export_folder(run, target, which)
+        with waiting("exporting"):
+            exported = export_folder(run, target, which)
     else:
         check_file(target, overwrite, ".pt")
-        exported = export_checkpoint(run, target, which)
+        with waiting("exporting"):
+            exported = export_checkpoint(run, target, which)
     step = f"step {exported.step} ({exported.source})" if exported.step else exported.source
     print(f"{step} exported: sdhubert segment --checkpoint {exported.target} ...")

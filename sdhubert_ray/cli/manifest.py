@@ -4,7 +4,9 @@ from typing import Annotated
 
 import typer
 
+from sdhubert_ray.cli.help import MORE
 from sdhubert_ray.cli.options import Input, Limit, Split, Where, read_piped, select
+from sdhubert_ray.cli.running import waiting
 from sdhubert_ray.cli.targets import Replace, check_file
 
 
@@ -18,7 +20,11 @@ def manifest(
     split: Split = None,
     schemes: Annotated[
         list[str] | None,
-        typer.Option("--scheme", help="Of URIs that INPUT may name, beside files and object stores; may be repeated."),
+        typer.Option(
+            "--scheme",
+            help="Of URIs that INPUT may name, beside files and object stores; may be repeated.",
+            rich_help_panel=MORE,
+        ),
     ] = None,
     overwrite: Replace = False,
 ) -> None:
@@ -30,8 +36,10 @@ def manifest(
     inputs, target = paths[:-1], paths[-1]
     check_file(target, overwrite, ".parquet")
     allowed = (*SCHEMES, *(schemes or ()))
-    listing = list_inputs(inputs, select(where, limit, split), allowed, "--scheme", read_piped(inputs))
-    summary = write_manifest(listing, target, piece_seconds)
+    with waiting("listing"):
+        listing = list_inputs(inputs, select(where, limit, split), allowed, "--scheme", read_piped(inputs))
+    with waiting("looking at recordings", listing):
+        summary = write_manifest(listing, target, piece_seconds)
     ignored = f", {summary.ignored} other files ignored" if summary.ignored else ""
     hours = summary.seconds / 3600
     print(f"{summary.num_recordings} recordings in {summary.num_rows} rows, {hours:.3f} hours{ignored}: {target}")

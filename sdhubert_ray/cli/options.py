@@ -2,15 +2,29 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sdhubert_ray.cli.help import MORE
 from sdhubert_ray.errors import UserError
 
 if TYPE_CHECKING:
     from sdhubert_ray.corpus import Selection
+
+
+def one_of(*names: str) -> Callable[[str], list[str]]:
+    """What a shell completes the value of an option to."""
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
+
+
+CHECKPOINTS = one_of("sdhubert_base", "bundled")
+DEVICES = one_of("auto", "cpu", "cuda")
+DTYPES = one_of("float32", "bfloat16", "float16", "auto")
+ENGINES = one_of("auto", "local", "ray")
+PRESETS = one_of("readme", "paper")
+MISSING = one_of("error", "skip", "empty")
 
 Input = Annotated[
     str,
@@ -20,33 +34,57 @@ Input = Annotated[
     ),
 ]
 Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="A folder or URI: new, or one to resume.")]
-ConfigFile = Annotated[str | None, typer.Option(help="A YAML file of the same keys.")]
+ConfigFile = Annotated[str | None, typer.Option(help="A YAML file of the same keys.", rich_help_panel=MORE)]
 Formats = Annotated[
-    list[str] | None, typer.Option("--format", help="parquet (always written), files, textgrid, csv; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--format",
+        autocompletion=one_of("parquet", "files", "textgrid", "csv"),
+        help="parquet (always written), files, textgrid, csv; may be repeated.",
+    ),
 ]
 Where = Annotated[
-    list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only these rows of a manifest; may be repeated.")
+    list[str] | None,
+    typer.Option(metavar="COLUMN=VALUE", help="Only these rows of a manifest; may be repeated.", rich_help_panel=MORE),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="A sample of so many recordings.")]
 Split = Annotated[
     list[str] | None,
-    typer.Option(help="Only this folder of LibriSpeech's layout, such as test-clean; may be repeated."),
+    typer.Option(
+        help="Only this folder of LibriSpeech's layout, such as test-clean; may be repeated.", rich_help_panel=MORE
+    ),
 ]
-EngineName = Annotated[str, typer.Option(help="local (this process), ray, or auto: ray from 10 minutes of audio.")]
+EngineName = Annotated[
+    str,
+    typer.Option(autocompletion=ENGINES, help="local (here), ray, or auto: ray from 10 min of audio."),
+]
 Address = Annotated[
     str | None, typer.Option(envvar="RAY_ADDRESS", help="Of a Ray cluster; without one Ray starts here.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start anew where another run has been.")]
 Foreign = Annotated[
-    bool, typer.Option("--foreign-quantizer", help="Take one made from features of another checkpoint or layer.")
+    bool,
+    typer.Option(
+        "--foreign-quantizer",
+        help="Take one made from features of another checkpoint or layer.",
+        rich_help_panel=MORE,
+    ),
 ]
-LogFormat = Annotated[str, typer.Option(help="text (default), or json: a line per event, with the run's id.")]
+LogFormat = Annotated[
+    str,
+    typer.Option(
+        autocompletion=one_of("text", "json"),
+        help="text (default), or json: a line per event, with the run's id.",
+        rich_help_panel=MORE,
+    ),
+]
 Rename = Annotated[
     str | None,
     typer.Option(
         metavar="OLD=NEW",
         help="How the names of references begin, and what ids of recordings have instead; either may be empty: "
         "test-other/= for references named from a folder above.",
+        rich_help_panel=MORE,
     ),
 ]
 

@@ -1,20 +1,32 @@
 """`sdhubert segment --plan`: what a run would take, printed."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
+
+from sdhubert_ray.cli.running import waiting
+from sdhubert_ray.cli.targets import write_figures
 
 if TYPE_CHECKING:
     from sdhubert_ray.runs.estimate import Estimate
     from sdhubert_ray.runs.session import Job
 
 
-def print_plan(job: "Job") -> None:
-    """Try a sample of a job and print the estimate; nothing is written into the output."""
+def print_plan(job: "Job", json_file: str | None) -> None:
+    """Try a sample of a job and print the estimate; nothing is written into the output.
+
+    Args:
+        job: as it was planned.
+        json_file: what gets the estimate with all its figures.
+    """
     if not job.rows_left:
         print("nothing is left to do")
         return
     from sdhubert_ray.runs.estimate import estimate_job
 
-    estimate = estimate_job(job)
+    with waiting("trying a sample"):
+        estimate = estimate_job(job)
+    if json_file:
+        write_figures(json_file, "plan", asdict(estimate))
     trial, workers = estimate.trial, estimate.workers
     basis = f"from {trial.rows} of {estimate.rows} rows, {trial.audio_seconds:.1f} s of audio"
     _say("rows", f"{estimate.rows} to be done")

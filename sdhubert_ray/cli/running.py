@@ -1,8 +1,7 @@
 """Doing a job with its progress on the terminal, and printing what came of it."""
 
 import contextlib
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -15,12 +14,16 @@ from sdhubert_ray.cli.console import (
     complain,
     console,
     note,
-    progress_bar,
     raise_if_interrupted,
 )
+from sdhubert_ray.cli.progress import Phase, progress
+from sdhubert_ray.cli.targets import write_figures
 from sdhubert_ray.errors import BusyError, UserError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from sdhubert_ray.corpus import Listing
     from sdhubert_ray.runs.profile import Profile
     from sdhubert_ray.runs.session import Job, Summary
 
@@ -48,14 +51,40 @@ def ended_early(way: str = "the same command resumes") -> Iterator[None]:
         raise typer.Exit(EXIT_UNFINISHED) from error
 
 
+@contextlib.contextmanager
+def waiting(title: str, listing: "Listing | None" = None) -> "Iterator[Callable[[Listing], None]]":
+    """Show that what is done within goes on, and how much it has gone through of an input, or of one it is told of."""
+    with progress() as shown:
+
+        def count(listing: "Listing") -> None:
+            listing.batches = _counted(listing.batches, shown.begin(Phase(title, "rows")))
+
+        if listing is None:
+            shown.begin(Phase(title, ""))
+        else:
+            count(listing)
+        yield count
+
+
+def _counted(batches: "Iterator[pa.Table]", phase: Phase) -> "Iterator[pa.Table]":
+    for batch in batches:
+        yield batch
+        phase.advance(batch.num_rows)
+
+
+def tell_engine(job: "Job") -> str:
+    """The engine of a job, and why it is that one."""
+    return f"engine {job.engine}" + (f" ({job.engine_reason})" if job.engine_reason and job.rows_left else "")
+
+
 def print_found(job: "Job") -> None:
     """Say what a job has before it and behind it."""
     found, done = job.found, job.num_rows - job.rows_left
     ignored = f", {found.ignored} other files ignored" if found.ignored else ""
     if job.kind == "retry":
-        print(f"{job.staged.num_rows} rows to be tried again; engine {job.engine}")
+        print(f"{job.staged.num_rows} rows to be tried again; {tell_engine(job)}")
     else:
-        print(f"{found.recordings} recordings{ignored}, {job.num_rows} rows in all; engine {job.engine}")
+        print(f"{found.recordings} recordings{ignored}, {job.num_rows} rows in all; {tell_engine(job)}")
     if done:
         print(f"{done} of {job.num_rows} rows are done already and skipped")
     if found.changed:
@@ -77,19 +106,27 @@ def do_job(job: "Job", profile: bool = False, json_file: str | None = None) -> N
     """
     from sdhubert_ray.runs.execute import run_job
 
-    # Ray Data draws its own bars, of all stages.
-    with progress_bar("segmenting", "rows, {task.fields[hours]:.2f} h", hidden=job.engine == "ray") as bar:
-        task = bar.add_task("segmenting", total=job.num_rows, completed=job.num_rows - job.rows_left, hours=0.0)
+    done = job.num_rows - job.rows_left
+    with ended_early(), progress() as shown:
+        # The longest units come first: time goes with the audio, where its length is known.
+        effort = job.seconds_left if job.lengths_are_known else 0.0
+        phase = shown.begin(Phase("segmenting", "rows", job.num_rows, done, effort))
         hours = 0.0
 
         def advance(count: int, seconds: float) -> None:
             nonlocal hours
             raise_if_interrupted()
             hours += seconds / 3600
-            bar.update(task, advance=count, hours=hours)
+            phase.advance(count, seconds, f"{hours:.2f} h of audio")
 
-        with ended_early():
-            summary = run_job(job, advance)
+        def finish(title: str, count: int, total: int | None) -> None:
+            nonlocal phase
+            raise_if_interrupted()
+            if phase.title != title:
+                phase = shown.begin(Phase(title, "files" if total else "", total))
+            phase.update(count)
+
+        summary = run_job(job, advance, on_finish=finish)
     _print_summary(summary, profile)
     if json_file:
         _write_figures(json_file, summary)
@@ -112,20 +149,14 @@ def _add_profile(table: Table, profile: "Profile") -> None:
 
 
 def _write_figures(target: str, summary: "Summary") -> None:
-    from importlib.metadata import version
-
-    from sdhubert_ray import storage
-
     profile = summary.profile
     derived = {"encoder_share": profile.encoder_share, "units_at_once": profile.units_at_once}
     figures = {
-        "metric": "segment",
-        "sdhubert_ray": version("sdhubert_ray"),
         **asdict(summary),
         "profile": {**asdict(profile), **derived},
         "totals": summary.totals.record(),
     }
-    storage.put(target, json.dumps(figures, indent=1).encode() + b"\n")
+    write_figures(target, "segment", figures)
 
 
 def _print_summary(summary: "Summary", profile: bool) -> None:

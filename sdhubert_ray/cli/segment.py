@@ -5,7 +5,12 @@ from typing import Annotated
 import typer
 
 from sdhubert_ray.cli.console import log_as
+from sdhubert_ray.cli.help import MORE
 from sdhubert_ray.cli.options import (
+    CHECKPOINTS,
+    DEVICES,
+    DTYPES,
+    PRESETS,
     Address,
     ConfigFile,
     EngineName,
@@ -18,34 +23,56 @@ from sdhubert_ray.cli.options import (
     Split,
     Where,
     choose_address,
+    one_of,
     read_piped,
     select,
     split_arguments,
 )
 from sdhubert_ray.cli.plan import print_plan
-from sdhubert_ray.cli.running import do_job, print_found
+from sdhubert_ray.cli.running import do_job, print_found, waiting
 from sdhubert_ray.cli.targets import JsonFile, check_figures
 from sdhubert_ray.errors import UserError
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as syllables.syl_dur=0.2")]
 CheckpointName = Annotated[
-    str | None, typer.Option(help="A path or URI, sdhubert_base (default), or bundled (small, needs no download).")
+    str | None,
+    typer.Option(
+        autocompletion=CHECKPOINTS,
+        help="sdhubert_base (default), bundled (small, no download), a path or a URI.",
+    ),
 ]
 QuantizerName = Annotated[
     str | None, typer.Option(help="A folder or URI of `sdhubert cluster`: syllables get its units.")
 ]
-Preset = Annotated[str | None, typer.Option(help="readme (default) or paper.")]
-FrameFeatures = Annotated[str | None, typer.Option(help="Keep the features of all frames: float32 or float16.")]
-Device = Annotated[str | None, typer.Option(help="auto (default), cpu or cuda.")]
+Preset = Annotated[str | None, typer.Option(autocompletion=PRESETS, help="readme (default) or paper.")]
+FrameFeatures = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=one_of("float32", "float16"), help="Keep the features of all frames: float32 or float16."
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(autocompletion=DEVICES, help="auto (default), cpu or cuda."),
+]
 Dtype = Annotated[
-    str | None, typer.Option(help="float32 (default), bfloat16, float16, or auto: bfloat16 where it is fast.")
+    str | None,
+    typer.Option(
+        autocompletion=DTYPES,
+        help="float32 (default), bfloat16, float16, or auto: bfloat16 where it is fast.",
+        rich_help_panel=MORE,
+    ),
 ]
 MaxFailed = Annotated[
-    int | None, typer.Option(help="More unreadable, missing or failed recordings exit with 3 (default 0).")
+    int | None,
+    typer.Option(help="More unreadable, missing or failed recordings exit with 3 (default 0).", rich_help_panel=MORE),
 ]
 Retry = Annotated[
     list[str] | None,
-    typer.Option(help="Do failed, missing or unreadable rows of OUTPUT again; INPUT is not read; may be repeated."),
+    typer.Option(
+        autocompletion=one_of("failed", "missing", "unreadable"),
+        help="Do failed, missing or unreadable rows again; repeatable.",
+    ),
 ]
 PlanOnly = Annotated[bool, typer.Option("--plan", help="Try a sample and tell what the run would take; write nothing.")]
 
@@ -71,7 +98,9 @@ def segment(
     address: Address = None,
     retry: Retry = None,
     plan: PlanOnly = False,
-    profile: Annotated[bool, typer.Option("--profile", help="Print where the time went.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Print where the time went.", rich_help_panel=MORE)
+    ] = False,
     json_file: JsonFile = None,
     overwrite: Overwrite = False,
     log_format: LogFormat = "text",
@@ -81,8 +110,8 @@ def segment(
     Run again with the same configuration, it does what is left.
     """
     log_as(log_format)
-    if plan and (profile or json_file):
-        raise UserError("--plan runs nothing that --profile or --json could tell of; leave out one")
+    if plan and profile:
+        raise UserError("--plan runs nothing that --profile could tell of; leave out one")
     if json_file:
         check_figures(json_file)
     inputs, output, words = split_arguments(source, output, overrides or [])
@@ -92,20 +121,22 @@ def segment(
 
     of_run = {"checkpoint": checkpoint, "quantizer": quantizer, "preset": preset, "device": device, "dtype": dtype}
     flags = given({**of_run, "max_failed": max_failed, **flags_of_output(formats, frame_features, "float32")})
-    job = prepare_segmenting(
-        inputs,
-        output,
-        lambda carried: load_config(config, words, flags, carried),
-        selection=select(where, limit, split),
-        piped=[] if retry else read_piped(inputs),
-        engine=engine,
-        address=choose_address(context, engine, address),
-        overwrite=overwrite,
-        retry=retry or (),
-    )
+    with waiting("planning") as counted:
+        job = prepare_segmenting(
+            inputs,
+            output,
+            lambda carried: load_config(config, words, flags, carried),
+            selection=select(where, limit, split),
+            piped=[] if retry else read_piped(inputs),
+            engine=engine,
+            address=choose_address(context, engine, address),
+            overwrite=overwrite,
+            retry=retry or (),
+            on_listing=counted,
+        )
     print_found(job)
     if plan:
         with job.folder:
-            print_plan(job)
+            print_plan(job, json_file)
     else:
         do_job(job, profile, json_file)

@@ -1,14 +1,20 @@
 """Files that a command writes: refused, before its work, where they would be lost or land in a folder mistyped."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import typer
 
+from sdhubert_ray.cli.console import print_json
 from sdhubert_ray.errors import UserError
 
-JsonFile = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write all figures here, a file or URI.")]
+JsonFile = Annotated[
+    str | None,
+    typer.Option("--json", metavar="FILE", help="Write all figures here: a file or URI, or - for standard output."),
+]
+STDOUT = "-"
 Replace = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
 
 
@@ -68,6 +74,8 @@ def check_figures(target: str) -> None:
         UserError: as `check_file`, or there is another file.
         TransientError: the store could not be reached.
     """
+    if target == STDOUT:
+        return
     from sdhubert_ray import storage
 
     check_file(target, True)
@@ -77,3 +85,27 @@ def check_figures(target: str) -> None:
         before = {}
     if before is not None and not {"metric", "sdhubert_ray"} <= before.keys():
         raise UserError(f"{target} is there already and holds no figures; name another file")
+
+
+def write_figures(target: str, metric: str, figures: Mapping[str, object]) -> None:
+    """Write figures as JSON, or print them.
+
+    Args:
+        target: of --json.
+        metric: what they are of.
+        figures: what they are.
+
+    Raises:
+        UserError, TransientError: they cannot be written.
+    """
+    from importlib.metadata import version
+
+    from sdhubert_ray import storage
+
+    text = json.dumps(
+        {"metric": metric, "sdhubert_ray": version("sdhubert_ray"), **figures}, indent=1, ensure_ascii=False
+    )
+    if target == STDOUT:
+        print_json(text)
+    else:
+        storage.put(target, text.encode() + b"\n")

@@ -1,18 +1,24 @@
 """`sdhubert tokenize`: segments in, units out."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from sdhubert_ray.cli.console import console, log_as, note, progress_bar
-from sdhubert_ray.cli.options import Address, Foreign, LogFormat, choose_address
-from sdhubert_ray.cli.running import ended_early
+from sdhubert_ray.cli.console import console, log_as, note
+from sdhubert_ray.cli.options import DEVICES, ENGINES, Address, Foreign, LogFormat, choose_address, one_of
+from sdhubert_ray.cli.progress import Phase, progress
+from sdhubert_ray.cli.running import ended_early, waiting
+from sdhubert_ray.cli.targets import JsonFile, check_figures, write_figures
 from sdhubert_ray.errors import UserError
 
 if TYPE_CHECKING:
     from sdhubert_ray.output.usage import UnitUsage
     from sdhubert_ray.tokenizing import Tokenized, TokenizeJob
+
+
+_WRITING = "counting and writing"
 
 
 def tokenize(
@@ -26,16 +32,22 @@ def tokenize(
     formats: Annotated[
         list[str] | None,
         typer.Option(
-            "--format", help="Sequences as txt, jsonl, npy, slamkit or parquet (default with OUT); may be repeated."
+            "--format",
+            autocompletion=one_of("txt", "jsonl", "npy", "slamkit", "parquet"),
+            help="Sequences as txt, jsonl, npy, slamkit or parquet (default with OUT); may be repeated.",
         ),
     ] = None,
     dedup: Annotated[bool, typer.Option("--dedup", help="In sequences, merge runs of equal units.")] = False,
     durations: Annotated[
         bool, typer.Option("--durations", help="In txt, jsonl and npy too, tell how long each unit lasts, in frames.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    engine: Annotated[str, typer.Option(help="local (this process), ray, or auto: ray from 1 GiB of table.")] = "auto",
+    device: Annotated[str, typer.Option(autocompletion=DEVICES, help="auto, cpu or cuda.")] = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(autocompletion=ENGINES, help="local (this process), ray, or auto: ray from 1 GiB of table."),
+    ] = "auto",
     address: Address = None,
+    json_file: JsonFile = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the units of another quantizer.")] = False,
     foreign_quantizer: Foreign = False,
     log_format: LogFormat = "text",
@@ -52,23 +64,26 @@ def tokenize(
     if not wanted and (dedup or durations):
         flag = "--dedup" if dedup else "--durations"
         raise UserError(f"{flag} is of sequences, and none are asked for; give --format, or name a folder for them")
+    if json_file:
+        check_figures(json_file)
     sequences = SequenceOptions(wanted, dedup, durations)
     loaded = Quantizer.load(quantizer)
 
     from sdhubert_ray.tokenizing import prepare_tokenizing
 
-    job = prepare_tokenizing(
-        segments,
-        loaded,
-        quantizer,
-        sequences,
-        target=output,
-        device=device,
-        engine=engine,
-        address=choose_address(context, engine, address),
-        overwrite=overwrite,
-        foreign=foreign_quantizer,
-    )
+    with waiting("planning"):
+        job = prepare_tokenizing(
+            segments,
+            loaded,
+            quantizer,
+            sequences,
+            target=output,
+            device=device,
+            engine=engine,
+            address=choose_address(context, engine, address),
+            overwrite=overwrite,
+            foreign=foreign_quantizer,
+        )
     if job.to_do:
         print(f"{len(job.commits)} files of segments, {loaded.num_units} units; engine {job.engine}")
     else:
@@ -82,23 +97,32 @@ def tokenize(
     if wanted:
         print(f"sequences ({', '.join(wanted)}) are in {job.sequences_folder}")
     print(f"statistics are in {job.statistics}")
+    if json_file:
+        usage = done.usage
+        figures = {"recordings": usage.recordings, "left_out": usage.left_out, "audio_seconds": usage.audio_seconds}
+        rates = {"units": asdict(usage.rates()), "merged": asdict(usage.rates(merged=True))}
+        write_figures(json_file, "tokenize", {"statistics": job.statistics, **figures, **rates})
 
 
 def _run(job: "TokenizeJob") -> "Tokenized":
     from sdhubert_ray.tokenizing import run_tokenizing
 
-    hidden = not job.to_do or job.engine == "ray"  # Ray Data draws its own bars
-    with progress_bar("tokenizing", "files, {task.fields[rows]} rows", hidden) as bar:
-        task = bar.add_task("tokenizing", total=len(job.commits), rows=0)
+    with ended_early(), progress() as shown:
+        phase = shown.begin(Phase("tokenizing", "files", len(job.commits)))
         rows = 0
 
         def advance(count: int) -> None:
             nonlocal rows
             rows += count
-            bar.update(task, advance=1, rows=rows)
+            phase.advance(text=f"{rows} rows")
 
-        with ended_early():
-            return run_tokenizing(job, advance)
+        def count_recording() -> None:
+            nonlocal phase
+            if phase.title != _WRITING:
+                phase = shown.begin(Phase(_WRITING, "recordings"))
+            phase.advance()
+
+        return run_tokenizing(job, advance, count_recording)
 
 
 def _print_usage(usage: "UnitUsage", num_units: int) -> None:

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from sdhubert_ray.cli.console import log_as
-from sdhubert_ray.cli.options import Address, LogFormat
-from sdhubert_ray.cli.running import ended_early
+from sdhubert_ray.cli.options import Address, LogFormat, one_of
+from sdhubert_ray.cli.progress import Phase, progress
+from sdhubert_ray.cli.running import ended_early, waiting
 from sdhubert_ray.errors import UserError
 
 
@@ -19,7 +20,8 @@ def train(
     config_name: Annotated[
         str,
         typer.Option(
-            help="sdhubert_base (default: as the public code), sdhubert_paper, sdhubert_tiny (a trial), or a YAML file."
+            autocompletion=one_of("sdhubert_base", "sdhubert_paper", "sdhubert_tiny"),
+            help="sdhubert_base (as the public code), sdhubert_paper, sdhubert_tiny (a trial), or a YAML file.",
         ),
     ] = "sdhubert_base",
     output: Annotated[
@@ -45,13 +47,18 @@ def train(
     from sdhubert_ray.training.runs import prepare_run
 
     with ended_early():
-        run = prepare_run(config, output or f"outputs/{config.name}", uuid.uuid4().hex[:12], overwrite)
+        with waiting("listing"):
+            run = prepare_run(config, output or f"outputs/{config.name}", uuid.uuid4().hex[:12], overwrite)
         found = run.found
         short = f", {found['too_short']} too short and left out" if found["too_short"] else ""
         print(f"{found['num_train']} recordings to train with, {found['num_val']} to validate with{short}")
         if run.begun is not None:
             print(f"going on from step {run.begun.step} of {config.max_steps}")
         from sdhubert_ray.training.loop import train as train_run  # Ray, Lightning and torch: seconds
+        from sdhubert_ray.training.metrics import last_step
 
-        step = train_run(run, address)
+        begun = run.begun.step if run.begun else 0
+        with progress(lambda: last_step(run.output)) as shown:
+            shown.begin(Phase("training", "steps", config.max_steps, begun))
+            step = train_run(run, address)
     print(f"{step} steps are done: {run.output}")

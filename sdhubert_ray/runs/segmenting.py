@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from sdhubert_ray.corpus import Selection, list_inputs
+from sdhubert_ray.corpus import Listing, Selection, list_inputs
 from sdhubert_ray.encoder import fetch_checkpoint
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.runs.config import JobConfig, flags_of_output, given, load_config
@@ -29,6 +29,7 @@ def prepare_segmenting(
     address: str | None = None,
     overwrite: bool = False,
     retry: Sequence[str] = (),
+    on_listing: Callable[[Listing], None] = lambda listing: None,
 ) -> Job:
     """Check all that can be checked, and plan the work; nothing is written yet, and torch is loaded last.
 
@@ -42,6 +43,7 @@ def prepare_segmenting(
         address: of a Ray cluster; implies `ray`.
         overwrite: remove what an earlier run left.
         retry: statuses whose rows are to be done again; the inputs are not read then.
+        on_listing: told of what the inputs hold, before it is read.
 
     Raises:
         UserError: anything that the caller has to mend.
@@ -54,6 +56,8 @@ def prepare_segmenting(
             "--retry does rows of OUTPUT again, whatever INPUT holds; leave out --where, --limit and --split"
         )
     listing = None if retry else list_inputs(inputs, selection, asked.audio.schemes, piped=piped)
+    if listing is not None:
+        on_listing(listing)
     weights = fetch_checkpoint(asked.checkpoint)
     if asked.preset != JobConfig().preset and weights.options:
         brought = ", ".join(sorted(weights.options))

@@ -350,9 +350,12 @@ def test_manifest_then_segment_then_status(folder: Path, golden: Path, tmp_path:
     sdhubert("segment", tmp_path / "m.parquet", tmp_path / "out", "--checkpoint", "bundled")
     told = sdhubert("status", tmp_path / "out")
     assert re.search(r"state +finished", told.stdout)
-    assert "4 rows of 4 recordings (4 ok)" in told.stdout
+    assert re.search(r"done +100 % \(4 of 4 rows\)", told.stdout)
+    assert re.search(r"recordings +4 \(4 ok\)", told.stdout)
+    assert "time left" not in told.stdout
     found = json.loads(sdhubert("status", tmp_path / "out", "--json").stdout)
     assert (found["state"], found["rows_left"], found["statuses"]) == ("finished", 0, {"ok": 4})
+    assert (found["percent_done"], found["seconds_to_go"]) == (100, None)
     assert found["num_syllables"] == sum(len(row["segments"]) for row in table(tmp_path / "out").values())
 
 

@@ -46,6 +46,8 @@ def test_interrupted_run_says_how_to_go_on(
     assert "sdhubert: interrupted; the same command resumes" in done.stderr
     # One that falls into a callback of the decoder is printed there, and raised again when the unit is done.
     assert "Traceback" not in done.stderr.partition("Exception ignored from cffi callback")[0]
+    assert "core_worker" not in done.stderr  # Ray's own
+    assert "\x1b" not in done.stdout + done.stderr
     assert 0 < len(keys_in(tmp_path / "out")) < 200
     assert not (tmp_path / "out" / "lease.json").exists()
     assert bool(children) == (engine == "ray")

@@ -113,6 +113,8 @@ def test_train_and_export(tmp_path: Path) -> None:
         "data.sample_len=0.6", "data.batch_size=4", "data.val_share=0.2", "max_steps=1", "val_check_interval=1",
     )  # fmt: skip
     assert "1 steps are done" in done.stdout
+    assert "core_worker" not in done.stderr  # Ray's own
+    assert "\x1b" not in done.stdout + done.stderr
     told = json.loads(sdhubert("status", tmp_path / "run", "--json").stdout)
     assert told["state"] == "finished"
     sdhubert_process("export", tmp_path / "run", tmp_path / "ours.pt", "--which", "last")

@@ -1,6 +1,6 @@
 """Clusterings that are interrupted, killed or meet: they go on to the same bits."""
 
-import re
+import json
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,7 +115,8 @@ cli.main()
 @FORKS
 def test_killed_between_steps_it_comes_to_the_same_bits(segments: str, tmp_path: Path) -> None:
     sizes = ("--n-clusters", "100", "--n-units", "20", "--tolerance", "0", "--max-iterations", "8", "--device", "cpu")
-    command = ["cluster", segments, str(tmp_path / "out"), *sizes, "--engine", "local"]
+    ways = ("--engine", "local", "--log-format", "json")
+    command = ["cluster", segments, str(tmp_path / "out"), *sizes, *ways]
     said = ""
     for ending, code, step in ((signal.SIGKILL, -signal.SIGKILL, 3), (signal.SIGTERM, 1, 6)):
         done = run_script(INTERRUPTED, str(step), str(int(ending)), *command)
@@ -125,7 +126,8 @@ def test_killed_between_steps_it_comes_to_the_same_bits(segments: str, tmp_path:
         said += done.stderr
     done = sdhubert(*command)
     assert "was begun by an earlier run" in done.stdout
-    assert re.findall(r"^step (\d+):", said + done.stderr, re.MULTILINE) == [str(step) for step in range(1, 9)]
+    events = [json.loads(line) for line in (said + done.stderr).splitlines() if line.startswith("{")]
+    assert [event["iteration"] for event in events if event.get("event") == "iteration"] == [*range(1, 9)]
     options = ClusterOptions(n_clusters=100, n_units=20, tolerance=0, max_iterations=8)
     cluster(segments, tmp_path / "whole", options)
     assert same(tmp_path / "out", tmp_path / "whole")
