@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from sdhubert_ray.cli.console import console
+from sdhubert_ray.cli.console import console, print_json
+from sdhubert_ray.cli.progress import percent, tell_seconds
+from sdhubert_ray.cli.running import waiting
 from sdhubert_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,38 +34,51 @@ def status(
         return
     if record is None:
         raise UserError(f"{output} holds no run; name the output folder of `sdhubert segment` or `sdhubert train`")
-    contents, totals = _count(output)
+    with waiting("counting"):
+        contents, totals = _count(output)
+        lease = read_lease(output)
+        running = lease is not None and is_held(output)  # on another host it is watched for some seconds
     pending, rows_left = contents.pending, contents.rows_left
     seconds = {plan.name: plan.unit_seconds for plan in contents.plans}
     seconds_left = sum(seconds[plan][unit] for plan, unit in pending)
-    lease = read_lease(output)
-    running = lease is not None and is_held(output)
     unfinished = pending or contents.record.get("state") != "finished" or "tokenizing" in contents.record
     state = "running" if running else "interrupted" if unfinished else "finished"
     progress = lease["progress"] if running and lease is not None else {}
-    rate = progress["rows"] / progress["seconds"] if progress.get("seconds") else 0.0
+    rate, factor, seconds_to_go = 0.0, 0.0, None
+    if progress.get("seconds") and progress["rows"]:
+        rate, factor = progress["rows"] / progress["seconds"], progress["audio_seconds"] / progress["seconds"]
+        # The longest units come first: time goes with the audio, where its length is known.
+        known = factor and all(seconds[plan][unit] for plan, unit in pending)
+        seconds_to_go = seconds_left / factor if known else rows_left / rate
+    num_rows = sum(plan.num_rows for plan in contents.plans)
+    rows_done = num_rows - rows_left
     if as_json:
         told = {
             "state": state,
             "run_id": contents.record.get("run_id"),
             "holder": lease if running else None,
+            "percent_done": round(100 * rows_done / num_rows, 2) if num_rows else 100.0,
             "rows_left": rows_left,
             "audio_seconds_left": round(seconds_left, 3),
             "rows_per_second": round(rate, 3),
+            "seconds_to_go": None if seconds_to_go is None else round(seconds_to_go, 1),
             **totals.record(),
         }
-        print(json.dumps(told))
+        print_json(json.dumps(told))
         return
     table = Table(show_header=False, box=None)
     holder = f" (process {lease['pid']} on {lease['host']}, heartbeat of {lease['time']})" if running and lease else ""
     table.add_row("state", f"{state}{holder}")
-    statuses = ", ".join(f"{count} {name}" for name, count in totals.statuses.items())
-    table.add_row("done", f"{totals.num_rows} rows of {totals.num_files} recordings ({statuses or 'none yet'})")
-    table.add_row("audio", f"{totals.audio_seconds / 3600:.3f} hours, {totals.num_syllables} syllables")
-    table.add_row("left", f"{rows_left} rows in {len(pending)} units, {seconds_left / 3600:.3f} hours as far as known")
+    table.add_row("done", f"{percent(rows_done, num_rows)} ({rows_done} of {num_rows} rows)")
+    if rows_left:
+        untold = "not known yet" if running else "nobody is at work"
+        when = untold if seconds_to_go is None else f"about {tell_seconds(seconds_to_go)}"
+        table.add_row("time left", f"{when} ({rows_left} rows)")
     if rate:
-        factor = progress["audio_seconds"] / progress["seconds"]
-        table.add_row("rate", f"{rate:.1f} rows/s, {factor:.1f} times real time; {rows_left / rate / 60:.0f} min to go")
+        table.add_row("rate", f"{rate:.1f} rows/s, {factor:.1f} times real time")
+    statuses = ", ".join(f"{count} {name}" for name, count in totals.statuses.items())
+    table.add_row("recordings", f"{totals.num_files} ({statuses})" if statuses else "none yet")
+    table.add_row("audio", f"{totals.audio_seconds / 3600:.3f} hours, {totals.num_syllables} syllables")
     table.add_row("table", f"{totals.size / 1e6:.1f} MB in {len(contents.commits)} files")
     console.print(table, soft_wrap=True)
     for (name, reason), count in totals.reasons.most_common(_SHOWN_REASONS):
@@ -75,7 +90,7 @@ def _tell_training(output: str, record: Mapping[str, Any], as_json: bool) -> Non
 
     standing = read_standing(output, record)
     if as_json:
-        print(json.dumps(standing.record()))
+        print_json(json.dumps(standing.record()))
         return
     table = Table(show_header=False, box=None)
     for name, told in standing.rows():
