@@ -1,8 +1,10 @@
 """What the commands print, and how they end."""
 
 import contextlib
+import io
 import logging
 import os
+import re
 import sys
 import threading
 import traceback
@@ -38,6 +40,7 @@ class _Manner:
     out: TextIO | None = None
 
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _manner = _Manner()
 _interrupted = threading.Event()
 
@@ -62,9 +65,31 @@ class _Printer:
 console = _Printer()
 
 
+class _Plain(io.TextIOWrapper):
+    """A stream that is to have no colours: those that libraries print all the same, as Ray does, end here."""
+
+    def write(self, text: str) -> int:
+        """Write without them."""
+        return super().write(_COLOUR.sub("", text))
+
+
 def begin_anew() -> None:
     """Say what is said by default: each command begins so."""
     _manner.quiet, _manner.debug, _manner.out = False, False, None
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever called
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the end
+    if sys.stdout is sys.__stdout__ and not _is_coloured(sys.stdout):
+        sys.stdout = _Plain(sys.stdout.buffer, sys.stdout.encoding, sys.stdout.errors, line_buffering=True)
+    if sys.stderr is sys.__stderr__:
+        # A descriptor of its own: what C code writes to the usual one can be told from it, see `runs.connect`.
+        kind = io.TextIOWrapper if _is_coloured(sys.stderr) else _Plain
+        own = os.fdopen(os.dup(sys.stderr.fileno()), "wb", buffering=0)
+        sys.stderr = kind(own, sys.stderr.encoding, sys.stderr.errors, write_through=True)
+
+
+def _is_coloured(stream: TextIO) -> bool:
+    return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
 def choose_manner(*, quiet: bool, debug: bool) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -19,6 +20,9 @@ from ray.exceptions import RayError
 from sdhubert_ray.errors import BusyError, UserError
 
 _CONNECT_SECONDS = 5.0
+_STDERR, _SIEVE_SECONDS = 2, 2.0
+_TOKENS = "ray._private.authentication.authentication_token_setup"
+_SAID_ALWAYS = "has constructor arguments in the object store and max_restarts"
 # The name of a socket has 107 bytes at most; this comes behind the folder, with process numbers of seven digits.
 _LONGEST_FOLDER = 107 - len("/ray/session_2026-11-30_06-28-08_448356_4194304/sockets/plasma_store")
 _EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception)): (.+)$", re.MULTILINE)
@@ -47,21 +51,48 @@ def _tells_all() -> bool:
 
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
-    """Keep what Ray's core logs of itself off stderr, and colours out of files; what goes wrong in it is raised, too.
+    """Keep the one "error" off stderr that Ray's core logs in every run; whatever else it says there is let through.
 
-    It logs an "error" in every run: actors whose arguments are in the object store may fail to start again, and those
-    of Ray Data always are there. What the user has set stays.
+    It is that actors whose arguments are in the object store may fail to start again: those of Ray Data always are. The
+    core knows no way to be told so, and writes to descriptor 2. Commands give Python's stderr another one: only there,
+    as a bar would wait for the ends of its lines, it goes through a sieve, a process that outlives a crash of this one.
     """
-    wanted = {} if _tells_all() else {"RAY_BACKEND_LOG_LEVEL": "fatal"}
-    if not sys.stderr.isatty() or os.environ.get("NO_COLOR"):
-        wanted["RAY_COLOR_PREFIX"] = "0"
-    ours = {name: value for name, value in wanted.items() if name not in os.environ}
-    os.environ.update(ours)
+    if _tells_all():
+        yield
+        return
+    logging.getLogger(_TOKENS).addFilter(_is_no_token)
+    if _is_pythons(_STDERR):
+        yield
+        return
+    before = os.dup(_STDERR)
+    command = ["grep", "--line-buffered", "--text", "--invert-match", "--fixed-strings", _SAID_ALWAYS]
+    sieve = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=before, start_new_session=True)
+    assert sieve.stdin is not None
+    os.dup2(sieve.stdin.fileno(), _STDERR)
+    sieve.stdin.close()
     try:
         yield
     finally:
-        for name in ours:
-            os.environ.pop(name, None)
+        os.dup2(before, _STDERR)
+        os.close(before)
+        try:
+            sieve.wait(_SIEVE_SECONDS)
+        except subprocess.TimeoutExpired:  # some process of Ray has the other end still
+            sieve.kill()
+            sieve.wait()
+
+
+def _is_no_token(record: logging.LogRecord) -> bool:
+    """Leaves out that a Ray of our own asks for a token, as it is to; one that asks for none is told."""
+    return "authentication is enabled" not in record.getMessage()
+
+
+def _is_pythons(descriptor: int) -> bool:
+    """Whether Python's stderr is this descriptor, or none at all."""
+    try:
+        return sys.stderr.fileno() == descriptor
+    except (OSError, ValueError):  # as io tells it
+        return True
 
 
 @contextlib.contextmanager

@@ -2,11 +2,14 @@
 
 import json
 import logging
+import shlex
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
-from commands import complaint, sdhubert
+from commands import SDHUBERT, complaint, sdhubert
 
 from sdhubert_ray.cli import console
 
@@ -91,3 +94,27 @@ def test_a_warning_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().err.splitlines()
     assert [line for line in lines if "node" in line] == ["node 1 was lost", "node 2 was lost"]
     assert len(lines) == 5
+
+
+@pytest.mark.seconds
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_stream_that_is_closed_is_none_to_print_to(closed: str, tmp_path: Path) -> None:
+    number = {"stdout": 1, "stderr": 2}[closed]
+    command = f"{shlex.quote(str(SDHUBERT))} status {shlex.quote(str(tmp_path))} {number}>&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert ("holds no run" in done.stderr) == (closed == "stdout")
+
+
+@pytest.mark.seconds
+def test_colours_of_others_end_where_nobody_looks() -> None:
+    """As Ray's, which has them in all that its workers print."""
+    code = (
+        "import sys\n"
+        "from sdhubert_ray.cli import console\n"
+        "console.begin_anew()\n"
+        "for stream in (sys.stdout, sys.stderr):\n"
+        "    print('\\x1b[36m(worker pid=1)\\x1b[0m done', file=stream)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == done.stderr == "(worker pid=1) done\n"

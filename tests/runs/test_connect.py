@@ -1,7 +1,8 @@
 """A Ray that is started on this machine: where its files lie, and what is seen of what it tells of itself."""
 
 import logging
-import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,24 +27,43 @@ def test_a_long_name_of_the_temporary_folder_is_made_short(tmp_path, monkeypatch
         assert short is None
 
 
-def test_ray_tells_nothing_of_itself_unless_it_is_asked_to(monkeypatch):
-    for name in ("RAY_BACKEND_LOG_LEVEL", "RAY_COLOR_PREFIX"):
-        monkeypatch.delenv(name, raising=False)
-    before = dict(os.environ)
-    with connect._hushed():
-        assert os.environ["RAY_BACKEND_LOG_LEVEL"] == "fatal"
-        assert os.environ["RAY_COLOR_PREFIX"] == "0"  # no terminal here
-    assert dict(os.environ) == before
-    monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "info")
-    with connect._hushed():
-        assert os.environ["RAY_BACKEND_LOG_LEVEL"] == "info"
-    assert os.environ["RAY_BACKEND_LOG_LEVEL"] == "info"
-    monkeypatch.delenv("RAY_BACKEND_LOG_LEVEL")
+SAYS = """
+import os, sys
+from sdhubert_ray.runs import connect
+
+if "commands" in sys.argv:
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+with connect._hushed():
+    os.write(2, b"[... E 1 1] core_worker.cc:1: Actor with class name: 'A' has constructor arguments")
+    os.write(2, b" in the object store and max_restarts > 0. If they are lost, the actor restart will fail.\\n")
+    os.write(2, b"[... E 1 1] the disk is full\\n")
+    print("half a li", end="", file=sys.stderr, flush=True)
+    print("ne", file=sys.stderr)
+    if "crash" in sys.argv:
+        os.write(2, b"the last words\\n")
+        os._exit(3)
+os.write(2, b"afterwards\\n")
+"""
+
+
+@pytest.mark.parametrize("way", [["commands"], ["commands", "crash"], ["a library"]])
+def test_of_what_the_core_says_only_what_it_says_always_is_kept_back(way):
+    done = subprocess.run([sys.executable, "-c", SAYS, *way], capture_output=True, text=True, check=False)
+    assert done.returncode == (3 if "crash" in way else 0), done.stderr
+    lines = done.stderr.splitlines()
+    told = {"[... E 1 1] the disk is full", "half a line", "the last words" if "crash" in way else "afterwards"}
+    assert told <= {*lines}
+    assert any("core_worker" in line for line in lines) == ("commands" not in way)
+
+
+def test_debug_tells_all(monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", None)  # no sieve
+    monkeypatch.setattr(connect, "_is_pythons", lambda _: False)
     own = logging.getLogger("sdhubert_ray")
     level = own.level
     own.setLevel(logging.DEBUG)
     try:
         with connect._hushed():
-            assert "RAY_BACKEND_LOG_LEVEL" not in os.environ
+            pass
     finally:
         own.setLevel(level)
