@@ -1,5 +1,6 @@
 """Commands whose --help fits a screen and ends with two examples; --help-all tells of all options."""
 
+import contextlib
 import textwrap
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,8 +76,8 @@ class Command(TyperCommand):
         return [*own, *(param for param in _COMMON if param.name != "help_all" or any(map(_is_rare, own))), last]
 
     def invoke(self, ctx: "Context") -> Any:  # noqa: ANN401 - as click has it
-        """Run it; with `--json -`, or `--json` where that takes no file, standard output is for JSON."""
-        with speaking(ctx.params.get("json_file") == "-" or bool(ctx.params.get("as_json"))):
+        """Run it; with `--json -` standard output is for JSON, and a `--json` without a file is all that is printed."""
+        with contextlib.nullcontext() if ctx.params.get("as_json") else speaking(ctx.params.get("json_file") == "-"):
             return super().invoke(ctx)
 
     def format_options(self, ctx: "Context", formatter: "HelpFormatter") -> None:

@@ -17,6 +17,9 @@ from sdhubert_ray.cli.console import choose_width, is_quiet, logs_are_json
 LINE_SECONDS, LOOK_SECONDS = 30.0, 5.0
 """Between two lines, and between two looks at work that does not tell by itself how far it is."""
 
+_BAR_WIDTH = 20
+"""Columns: what is told beside it is more worth."""
+
 Wait = Callable[[float], bool]
 """Waits for so many seconds, or until the work has ended, and tells which."""
 
@@ -178,7 +181,9 @@ def _repeat(do: Callable[[], None], seconds: float, wait: Wait) -> None:
 
 def _make_bars() -> Progress:
     console = Console(stderr=True, width=choose_width(True))
-    return Progress(TextColumn("{task.description}"), _Bar(), _Told(), console=console, transient=True)
+    return Progress(
+        TextColumn("{task.description}"), _Bar(bar_width=_BAR_WIDTH), _Told(), console=console, transient=True
+    )
 
 
 class _Bar(BarColumn):
@@ -197,7 +202,7 @@ class _Told(ProgressColumn):
     def render(self, task: Task) -> Text:
         """Tell it as it is now."""
         phase: Phase = task.fields["phase"]
-        return Text(phase.describe())
+        return Text(phase.describe(), no_wrap=True, overflow="ellipsis")
 
 
 def percent(done: float, total: float) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from sdhubert_ray.cli.console import console, print_json
+from sdhubert_ray.cli.console import console
 from sdhubert_ray.cli.progress import percent, tell_seconds
 from sdhubert_ray.cli.running import waiting
 from sdhubert_ray.errors import UserError
@@ -64,7 +64,7 @@ def status(
             "seconds_to_go": None if seconds_to_go is None else round(seconds_to_go, 1),
             **totals.record(),
         }
-        print_json(json.dumps(told))
+        print(json.dumps(told))
         return
     table = Table(show_header=False, box=None)
     holder = f" (process {lease['pid']} on {lease['host']}, heartbeat of {lease['time']})" if running and lease else ""
@@ -90,7 +90,7 @@ def _tell_training(output: str, record: Mapping[str, Any], as_json: bool) -> Non
 
     standing = read_standing(output, record)
     if as_json:
-        print_json(json.dumps(standing.record()))
+        print(json.dumps(standing.record()))
         return
     table = Table(show_header=False, box=None)
     for name, told in standing.rows():
