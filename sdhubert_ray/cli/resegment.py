@@ -15,8 +15,10 @@ from sdhubert_ray.cli.options import (
     LogFormat,
     Output,
     Overwrite,
+    Rename,
     choose_address,
 )
+from sdhubert_ray.cli.references import Beside, find_tiers, with_tiers
 from sdhubert_ray.cli.running import do_job, tell_engine, waiting
 from sdhubert_ray.cli.targets import JsonFile, check_figures
 
@@ -53,6 +55,8 @@ def resegment(
     preset: Preset = None,
     quantizer: QuantizerName = None,
     formats: Formats = None,
+    references: Beside = None,
+    rename: Rename = None,
     max_failed: MaxFailed = None,
     engine: EngineName = "auto",
     address: Address = None,
@@ -73,15 +77,18 @@ def resegment(
     features = open_features(source)
     of_run = {"preset": preset, "quantizer": quantizer, "max_failed": max_failed}
     flags = given({**of_run, **flags_of_output(formats, None, features.precision)})
+    options = load_options(features, config, overrides or [], flags)
+    tiers = find_tiers(references, rename, options)
     with waiting("planning"):
         job = prepare_resegment(
-            load_options(features, config, overrides or [], flags),
+            options,
             features,
             output,
             engine=engine,
             address=choose_address(context, engine, address),
             overwrite=overwrite,
         )
+        job = with_tiers(job, tiers)
     if preset:
         note(f"note: of preset {preset} only speech and syllables are taken; all else is as the features were made")
     if features.rows_left:

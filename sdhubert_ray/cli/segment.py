@@ -1,6 +1,7 @@
 """`sdhubert segment`: audio in, a dataset of syllables out."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +21,7 @@ from sdhubert_ray.cli.options import (
     LogFormat,
     Output,
     Overwrite,
+    Rename,
     Split,
     Where,
     choose_address,
@@ -29,9 +31,13 @@ from sdhubert_ray.cli.options import (
     split_arguments,
 )
 from sdhubert_ray.cli.plan import print_plan
+from sdhubert_ray.cli.references import Beside, find_tiers, with_tiers
 from sdhubert_ray.cli.running import do_job, print_found, waiting
 from sdhubert_ray.cli.targets import JsonFile, check_figures
 from sdhubert_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from sdhubert_ray.runs.config import JobConfig
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as syllables.syl_dur=0.2")]
 CheckpointName = Annotated[
@@ -87,6 +93,8 @@ def segment(
     quantizer: QuantizerName = None,
     preset: Preset = None,
     formats: Formats = None,
+    references: Beside = None,
+    rename: Rename = None,
     frame_features: FrameFeatures = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -121,11 +129,16 @@ def segment(
 
     of_run = {"checkpoint": checkpoint, "quantizer": quantizer, "preset": preset, "device": device, "dtype": dtype}
     flags = given({**of_run, "max_failed": max_failed, **flags_of_output(formats, frame_features, "float32")})
+
+    def compose(carried: Mapping[str, Mapping[str, object]]) -> "JobConfig":
+        return load_config(config, words, flags, carried)
+
+    tiers = find_tiers(references, rename, compose({}))
     with waiting("planning") as counted:
         job = prepare_segmenting(
             inputs,
             output,
-            lambda carried: load_config(config, words, flags, carried),
+            compose,
             selection=select(where, limit, split),
             piped=[] if retry else read_piped(inputs),
             engine=engine,
@@ -134,6 +147,7 @@ def segment(
             retry=retry or (),
             on_listing=counted,
         )
+        job = with_tiers(job, tiers)
     print_found(job)
     if plan:
         with job.folder:

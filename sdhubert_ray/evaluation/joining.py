@@ -154,9 +154,13 @@ def bare_name(name: str) -> str:
 
 def renamed(reference: Reference, old: str, new: str) -> Reference:
     """A reference whose names begin with `new` where they began with `old`."""
-    names = [reference.id, reference.file_name]
-    names = [new + name.removeprefix(old) if name.startswith(old) else name for name in names]
+    names = [rename_one(name, old, new) for name in (reference.id, reference.file_name)]
     return replace(reference, id=names[0], file_name=names[1])
+
+
+def rename_one(name: str, old: str, new: str) -> str:
+    """A name that begins with `new` where it began with `old`."""
+    return new + name.removeprefix(old) if name.startswith(old) else name
 
 
 def _refuse_other_times(ended: Sequence[tuple[Reference, float]]) -> None:

@@ -47,19 +47,31 @@ def load_references(uri: str, tier: str | None = None) -> list[Reference]:
     Raises:
         UserError: it is not there, is damaged, or a syllable cannot be (its end not after its start, before 0).
     """
-    if uri.lower().endswith(_TEXTGRID):
-        return [_from_textgrid(uri, posixpath.basename(uri.rstrip("/")), tier)]
-    if storage.is_folder(uri):
-        names = [name for name in storage.list_files(uri) if name.lower().endswith(_TEXTGRID)]
-        if not names:
-            raise UserError(f"references {uri} is a folder without TextGrids; name a folder of them, or a JSON file")
-        return [_from_textgrid(storage.join(uri, name), name, tier) for name in names]
+    grids = list_textgrids(uri)
+    if grids is not None:
+        return [_checked(name, name, read_textgrid(grid, tier), f"references {grid}") for name, grid in grids]
     if tier is not None:
         raise UserError(f"--tier is {tier!r}, but {uri} is no TextGrid; leave it out")
     entries = _read_json(uri)
     if not entries:
         raise UserError(f"references {uri} has no recording; {_FORM}")
     return [_from_entry(name, entry, f"references {uri}: {name!r}") for name, entry in entries.items()]
+
+
+def list_textgrids(uri: str) -> list[tuple[str, str]] | None:
+    """The TextGrids that references are: the path below the folder, without ending, and the URI of each; or None.
+
+    Raises:
+        UserError: it is a folder without TextGrids.
+    """
+    if uri.lower().endswith(_TEXTGRID):
+        return [(posixpath.basename(uri.rstrip("/"))[: -len(_TEXTGRID)], uri)]
+    if not storage.is_folder(uri):
+        return None
+    names = [name for name in storage.list_files(uri) if name.lower().endswith(_TEXTGRID)]
+    if not names:
+        raise UserError(f"references {uri} is a folder without TextGrids; name a folder of them, or a JSON file")
+    return [(name[: -len(_TEXTGRID)], storage.join(uri, name)) for name in names]
 
 
 def _read_json(uri: str) -> dict[str, Any]:
@@ -105,11 +117,6 @@ def _from_entry(name: str, entry: object, where: str) -> Reference:
                 raise UserError(f"{where}: syllable {number} has {side} {value!r}, which is no number") from error
         rows.append((times[0], times[1], syllable["label"]))
     return _checked(name, file_name, rows, where)
-
-
-def _from_textgrid(uri: str, name: str, tier: str | None) -> Reference:
-    stem = name[: -len(_TEXTGRID)]
-    return _checked(stem, stem, read_textgrid(uri, tier), f"references {uri}")
 
 
 def _checked(name: str, file_name: str, rows: Sequence[tuple[float, float, str]], where: str) -> Reference:

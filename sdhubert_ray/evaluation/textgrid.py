@@ -4,14 +4,11 @@ import bisect
 import codecs
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.evaluation.syllabify import Phone, is_silence, syllabify
-
-Labelled = tuple[float, float, str]
-"""Start and end in seconds, and a label."""
+from sdhubert_ray.output.formats.textgrid import Labelled, Tier
 
 _SYLLABLE_TIER = re.compile(r"(.*[ _-])?(syll?|sylls|syllables?|mas)", re.IGNORECASE)
 _PHONE_TIER = re.compile(r"(.*[ _-])?(phon|phons|phones?|phonemes?|phn|mau)", re.IGNORECASE)
@@ -25,15 +22,6 @@ _TOKEN = re.compile(
     r"|(?<!\S)(?P<flag><\w+>)(?!\S)"
     r"|(?<!\S)!.*"
 )
-
-
-@dataclass(frozen=True)
-class Tier:
-    """A tier of a TextGrid; one of points has no intervals."""
-
-    name: str
-    of_intervals: bool
-    intervals: tuple[Labelled, ...]
 
 
 def read_textgrid(uri: str, tier: str | None) -> list[Labelled]:
@@ -52,7 +40,7 @@ def read_textgrid(uri: str, tier: str | None) -> list[Labelled]:
     Raises:
         UserError: it cannot be read, has no such tier or several, or phones that are not ARPAbet.
     """
-    tiers = parse_textgrid(_read_text(uri), f"references {uri}")
+    tiers = read_tiers(uri)
     chosen = _choose_tier(tiers, tier, uri)
     where = f"references {uri}: tier {chosen.name!r}"
     if not chosen.of_intervals:
@@ -61,6 +49,11 @@ def read_textgrid(uri: str, tier: str | None) -> list[Labelled]:
         return [interval for interval in chosen.intervals if not is_silence(interval[2])]
     words = _find_words(tiers, chosen)
     return syllabify([Phone(*interval, _word_at(interval, words)) for interval in chosen.intervals], where)
+
+
+def read_tiers(uri: str) -> list[Tier]:
+    """Read all tiers of a TextGrid. Raises UserError where it cannot be read."""
+    return parse_textgrid(_read_text(uri), f"references {uri}")
 
 
 def parse_textgrid(text: str, where: str) -> list[Tier]:
@@ -92,18 +85,12 @@ def _parse_tier(tokens: Iterator[re.Match[str]]) -> Tier:
         raise ValueError(f"tier {name!r} is of class {kind!r}")
     _next(tokens, "number"), _next(tokens, "number")
     size = int(_next(tokens, "number"))
-    if kind == "TextTier":
-        for _ in range(size):
-            _next(tokens, "number"), _next(tokens, "text")
-        return Tier(name, False, ())
-    return Tier(
-        name,
-        True,
-        tuple(
-            (float(_next(tokens, "number")), float(_next(tokens, "number")), _next(tokens, "text").strip())
-            for _ in range(size)
-        ),
-    )
+    found = []
+    for _ in range(size):
+        start = float(_next(tokens, "number"))
+        end = float(_next(tokens, "number")) if kind == "IntervalTier" else start
+        found.append((start, end, _next(tokens, "text").strip()))
+    return Tier(name, kind == "IntervalTier", tuple(found))
 
 
 def _next(tokens: Iterator[re.Match[str]], kind: str) -> str:

@@ -225,7 +225,7 @@ def plan_job(
             anew=before is None,
             overwrite=overwrite,
         )
-        formats.check_free(output, there, _all_ids(job), config.output.formats)  # now rather than after the work
+        formats.check_free(output, there, _all_rows(job), config.output.formats)  # now rather than after the work
         coming = plan_name(job.next_number, run_id)
         names = [*(plan.name for plan in plans), coming]
         noted = formats.note_formats(before.record if before else None, names, config.output.formats)
@@ -383,9 +383,15 @@ def _check_choices(engine: str, address: str | None, overwrite: bool, retry: Seq
         raise UserError("--retry does rows of an output again, --overwrite removes them; leave out one")
 
 
-def _all_ids(job: Job) -> Iterator[str]:
-    for path in job.staged.parts:
-        yield from pa.parquet.read_table(path, columns=["id"]).column("id").to_pylist()
+def planned_ids(job: Job) -> Iterator[str]:
+    """The ids of all recordings that a job's output will have; of one in several pieces more than once."""
+    for rows in _all_rows(job):
+        yield from rows.column("id").to_pylist()
+
+
+def _all_rows(job: Job) -> Iterator[pa.Table]:
+    columns = [*formats.NAMING_COLUMNS]
     for plan in job.plans:
-        for table in read_plan(job.output, plan, ["id"]):
-            yield from table.column("id").to_pylist()
+        yield from read_plan(job.output, plan, columns)
+    for path in job.staged.parts:
+        yield pa.parquet.read_table(path, columns=columns)

@@ -127,6 +127,7 @@ class Job:
         record: what run.json will hold.
         anew: there was no run in the output, or it is to be overwritten.
         overwrite: what earlier runs left is removed when work begins.
+        further: gives further tiers of TextGrids, or None.
     """
 
     run_id: str
@@ -147,6 +148,7 @@ class Job:
     anew: bool
     overwrite: bool
     engine_reason: str = ""
+    further: formats.FurtherTiers | None = None
 
     @property
     def rows_left(self) -> int:
@@ -307,7 +309,7 @@ class Session:
                 self._publish(plan, plans, publish)
         self._lease.confirm()
         self._on_finish("writing files of other formats", 0, None)
-        formats.export(job.output, formats.formats_to_write(job.record, options.formats), export)
+        formats.export(job.output, formats.formats_to_write(job.record, options.formats), export, job.further)
         self._on_finish("counting", 0, None)
         self._summary.totals = count_results(job.output, plans, list_commits(job.output, plans))
         self._stop_clock()

@@ -149,7 +149,7 @@ def test_quotes_lines_comments_and_small_numbers_as_praat_has_them():
         '"IntervalTier" "a ""b""\nc" 0 2.5 2 0 1e-05 "one ! 7" 1.0E-5 2.5 "<exists>"'
     )
     points, intervals = parse_textgrid(text, "here")
-    assert (points.of_intervals, points.intervals) == (False, ())
+    assert (points.of_intervals, points.intervals) == (False, ((0.5, 0.5, '5 "x" 6'),))
     assert intervals.name == 'a "b"\nc'
     assert intervals.intervals == ((0.0, 1e-5, "one ! 7"), (1e-5, 2.5, "<exists>"))
 
@@ -204,7 +204,8 @@ def test_our_own_textgrids_are_references(tmp_path):
     path = write(tmp_path / "a.TextGrid", to_textgrid(result))
     (one,) = load_references(str(path))
     np.testing.assert_allclose(one.syllables, segments)
-    assert one.labels == ("5", "0", "7")
+    assert one.labels == ("1", "2", "3")
+    assert load_references(str(path), "units")[0].labels == ("5", "0", "7")
 
 
 def test_tiers_are_found_by_name(tmp_path):

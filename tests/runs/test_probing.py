@@ -148,6 +148,6 @@ def test_a_command_that_is_refused_keeps_no_lengths(tiny_checkpoint, files, tmp_
     output.mkdir()
     (output / "0.TextGrid").write_text("somebody's")
     segmenting = Segmenting(tmp_path / "made", tiny_checkpoint, ())
-    with pytest.raises(UserError, match="0.TextGrid"):
+    with pytest.raises(UserError, match=r"0\.TextGrid"):
         segmenting.plan(speech, output, ["output.formats=[textgrid]"])
     assert [path.name for path in output.iterdir()] == ["0.TextGrid"]

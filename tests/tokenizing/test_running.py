@@ -15,6 +15,7 @@ from tokenized import make_quantizer, read_record, read_table, resegment, row_gr
 
 from sdhubert_ray import Quantizer, read_segments, storage
 from sdhubert_ray.errors import UserError
+from sdhubert_ray.evaluation.textgrid import parse_textgrid
 from sdhubert_ray.output import read_commit
 from sdhubert_ray.output.tables import FAILED_STATUSES
 
@@ -174,9 +175,10 @@ def test_labels_of_textgrids_and_the_plan_of_a_run(
     sdhubert(*command)
     for result in read_segments(str(tmp_path / "out")):
         text = (tmp_path / "out" / result.id).with_suffix(".TextGrid").read_text()
-        labels = [line.split('"')[1] for line in text.splitlines() if line.strip().startswith("text =")]
+        syllables, units = parse_textgrid(text, result.id)
         assert result.units is not None
-        assert [int(label) for label in labels if label] == result.units.tolist()
+        assert [label for *_, label in units.intervals if label] == [str(unit) for unit in result.units]
+        assert [label for *_, label in syllables.intervals if label] == [str(n + 1) for n in range(len(result.units))]
 
 
 def test_an_output_on_an_object_store(

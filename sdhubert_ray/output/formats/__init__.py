@@ -3,16 +3,16 @@
 from sdhubert_ray.output.formats.files import (
     ExportPart,
     ExportParts,
+    FurtherTiers,
     check_free,
     export,
     export_here,
     export_part,
     formats_to_write,
-    name_files,
     note_formats,
     remove_files,
-    to_textgrid,
 )
+from sdhubert_ray.output.formats.naming import NAMING_COLUMNS, name_files
 from sdhubert_ray.output.formats.sequences import (
     SequenceOptions,
     UnitSequence,
@@ -21,12 +21,17 @@ from sdhubert_ray.output.formats.sequences import (
     sequence_files,
     write_sequences,
 )
+from sdhubert_ray.output.formats.textgrid import Tier, channels_to_textgrid, to_textgrid
 
 __all__ = [
+    "NAMING_COLUMNS",
     "ExportPart",
     "ExportParts",
+    "FurtherTiers",
     "SequenceOptions",
+    "Tier",
     "UnitSequence",
+    "channels_to_textgrid",
     "check_free",
     "export",
     "export_here",

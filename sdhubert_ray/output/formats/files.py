@@ -1,8 +1,9 @@
 """Files beside the table: the original's text and npy files and Praat TextGrids for each recording, a CSV for all."""
 
 import io
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import (
     Contents,
     FileResult,
+    Plan,
     count_joined,
     frame_offset,
     is_in_own_folder,
@@ -25,13 +27,15 @@ from sdhubert_ray.output import (
 )
 from sdhubert_ray.output.commits import read_commits
 from sdhubert_ray.output.formats.csv import CSV_FILE, write_csv
+from sdhubert_ray.output.formats.naming import NAMING_COLUMNS, Grid, Naming
+from sdhubert_ray.output.formats.textgrid import Tier, channels_to_textgrid, to_textgrid
 from sdhubert_ray.output.tables import FAILED_STATUSES, read_ragged, read_vectors
 
 _COLUMNS = ("id", "uri", "piece", "offset", "duration", "status", "error", "num_frames", "segments", "units")
 _MOST_PARTS = 256  # each lists the output anew
-_MAX_NAME_BYTES = 230  # of 255: the longest ending is _segmentfeature.npy
 _FEATURE_COLUMNS = ("segment_features", "frame_features", "mask")
-_ENDINGS = {"files": ("_segments.txt", "_segmentfeature.npy", "_feature.npy"), "textgrid": (".TextGrid",)}
+_GRID = ".TextGrid"
+_ENDINGS = {"files": ("_segments.txt", "_segmentfeature.npy", "_feature.npy"), "textgrid": (_GRID,)}
 _OF_ALL = {"csv": CSV_FILE}
 """The files that all recordings share."""
 
@@ -41,15 +45,21 @@ class ExportPart(NamedTuple):
 
     Attributes:
         within: numbers of the commits that they begin in.
-        names: by id, the path that their files are named by.
+        names: by id, the path that their files are named by, but for TextGrids.
+        grids: by id, the TextGrid that their tiers are in.
+        others: by id, further tiers that they have.
     """
 
     within: range
     names: dict[str, str]
+    grids: dict[str, Grid]
+    others: dict[str, Sequence[Tier]]
 
 
 ExportParts = Callable[[str, Sequence[str], Sequence[ExportPart]], None]
 """Does the parts of an export: of an output, in these formats."""
+FurtherTiers = Callable[[str], Sequence[Tier]]
+"""Gives the further tiers of a recording by its id, such as those of its reference."""
 
 
 def export_here(output: str, formats: Sequence[str], parts: Sequence[ExportPart]) -> None:
@@ -58,47 +68,91 @@ def export_here(output: str, formats: Sequence[str], parts: Sequence[ExportPart]
         export_part(output, formats, part)
 
 
-def export(output: str, formats: Sequence[str], do: ExportParts = export_here) -> None:
+def export(
+    output: str, formats: Sequence[str], do: ExportParts = export_here, further: FurtherTiers | None = None
+) -> None:
     """Write an output's recordings in further formats, into the tree of the input, under the output folder.
 
     `files`: NAME_segments.txt (`start, end` per line, seconds), NAME_feature.npy (T, D) zero outside speech,
-    NAME_segmentfeature.npy (S, D). `textgrid`: NAME.TextGrid, one interval tier. NAME is the id without its
-    ending, or with it where two would be the same. A recording that could not be read gets none. `csv`: syllables.csv,
-    a row for each syllable of all of them. Each file is there whole or not at all.
+    NAME_segmentfeature.npy (S, D). `textgrid`: NAME.TextGrid, see `to_textgrid`; channels of a file share one, see
+    `Naming.grids`. NAME is the id without its ending, or with it where two would be the same. A recording that could
+    not be read gets none. `csv`: syllables.csv, a row for each syllable of all of them. Each file is there whole or not
+    at all.
 
     Args:
         output: the folder.
         formats: others are left to those who know them.
         do: does the parts, each of which is done by any process, and may be done twice.
+        further: gives further tiers of TextGrids.
 
     Raises:
-        UserError: the output cannot be read or written.
+        UserError: the output cannot be read or written, or further tiers cannot be had.
     """
     if "csv" in formats:
         write_csv(output)
     if not _ENDINGS.keys() & set(formats):
         return
-    commits = len(require_contents(output).commits)
+    contents = require_contents(output)
+    naming = _name(output, contents.plans)
+    names, grids = naming.names(), naming.grids()
+    commits = len(contents.commits)
     step = max(1, -(-commits // _MOST_PARTS))
     withins = [range(begin, min(begin + step, commits)) for begin in range(0, commits, step)]
     ids = [[table.column("id")[0].as_py() for table in read_files(output, ["id"], within=within)] for within in withins]
-    names = name_files(dict.fromkeys(file_id for of_part in ids for file_id in of_part))
-    parts = zip(withins, ids, strict=True)
-    do(output, formats, [ExportPart(within, {name: names[name] for name in of_part}) for within, of_part in parts])
+    scattered = _find_scattered(ids, grids)
+    wants_grids = "textgrid" in formats
+
+    def part_of(within: range, of_files: Iterable[str], of_grids: Iterable[str]) -> ExportPart:
+        chosen = {file_id: grids[file_id] for file_id in (of_grids if wants_grids else ())}
+        others = {} if further is None else {file_id: further(file_id) for file_id in chosen}
+        return ExportPart(within, {file_id: names[file_id] for file_id in of_files}, chosen, others)
+
+    parts = [
+        part_of(within, of_part, [file_id for file_id in of_part if file_id not in scattered])
+        for within, of_part in zip(withins, ids, strict=True)
+    ]
+    if scattered and wants_grids:
+        parts.append(part_of(range(commits), (), scattered))
+    do(output, formats, parts)
+
+
+def _find_scattered(parts: Iterable[Iterable[str]], grids: Mapping[str, Grid]) -> set[str]:
+    """Of the recordings of some parts, those that share a TextGrid with one of another part."""
+    homes: dict[str, set[int]] = {}
+    for number, ids in enumerate(parts):
+        for file_id in ids:
+            if grids[file_id].channel is not None:
+                homes.setdefault(grids[file_id].name, set()).add(number)
+    return {file_id for file_id, grid in grids.items() if len(homes.get(grid.name, ())) > 1}
 
 
 def export_part(output: str, formats: Sequence[str], part: ExportPart) -> None:
     """Do a part of an export. Raises as `export`."""
-    columns = [*_COLUMNS, *(_FEATURE_COLUMNS if "files" in formats else ())]
+    with_files = "files" in formats and bool(part.names)
+    columns = [*_COLUMNS, *(_FEATURE_COLUMNS if with_files else ())]
+    awaited = Counter(grid.name for grid in part.grids.values() if grid.channel is not None)
+    channels: dict[str, dict[int, tuple[FileResult, Sequence[Tier]]]] = {}
     for table in read_files(output, columns, within=part.within):
         result = join_pieces(table)
-        if result.status in FAILED_STATUSES:
+        is_there = result.status not in FAILED_STATUSES
+        if with_files and is_there:
+            _write_files(storage.join(output, part.names[result.id]), table, result)
+        grid, others = part.grids.get(result.id), part.others.get(result.id, ())
+        if grid is None:
             continue
-        target = storage.join(output, part.names[result.id])
-        if "files" in formats:
-            _write_files(target, table, result)
-        if "textgrid" in formats:
-            storage.put(f"{target}.TextGrid", to_textgrid(result).encode())
+        if grid.channel is None:
+            if is_there:
+                _write_grid(output, grid, to_textgrid(result, others))
+            continue
+        awaited[grid.name] -= 1
+        if is_there:
+            channels.setdefault(grid.name, {})[grid.channel] = (replace(result, segment_features=None), others)
+        if not awaited[grid.name] and grid.name in channels:
+            _write_grid(output, grid, channels_to_textgrid(channels.pop(grid.name)))
+
+
+def _write_grid(output: str, grid: Grid, text: str) -> None:
+    storage.put(storage.join(output, f"{grid.name}{_GRID}"), text.encode())
 
 
 def note_formats(
@@ -135,27 +189,31 @@ def _noted(record: Mapping[str, Any], plans: Iterable[str]) -> Mapping[str, Sequ
     return noted
 
 
-def check_free(output: str, there: Contents | None, ids: Iterable[str], formats: Sequence[str]) -> None:
+def check_free(output: str, there: Contents | None, planned: Iterable[pa.Table], formats: Sequence[str]) -> None:
     """Refuse names that files would be written to where there are some that no run has written.
 
     Args:
         output: the folder.
         there: what it holds.
-        ids: of all recordings that there will be, in any order and number.
+        planned: all rows that there will be, in any order and number, with `NAMING_COLUMNS`.
         formats: that are asked for.
 
     Raises:
         UserError: there is such a file, or an id that leads into a folder of the output, or as `name_files`.
     """
     wanted = {_OF_ALL[name] for name in formats if name in _OF_ALL}
-    names = name_files(dict.fromkeys(ids)) if _ENDINGS.keys() & set(formats) else {}
+    naming = Naming()
+    if _ENDINGS.keys() & set(formats):
+        for rows in planned:
+            naming.add(rows)
+    names = naming.names()
     for file_id, name in names.items():
         if is_in_own_folder(name):
             raise UserError(
                 f"the files of id {file_id!r} would lie among those of the output; --format files and textgrid need "
                 "other ids"
             )
-    wanted |= _with_endings(names.values(), formats)
+    wanted |= _list_files(naming, dict.fromkeys(names, formats))
     if not wanted:
         return
     taken = storage.find_any(output, wanted - _written(output, there) if there else wanted)
@@ -181,14 +239,25 @@ def _written(output: str, there: Contents) -> set[str]:
         return written
     failed = _failed_recordings(output, there)
     formats: dict[str, Sequence[str]] = {}  # by id
+    naming = Naming()
     for plan in there.plans:  # a name may change when another recording comes
-        ids = {file_id for table in read_plan(output, plan, ["id"]) for file_id in table.column("id").to_pylist()}
+        ids: set[str] = set()
+        for table in read_plan(output, plan, NAMING_COLUMNS):
+            naming.add(table)
+            ids.update(table.column("id").to_pylist())
         if ids - formats.keys():
             formats = {**dict.fromkeys(sorted(ids), noted.get(plan.name, ())), **formats}
-            for file_id, name in name_files(formats).items():
-                if file_id not in failed:
-                    written |= _with_endings([name], formats[file_id])
+            written |= _list_files(naming, {name: formats[name] for name in formats if name not in failed})
     return written
+
+
+def _name(output: str, plans: Iterable[Plan]) -> Naming:
+    """The recordings of an output's plans."""
+    naming = Naming()
+    for plan in plans:
+        for table in read_plan(output, plan, NAMING_COLUMNS):
+            naming.add(table)
+    return naming
 
 
 def _failed_recordings(output: str, there: Contents) -> set[str]:
@@ -199,74 +268,15 @@ def _failed_recordings(output: str, there: Contents) -> set[str]:
     return {key.rpartition("#")[0] for key in keys}
 
 
-def _with_endings(names: Iterable[str], formats: Collection[str]) -> set[str]:
-    endings = [ending for name in formats for ending in _ENDINGS.get(name, ())]
-    return {f"{name}{ending}" for name in names for ending in endings}
-
-
-def name_files(ids: Iterable[str]) -> dict[str, str]:
-    """For each id the relative path, without ending, that its files are named by.
-
-    Raises:
-        UserError: an id that would lead out of the output folder.
-    """
-    names: dict[str, str] = {}
-    taken: dict[str, int] = {}
-    for file_id in ids:
-        path = PurePosixPath(file_id)
-        if path.is_absolute() or ".." in path.parts or not path.name:
-            raise UserError(f"id {file_id!r} leads out of the output folder; --format files needs relative ids")
-        if "\0" in file_id or any(len(part.encode()) > _MAX_NAME_BYTES for part in path.parts):
-            raise UserError(f"id {file_id[:80]!r} is no name for a file; --format files and textgrid need other ids")
-        names[file_id] = str(path.with_suffix(""))
-        taken[names[file_id]] = taken.get(names[file_id], 0) + 1
-    whole = {str(PurePosixPath(file_id)): file_id for file_id in names}
-    if len(whole) < len(names):
-        twin = next(file_id for file_id in names if whole[str(PurePosixPath(file_id))] != file_id)
-        raise UserError(f"ids {twin!r} and {whole[str(PurePosixPath(twin))]!r} name the same file; rename one")
+def _list_files(naming: Naming, formats: Mapping[str, Sequence[str]]) -> set[str]:
+    """The files of recordings, given the formats of each by id."""
+    names, grids = naming.names(), naming.grids()
     return {
-        file_id: name if taken[name] == 1 and name not in whole else str(PurePosixPath(file_id))
-        for file_id, name in names.items()
+        f"{grids[file_id].name if ending == _GRID else names[file_id]}{ending}"
+        for file_id, wanted in formats.items()
+        for name in wanted
+        for ending in _ENDINGS.get(name, ())
     }
-
-
-def to_textgrid(result: FileResult) -> str:
-    """A Praat TextGrid (long form) with one tier, `syllables`; an interval's text is its unit, or its number from 1."""
-    end = max(result.offset + result.duration, float(result.segments[-1, 1]) if len(result.segments) else 0.0)
-    labels = result.units if result.units is not None else range(1, len(result.segments) + 1)
-    intervals: list[tuple[float, float, str]] = []
-    at = 0.0
-    for (start, stop), label in zip(result.segments.tolist(), labels, strict=True):
-        if start > at:
-            intervals.append((at, start, ""))
-        intervals.append((start, stop, str(label)))
-        at = stop
-    if at < end or not intervals:
-        intervals.append((at, end, ""))
-    head = [
-        'File type = "ooTextFile"',
-        'Object class = "TextGrid"',
-        "",
-        "xmin = 0",
-        f"xmax = {end:.6f}",
-        "tiers? <exists>",
-        "size = 1",
-        "item []:",
-        "    item [1]:",
-        '        class = "IntervalTier"',
-        '        name = "syllables"',
-        "        xmin = 0",
-        f"        xmax = {end:.6f}",
-        f"        intervals: size = {len(intervals)}",
-    ]
-    for number, (start, stop, text) in enumerate(intervals, start=1):
-        head += [
-            f"        intervals [{number}]:",
-            f"            xmin = {start:.6f}",
-            f"            xmax = {stop:.6f}",
-            f'            text = "{text}"',
-        ]
-    return "\n".join(head) + "\n"
 
 
 def _write_files(target: str, table: pa.Table, result: FileResult) -> None:

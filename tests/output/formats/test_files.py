@@ -1,7 +1,6 @@
 """Files for other tools: they hold what the golden data holds, one set per recording, where the input has it."""
 
 import io
-import itertools
 import pickle
 import re
 from pathlib import PurePosixPath
@@ -16,8 +15,9 @@ from places import GOLDEN
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.output import FileResult, open_output, read_segments
-from sdhubert_ray.output.formats import export, export_part, files, name_files, to_textgrid
+from sdhubert_ray.evaluation.textgrid import parse_textgrid
+from sdhubert_ray.output import open_output, read_segments
+from sdhubert_ray.output.formats import export, export_part, files, name_files
 from sdhubert_ray.output.tables import RESULT_FIELDS, SEGMENTS, ragged, ragged_intervals, ragged_vectors
 from sdhubert_ray.runs.execute import _export_on_ray
 
@@ -70,23 +70,11 @@ def load_npy(data):
     return np.load(io.BytesIO(data), allow_pickle=False)
 
 
-def parse_textgrid(text):
-    """Read a long-form TextGrid as Praat does: (xmax, [(start, end, text)]) of its only tier."""
-    assert text.startswith('File type = "ooTextFile"\nObject class = "TextGrid"\n\n')
-    assert re.findall(r"^size = (\d+)$", text, re.M) == ["1"]
-    head, _, body = text.partition("intervals: size = ")
-    assert 'class = "IntervalTier"' in head
-    assert re.search(r'name = "\S+"', head)
-    whole = [float(value) for value in re.findall(r"xmax = (\S+)", head)]
-    assert [float(value) for value in re.findall(r"xmin = (\S+)", head)] == [0.0, 0.0]
-    assert whole[0] == whole[1]
-    count, _, body = body.partition("\n")
-    found = re.findall(
-        r'^ +intervals \[(\d+)\]:\n +xmin = (\S+)\n +xmax = (\S+)\n +text = "((?:[^"]|"")*)" *$', body, re.M
-    )
-    assert [int(number) for number, *_ in found] == list(range(1, int(count) + 1))
-    assert len(found) * 4 == len(body.strip().splitlines())
-    return whole[0], [(float(start), float(end), text) for _, start, end, text in found]
+def parse_grid(text):
+    """The end and the intervals of a TextGrid of one tier; what Praat makes of them is seen in test_textgrid.py."""
+    (tier,) = parse_textgrid(text, "here")
+    (end,) = set(re.findall(r"^ *xmax = (\S+)$", text.partition("intervals")[0], re.M))
+    return float(end), list(tier.intervals)
 
 
 def assert_tiles(intervals, end):
@@ -121,7 +109,7 @@ def test_files_hold_what_the_golden_data_holds(tmp_path, name, dtype):
     pooled = load_npy(files[f"deep/er/{name}_segmentfeature.npy"])
     assert pooled.dtype == dtype
     np.testing.assert_array_equal(pooled, golden["segment_features"].astype(dtype))
-    end, intervals = parse_textgrid(files[f"deep/er/{name}.TextGrid"].decode())
+    end, intervals = parse_grid(files[f"deep/er/{name}.TextGrid"].decode())
     assert end == len(golden["mask"]) / 50
     assert_tiles(intervals, end)
     np.testing.assert_allclose([(a, b) for a, b, text in intervals if text], golden["segments"], rtol=0, atol=1e-6)
@@ -197,7 +185,7 @@ def test_a_silent_recording_has_empty_files_and_a_failed_one_none(tmp_path):
     assert features.shape == (75, 48)
     assert features.dtype == np.float32
     assert not features.any()
-    assert parse_textgrid(files["silent.TextGrid"].decode()) == (1.5, [(0.0, 1.5, "")])
+    assert parse_grid(files["silent.TextGrid"].decode()) == (1.5, [(0.0, 1.5, "")])
 
 
 @pytest.mark.parametrize(
@@ -314,31 +302,6 @@ def test_an_id_that_leads_elsewhere_is_refused(tmp_path, file_id):
 # -- TextGrids
 
 
-@st.composite
-def recordings(draw):
-    """Recordings of whole frames: some of the gaps between sorted frames are segments."""
-    frames = draw(st.lists(st.integers(0, 3_000_000), unique=True, min_size=1, max_size=12).map(sorted))
-    pairs = zip(frames, frames[1:], draw(st.lists(st.booleans(), min_size=11, max_size=11)), strict=False)
-    segments = np.array([(start, end) for start, end, chosen in pairs if chosen], np.int64).reshape(-1, 2) / 50
-    duration = (frames[-1] + draw(st.integers(1, 100))) / 50 + draw(st.sampled_from([0.0, 0.0125, 1 / 3]))
-    units = draw(st.none() | st.just(np.arange(100, 100 + len(segments), dtype=np.int32)))
-    return FileResult("a", "a", "ok", None, duration, 0, segments, None, units)
-
-
-@settings(deadline=None, max_examples=100)
-@given(recordings())
-def test_a_textgrid_tiles_the_recording_and_holds_its_segments(result):
-    end, intervals = parse_textgrid(to_textgrid(result))
-    assert end == pytest.approx(result.duration, abs=1e-6)
-    assert_tiles(intervals, end)
-    labelled = [(start, stop) for start, stop, text in intervals if text]
-    np.testing.assert_allclose(np.array(labelled).reshape(-1, 2), result.segments, rtol=0, atol=1e-6)
-    expected = result.units if result.units is not None else np.arange(1, len(result.segments) + 1)
-    assert [text for *_, text in intervals if text] == [str(label) for label in expected]
-    # No two neighbours that are both no syllable.
-    assert not any(not one[2] and not other[2] for one, other in itertools.pairwise(intervals))
-
-
 def test_a_textgrid_of_a_part_reaches_to_the_end_of_the_part(tmp_path):
     """Times are seconds of the file, so a row that reads [3 s, 5 s) of it ends at 5 s."""
     row = make_row(
@@ -351,7 +314,7 @@ def test_a_textgrid_of_a_part_reaches_to_the_end_of_the_part(tmp_path):
     )
     output = make_output(tmp_path, [row])
     export(output, ["textgrid"])
-    end, intervals = parse_textgrid(exported(output)["part.TextGrid"].decode())
+    end, intervals = parse_grid(exported(output)["part.TextGrid"].decode())
     assert intervals == [(0.0, 3.5, ""), (3.5, 4.0, "1"), (4.0, 5.0, "")]
     assert end == 5.0
 
