@@ -30,7 +30,7 @@ demo: $(INSTALLED) ## segment synthetic speech, print its syllables beside the t
 		--frame-features float32 --overwrite
 	$(VENV)/bin/sdhubert show $(DEMO) synth_2.flac --references $(BUNDLED)/syllables.json --limit 100
 	$(VENV)/bin/sdhubert show $(DEMO) synth_0.flac --references $(BUNDLED)/syllables.json --limit 100 \
-		--png $(DEMO)/demo.png --overwrite
+		-o $(DEMO)/demo.png --overwrite
 
 test: $(INSTALLED) ## all tests but those marked slow, chaos or gpu
 	$(PYTEST) --durations=20

@@ -8,15 +8,25 @@ if TYPE_CHECKING:
     from sdhubert_ray.output import read_segments
     from sdhubert_ray.runs.segmenting import segment_corpus
     from sdhubert_ray.units import Quantizer
+    from sdhubert_ray.viewing.plot import plot_segmentation
 
     __version__: str
 
-__all__ = ["MincutWrapper", "Quantizer", "SDHuBERTSegmenter", "__version__", "read_segments", "segment_corpus"]
+__all__ = [
+    "MincutWrapper",
+    "Quantizer",
+    "SDHuBERTSegmenter",
+    "__version__",
+    "plot_segmentation",
+    "read_segments",
+    "segment_corpus",
+]
 
 _HOMES = {
     "MincutWrapper": "sdhubert_ray.api",
     "Quantizer": "sdhubert_ray.units.quantizer",
     "SDHuBERTSegmenter": "sdhubert_ray.api",
+    "plot_segmentation": "sdhubert_ray.viewing.plot",
     "read_segments": "sdhubert_ray.output",
     "segment_corpus": "sdhubert_ray.runs.segmenting",
 }

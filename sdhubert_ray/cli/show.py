@@ -1,7 +1,9 @@
 """`sdhubert show`: the syllables of a recording, printed and drawn."""
 
+import json
+import math
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,61 +11,145 @@ from rich.markup import escape
 from rich.table import Table
 
 from sdhubert_ray.cli.console import console
+from sdhubert_ray.cli.drawing import Shown, check_target, draw
 from sdhubert_ray.cli.options import Rename, split_rename
-from sdhubert_ray.cli.targets import Replace, check_file
+from sdhubert_ray.cli.targets import Replace
 from sdhubert_ray.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from sdhubert_ray.evaluation import Reference
+    from sdhubert_ray.looking import Seen
     from sdhubert_ray.output import FileResult
 
 _SHOWN_IDS = 3
+_COLUMNS = ("id", "uri", "piece", "offset", "duration", "status", "error", "num_frames", "segments", "units")
 
 
 def show(
-    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="An output folder of `sdhubert segment`.")],
-    recording: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="Which recording; the first by default.")
+    target: Annotated[
+        str, typer.Argument(metavar="AUDIO|OUTPUT", help="An audio file, or an output folder of `sdhubert segment`.")
+    ],
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]...", help="Recordings of OUTPUT; its first by default.")
     ] = None,
-    png: Annotated[
+    picture: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Draw waveform, self-similarity and boundaries (needs kept frame features)."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Draw it: .png, .svg, .html with sound, or .TextGrid for Praat."
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(help="What segments AUDIO (bundled by default); of OUTPUT, where its checkpoint is now."),
     ] = None,
     references: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="True syllables, as `sdhubert evaluate` takes them, to be shown beside."),
     ] = None,
+    tier: Annotated[str | None, typer.Option(help="Of references that are TextGrids.")] = None,
     rename: Rename = None,
+    start: Annotated[float, typer.Option(min=0, help="Show from this second on.")] = 0.0,
+    end: Annotated[
+        float | None, typer.Option(help="Show up to this second; 60 s are drawn by default, 120 at most.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Syllables to print.")] = 12,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per recording, with all.")] = False,
     overwrite: Replace = False,
 ) -> None:
-    """Print the syllables of a recording, and draw it."""
+    """Print the syllables of an audio file, or of recordings of an output, and draw them."""
+    if end is not None and not start < end < math.inf:
+        raise UserError(f"--start is {start:g} and --end {end:g}; the end has to come after the start")
+    if tier is not None and references is None:
+        raise UserError("--tier is of references; name them with --references")
+    if picture:
+        check_target(picture, overwrite, len(ids or ()))
+    find = None if references is None else _reference_finder(references, tier, split_rename(rename))
+    shown: list[Shown] = []
+    for result, look in _find(target, ids, checkpoint, bool(picture)):
+        if start and start >= result.offset + result.duration:
+            raise UserError(
+                f"recording {result.id} is {result.duration:.2f} s long, and has nothing at --start {start:g}"
+            )
+        shown.append(Shown(result, None if find is None else find(result), look))
+    for one in shown:
+        if as_json:
+            print(json.dumps(_record(one, start, end)))
+        else:
+            _print_table(one, start, end, limit)
+    if picture:
+        from sdhubert_ray.evaluation.tiers import FurtherTiers
+
+        further = None if references is None else FurtherTiers(references, split_rename(rename))
+        draw(picture, shown, start, end, further)
+
+
+def _find(
+    target: str, ids: Sequence[str] | None, checkpoint: str | None, is_drawn: bool
+) -> "Iterator[tuple[FileResult, Callable[[], Seen]]]":
+    """The recordings that are meant, and what looks closer at each."""
+    from sdhubert_ray import storage
+
+    if storage.is_folder(target):
+        yield from _find_in_output(target, ids or [None], checkpoint, is_drawn)
+    elif not storage.exists(target):
+        raise UserError(f"{target} is not there; name an audio file, or an output folder of `sdhubert segment`")
+    elif ids:
+        raise UserError(f"{target} is one recording; leave out {ids[0]!r}, or name an output folder")
+    else:
+        from sdhubert_ray.looking import segment_file
+
+        seen = segment_file(target, checkpoint or "bundled")
+        yield seen.result, lambda: seen
+
+
+def _find_in_output(
+    output: str, ids: Sequence[str | None], checkpoint: str | None, is_drawn: bool
+) -> "Iterator[tuple[FileResult, Callable[[], Seen]]]":
     from sdhubert_ray.output import join_pieces, read_files
 
-    if png:
-        check_file(png, overwrite, ".png")
-    columns = [
-        "id",
-        "uri",
-        "piece",
-        "offset",
-        "duration",
-        "status",
-        "error",
-        "num_frames",
-        "segments",
-        "units",
-    ]
-    wanted = [*columns, "member", "frame_features", "mask"] if png else columns
-    pieces = next(read_files(output, wanted, only=recording), None)
-    if pieces is None:
-        raise UserError(f"{output} has no recording {recording!r}; {_near_ids(output, recording)}")
-    result = join_pieces(pieces)
-    truth = None if references is None else _reference_of(result.id, references, split_rename(rename))
+    for recording in ids:
+        # Frame features are large, and only a picture shows them.
+        columns = [*_COLUMNS, *(("frame_features", "norm", "mask") if is_drawn else ())]
+        pieces = next(read_files(output, columns, only=recording), None)
+        if pieces is None:
+            raise UserError(f"{output} has no recording {recording!r}; {_near_ids(output, recording)}")
+
+        def look(pieces: "pa.Table" = pieces) -> "Seen":
+            from sdhubert_ray.looking import revisit
+
+            return revisit(output, pieces, checkpoint)
+
+        yield join_pieces(pieces), look
+
+
+def _reference_finder(
+    references: str, tier: str | None, rename: tuple[str, str]
+) -> "Callable[[FileResult], Reference]":
+    """What finds the reference of a recording; UserError where there is none."""
+    from sdhubert_ray.evaluation import find_reference, find_rename, load_references, renamed
+
+    found = [renamed(reference, *rename) for reference in load_references(references, tier)]
+
+    def find(result: "FileResult") -> "Reference":
+        truth = find_reference(found, result.id)
+        if truth is None:
+            way = find_rename([reference.file_name for reference in found], [result.id])
+            raise UserError(
+                f"{references} has no reference for recording {result.id!r}; those there are called like "
+                f"{found[0].file_name!r}" + (f"; it has one with --rename {shlex.quote(way)}" if way else "")
+            )
+        return truth
+
+    return find
+
+
+def _print_table(shown: Shown, start: float, end: float | None, limit: int) -> None:
+    result, truth = shown.result, shown.truth
     print(f"{result.id}: {result.status}, {result.duration:.2f} s, {len(result.segments)} syllables")
     rows = [(number, None) for number in range(len(result.segments))] if truth is None else _pair(result, truth)
+    rows = [row for row in rows if _is_within(result, truth, row, start, end)]
     table = Table()
     headings = ["syllable", "start (s)", "end (s)", *(("unit",) if result.units is not None else ())]
     for heading in [*headings, *(("true start (s)", "true end (s)", "label") if truth else ())]:
@@ -81,22 +167,44 @@ def show(
         console.print(f"... and {len(rows) - limit} more (--limit)")
     if truth is not None:
         _print_agreement(result, truth)
-    if png:
-        _draw(png, pieces, truth)
 
 
-def _reference_of(recording: str, references: str, rename: tuple[str, str]) -> "Reference":
-    from sdhubert_ray.evaluation import find_reference, find_rename, load_references, renamed
+def _is_within(
+    result: "FileResult",
+    truth: "Reference | None",
+    row: tuple[int | None, int | None],
+    start: float,
+    end: float | None,
+) -> bool:
+    """Tell whether a segment or the true syllable beside it reaches into what is shown."""
+    number, true = row
+    times = [] if number is None else [result.segments[number]]
+    times += [] if truth is None or true is None else [truth.syllables[true]]
+    return any(stop > start and (end is None or begin < end) for begin, stop in times)
 
-    found = [renamed(reference, *rename) for reference in load_references(references)]
-    truth = find_reference(found, recording)
-    if truth is None:
-        way = find_rename([reference.file_name for reference in found], [recording])
-        raise UserError(
-            f"{references} has no reference for recording {recording!r}; those there are called like "
-            f"{found[0].file_name!r}" + (f"; it has one with --rename {shlex.quote(way)}" if way else "")
-        )
-    return truth
+
+def _record(shown: Shown, start: float, end: float | None) -> dict[str, object]:
+    """A recording as JSON has it, times in seconds of the file."""
+    result, truth = shown.result, shown.truth
+    syllables = []
+    for number, (begin, stop) in enumerate(result.segments.tolist()):
+        if _is_within(result, None, (number, None), start, end):
+            unit = None if result.units is None else int(result.units[number])
+            syllables.append({"number": number + 1, "start": begin, "end": stop, "unit": unit})
+    record: dict[str, object] = {
+        "id": result.id,
+        "status": result.status,
+        "error": result.error,
+        "duration": result.duration,
+        "syllables": syllables,
+    }
+    if truth is not None:
+        record["reference"] = [
+            {"start": begin, "end": stop, "label": label}
+            for number, ((begin, stop), label) in enumerate(zip(truth.syllables.tolist(), truth.labels, strict=True))
+            if _is_within(result, truth, (None, number), start, end)
+        ]
+    return record
 
 
 def _pair(result: "FileResult", truth: "Reference") -> list[tuple[int | None, int | None]]:
@@ -143,30 +251,3 @@ def _near_ids(output: str, recording: str | None) -> str:
     near = get_close_matches(recording or "", ids, _SHOWN_IDS, 0.5)
     told = ", ".join(repr(name) for name in near or ids[:_SHOWN_IDS])
     return f"did you mean {told}?" if near else f"its {len(ids)} recordings are called like {told}"
-
-
-def _draw(path: str, pieces: "pa.Table", truth: "Reference | None") -> None:
-    from sdhubert_ray.corpus.shards import open_audio
-    from sdhubert_ray.output import join_pieces
-    from sdhubert_ray.output.tables import read_ragged, read_vectors
-    from sdhubert_ray.speech.audio import Span, read_audio
-
-    if "frame_features" not in pieces.column_names:
-        raise UserError("the output keeps no frame features to draw; segment with --frame-features float16")
-    first = pieces.slice(0, 1)
-    features, mask = read_vectors(first.column("frame_features"))[0], read_ragged(first.column("mask"))[0]
-    result = join_pieces(first)
-    if features is None or mask is None:
-        raise UserError(f"recording {result.id} has nothing to draw: it is {result.status}")
-    try:
-        from sdhubert_ray.viewing.plot import Labelled, draw_segments
-    except ImportError as error:
-        raise UserError("drawing needs matplotlib; pip install 'sdhubert_ray[viz]'") from error
-    offset = first.column("offset")[0].as_py()
-    with open_audio(result.uri, first.column("member")[0].as_py(), None, None, None) as file:
-        audio = read_audio(file, Span(offset, offset + result.duration))
-    title = f"{result.id}: {len(result.segments)} syllables"
-    true = None if truth is None else Labelled(truth.syllables - offset, truth.labels)
-    figure = draw_segments(audio.samples, features * mask[:, None], result.segments - offset, title, true)
-    figure.savefig(path, dpi=120)
-    console.print(f"drawn to {path}", soft_wrap=True)
