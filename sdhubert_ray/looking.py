@@ -23,6 +23,8 @@ from sdhubert_ray.speech.audio import probe_duration, read_audio
 from sdhubert_ray.speech.spans import find_speech
 from sdhubert_ray.viewing.view import Frames
 
+_WITHOUT_FRAMES = ("silent", "too_short")
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -93,10 +95,12 @@ def revisit(output: str, pieces: pa.Table, checkpoint: str | None) -> Seen:
     source = AudioSource(*(rows[0][name] for name in ("uri", "member", "byte_offset", "byte_size", "source_size")))
     channel = rows[0]["channel"] if rows[0]["channel"] is not None else config.audio.channel
     weights = contents.record["checkpoint"]
-    parts = _read_kept(pieces) if "frame_features" in pieces.column_names else None
-    if parts is None:
-        found = _fetch_same(output, weights, checkpoint)
-        parts = _encode(rows, source, channel, config, found)
+    if "frame_features" in pieces.column_names:
+        parts = _read_kept(pieces)
+    elif result.status in _WITHOUT_FRAMES:
+        parts = []
+    else:
+        parts = _encode(rows, source, channel, config, _fetch_same(output, weights, checkpoint))
     return Seen(result, _join(parts, config.speech.normcut_threshold), source, channel, weights["name"])
 
 

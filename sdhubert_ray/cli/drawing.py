@@ -55,11 +55,16 @@ def check_target(path: str, overwrite: bool, count: int) -> None:
     if count > 1 and ending != _PAGE:
         raise UserError(f"{path} can hold one recording, not {count}; name one, or a .html for several")
     check_file(path, overwrite)
-    if ending != _GRID:
+    if shows_frames(path):
         try:
             import matplotlib  # noqa: F401
         except ImportError as error:
             raise UserError("drawing needs matplotlib; pip install 'sdhubert_ray[viz]'") from error
+
+
+def shows_frames(path: str) -> bool:
+    """Tell whether a file shows more of a recording than its syllables."""
+    return PurePosixPath(path).suffix.lower() != _GRID
 
 
 def draw(
@@ -68,14 +73,13 @@ def draw(
     """Draw recordings from `start` to `end` seconds into a file, or write the TextGrid of one. Raises UserError."""
     from sdhubert_ray import storage
 
-    ending = PurePosixPath(path).suffix.lower()
-    if ending == _GRID:
+    if not shows_frames(path):
         from sdhubert_ray.output.formats import to_textgrid
 
         (only,) = recordings
         data = to_textgrid(only.result, further(only.result.id) if further else ()).encode()
     else:
-        data = _paint(ending, recordings, start, end)
+        data = _paint(PurePosixPath(path).suffix.lower(), recordings, start, end)
     storage.put(path, data)
     console.print(f"written to {path}", soft_wrap=True)
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sdhubert_ray.cli.console import console
-from sdhubert_ray.cli.drawing import Shown, check_target, draw
+from sdhubert_ray.cli.drawing import Shown, check_target, draw, shows_frames
 from sdhubert_ray.cli.options import Rename, split_rename
 from sdhubert_ray.cli.targets import Replace
 from sdhubert_ray.errors import UserError
@@ -32,30 +32,27 @@ def show(
         str, typer.Argument(metavar="AUDIO|OUTPUT", help="An audio file, or an output folder of `sdhubert segment`.")
     ],
     ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="Recordings of OUTPUT; its first by default.")
+        list[str] | None, typer.Argument(metavar="ID", help="Recordings of OUTPUT (default: its first).")
     ] = None,
     picture: Annotated[
         str | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="Draw it: .png, .svg, .html with sound, or .TextGrid for Praat."
-        ),
+        typer.Option("--output", "-o", metavar="FILE", help="Draw: .png, .svg, .html (with sound), or .TextGrid."),
     ] = None,
     checkpoint: Annotated[
-        str | None,
-        typer.Option(help="What segments AUDIO (bundled by default); of OUTPUT, where its checkpoint is now."),
+        str | None, typer.Option(help="Segments AUDIO (default: bundled); of OUTPUT: where it is now.")
     ] = None,
     references: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="True syllables, as `sdhubert evaluate` takes them, to be shown beside."),
+        typer.Option(metavar="FILE", help="True syllables to show beside: JSON, a TextGrid, a folder of them."),
     ] = None,
     tier: Annotated[str | None, typer.Option(help="Of references that are TextGrids.")] = None,
     rename: Rename = None,
     start: Annotated[float, typer.Option(min=0, help="Show from this second on.")] = 0.0,
     end: Annotated[
-        float | None, typer.Option(help="Show up to this second; 60 s are drawn by default, 120 at most.")
+        float | None, typer.Option(help="Show up to this second; 120 are drawn at most, by default 60.")
     ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Syllables to print.")] = 12,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per recording, with all.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per recording.")] = False,
     overwrite: Replace = False,
 ) -> None:
     """Print the syllables of an audio file, or of recordings of an output, and draw them."""
@@ -67,7 +64,7 @@ def show(
         check_target(picture, overwrite, len(ids or ()))
     find = None if references is None else _reference_finder(references, tier, split_rename(rename))
     shown: list[Shown] = []
-    for result, look in _find(target, ids, checkpoint, bool(picture)):
+    for result, look in _find(target, ids, checkpoint, picture is not None and shows_frames(picture)):
         if start and start >= result.offset + result.duration:
             raise UserError(
                 f"recording {result.id} is {result.duration:.2f} s long, and has nothing at --start {start:g}"
@@ -86,13 +83,13 @@ def show(
 
 
 def _find(
-    target: str, ids: Sequence[str] | None, checkpoint: str | None, is_drawn: bool
+    target: str, ids: Sequence[str] | None, checkpoint: str | None, with_frames: bool
 ) -> "Iterator[tuple[FileResult, Callable[[], Seen]]]":
     """The recordings that are meant, and what looks closer at each."""
     from sdhubert_ray import storage
 
     if storage.is_folder(target):
-        yield from _find_in_output(target, ids or [None], checkpoint, is_drawn)
+        yield from _find_in_output(target, ids or [None], checkpoint, with_frames)
     elif not storage.exists(target):
         raise UserError(f"{target} is not there; name an audio file, or an output folder of `sdhubert segment`")
     elif ids:
@@ -105,13 +102,13 @@ def _find(
 
 
 def _find_in_output(
-    output: str, ids: Sequence[str | None], checkpoint: str | None, is_drawn: bool
+    output: str, ids: Sequence[str | None], checkpoint: str | None, with_frames: bool
 ) -> "Iterator[tuple[FileResult, Callable[[], Seen]]]":
     from sdhubert_ray.output import join_pieces, read_files
 
     for recording in ids:
         # Frame features are large, and only a picture shows them.
-        columns = [*_COLUMNS, *(("frame_features", "norm", "mask") if is_drawn else ())]
+        columns = [*_COLUMNS, *(("frame_features", "norm", "mask") if with_frames else ())]
         pieces = next(read_files(output, columns, only=recording), None)
         if pieces is None:
             raise UserError(f"{output} has no recording {recording!r}; {_near_ids(output, recording)}")

@@ -228,6 +228,7 @@ class _Painter:
         self._tiers = {tier.name: tier for tier in tiers}
         self._spectrogram = mel_spectrogram(view.samples)
         self._loudest = float(np.abs(view.samples).max(initial=0)) or 1.0
+        self._norms = _find_limits(view.frames)
         self._in_one_row = in_one_row
         features = view.frames.features
         lags = round(_LAG_SECONDS * FRAME_RATE)
@@ -247,7 +248,7 @@ class _Painter:
         elif name == "spectrogram":
             self._paint_spectrogram(axes)
         elif name == "norm":
-            self._paint_norm(axes)
+            self._paint_norm(axes, begin, end)
         elif self._in_one_row:
             self._paint_similarity(axes)
         else:
@@ -276,13 +277,13 @@ class _Painter:
         axes.vlines(starts, 0, 1, _FOUND, "solid", transform=across, linewidth=0.9)
         axes.vlines(_free_ends(self._view.segments), 0, 1, _FOUND, "dotted", transform=across, linewidth=0.9)
 
-    def _paint_norm(self, axes: Axes) -> None:
-        frames = self._view.frames
+    def _paint_norm(self, axes: Axes, begin: float, end: float) -> None:
+        frame = 1 / FRAME_RATE
+        frames = self._view.frames.within(begin - frame, end + frame)  # the curve goes on beyond the row
         norm = np.asarray(frames.norm, np.float64)
         times = frames.begin + (np.arange(len(norm)) + 0.5) / FRAME_RATE
         known = np.isfinite(norm)
-        shown = [*norm[known], *([] if frames.threshold is None else [frames.threshold]), 0.0]
-        low, high = min(shown), max(shown) or 1.0
+        low, high = self._norms
         axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
         if frames.threshold is not None:
             axes.fill_between(
@@ -317,6 +318,13 @@ class _Painter:
         )
         axes.set(ylim=(-half, rows / FRAME_RATE - half), yticks=[0, 0.2, 0.4], facecolor=_NOTHING)
         axes.set_ylabel("lag (s)", fontsize=_SMALL)
+
+
+def _find_limits(frames: Frames) -> tuple[float, float]:
+    """The least and the greatest norm, threshold and zero among them."""
+    norm = np.zeros(0) if frames.norm is None else np.asarray(frames.norm, np.float64)
+    shown = [0.0, *norm[np.isfinite(norm)], *([] if frames.threshold is None else [frames.threshold])]
+    return min(shown), max(shown) or 1.0
 
 
 def _outline(axes: Axes, outlines: Sequence[Sequence[tuple[float, float]]]) -> None:

@@ -131,6 +131,19 @@ def test_names_stay_text(kept: Path, tmp_path: Path) -> None:
     assert "<script>alert" not in (tmp_path / "x.html").read_text()
 
 
+@pytest.mark.parametrize(("seconds", "status"), [(1.0, "silent"), (0.05, "too_short")])
+def test_what_has_no_frames_is_drawn_without(
+    seconds: float, status: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(round(16_000 * seconds)), 16_000)
+    sdhubert("segment", tmp_path / "a.wav", tmp_path / "out", "--checkpoint", tiny_checkpoint, "--engine", "local")
+    done = sdhubert("show", tmp_path / "out", "-o", tmp_path / "x.png")
+    assert f"a.wav: {status}, {seconds:.2f} s, 0 syllables" in done.stdout
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    again = sdhubert("show", tmp_path / "a.wav", "--checkpoint", tiny_checkpoint, "-o", tmp_path / "y.png")
+    assert again.stdout.splitlines()[0] == done.stdout.splitlines()[0]
+
+
 # -- mistakes
 
 
