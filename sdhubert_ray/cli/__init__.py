@@ -23,6 +23,7 @@ from sdhubert_ray.cli import (
     export,
     import_quantizer,
     manifest,
+    report,
     resegment,
     segment,
     show,
@@ -105,7 +106,12 @@ _add(status.status, "sdhubert status segments", "sdhubert status segments --json
 _add(
     show.show,
     "sdhubert show segments",
-    "sdhubert show segments a/b.flac --references syllables.json --png figure.png",
+    "sdhubert show segments a/b.flac --references syllables.json -o figure.png",
+)
+_add(
+    report.report,
+    "sdhubert report segments",
+    "sdhubert report segments --references syllables.json -o report.html",
 )
 _add(
     train.train,

@@ -67,6 +67,7 @@ class Utterance:
         units: (P,) int32, or None without a quantizer.
         duration: seconds; 0 where there is no recording.
         groups: its value of each column of `JoinOptions.by`, as text.
+        recording: its id in the table; empty where there is no recording.
     """
 
     reference: Reference
@@ -74,6 +75,7 @@ class Utterance:
     units: Array | None
     duration: float
     groups: tuple[str, ...] = ()
+    recording: str = ""
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,9 @@ class _Meeting:
             self.failed[file_id] = result.status
             return
         self.ends[number] = result.duration + float(table.column("offset")[0].as_py())
-        self._found[number] = Utterance(reference, result.segments, result.units, result.duration, self.groups[number])
+        self._found[number] = Utterance(
+            reference, result.segments, result.units, result.duration, self.groups[number], file_id
+        )
         if self._quantize is not None and len(result.segments):
             if result.segment_features is None:
                 raise UserError(

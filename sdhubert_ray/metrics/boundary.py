@@ -70,28 +70,40 @@ def onset_offset_boundaries(syllables: Floats, segments: Floats) -> tuple[Floats
     return np.unique(np.rint(syllables * 1000)), np.unique(np.rint(segments * 1000))
 
 
-def match_boundaries(reference: Floats, predicted: Floats, tolerance: float, *, strict: bool = False) -> int:
-    """Count the pairs that match, each boundary in one at most: two pointers, a match advances both, else the earlier.
+def pair_boundaries(
+    reference: Floats, predicted: Floats, tolerance: float, *, strict: bool = False
+) -> list[tuple[int, int]]:
+    """The pairs that match, each boundary in one at most: two pointers, a match advances both, else the earlier.
 
-    On sorted boundaries this is the most that any pairing has.
+    On sorted boundaries these are the most that any pairing has.
 
     Args:
         reference: (n,) sorted.
         predicted: (m,) sorted, in the same unit.
         tolerance: the most that the two of a pair may differ, abs(reference - predicted) <= tolerance in float64.
         strict: they have to differ by less.
+
+    Returns:
+        indices of the two of each pair, ascending.
     """
     left, right = reference.tolist(), predicted.tolist()
-    matched = at = to = 0
+    pairs = []
+    at = to = 0
     while at < len(left) and to < len(right):
         apart = abs(left[at] - right[to])
         if apart < tolerance or (apart == tolerance and not strict):
-            matched, at, to = matched + 1, at + 1, to + 1
+            pairs.append((at, to))
+            at, to = at + 1, to + 1
         elif left[at] < right[to]:
             at += 1
         else:
             to += 1
-    return matched
+    return pairs
+
+
+def match_boundaries(reference: Floats, predicted: Floats, tolerance: float, *, strict: bool = False) -> int:
+    """Count the pairs of `pair_boundaries`."""
+    return len(pair_boundaries(reference, predicted, tolerance, strict=strict))
 
 
 def count_sdhubert(
