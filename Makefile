@@ -19,7 +19,7 @@ PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadgroup
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check coverage lint lower-bounds format bench bench-gpu peers clean distclean
+.PHONY: help install demo test test-all check coverage lint lower-bounds format vendor bench bench-gpu peers clean distclean
 
 help: ## list these targets
 	@echo "usage: make TARGET [PYTHON=python3] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
@@ -58,6 +58,9 @@ format: $(INSTALLED) ## sort imports and format, in place
 
 lower-bounds: ## the quick tests with the lowest versions that pyproject.toml allows, in .venv-lowest
 	PYTHON=$(PYTHON) TORCH_INDEX=$(TORCH_INDEX) .ci/lower-bounds
+
+vendor: ## fetch the scripts of others that reports use, at the version and digest of vendor.json
+	.ci/vendor
 
 bench: $(INSTALLED) ## every benchmark that this machine can run, hours; with recordings: make bench SPEECH=FOLDER
 	$(VENV)/bin/python benchmarks/run.py $(if $(SPEECH),--speech $(SPEECH)) \

@@ -33,8 +33,8 @@ _TITLES = {
 }
 _OF_GROUPS = ("f1", "r_value", "cluster_purity", "syllable_purity")
 _MARKED = (
-    "onsets_offsets: unique starts and ends of both, nearer than {tolerance:.0f} ms, not shifted; this is what is marked "
-    "below the spectrogram."
+    "onsets_offsets: unique starts and ends of both, nearer than {tolerance:.0f} ms, not shifted; this is what is "
+    "marked below the spectrogram."
 )
 
 
@@ -113,7 +113,9 @@ def compare(output: str, references: References) -> Agreement:
     tables.append(Table("Worst recordings first", columns, worst, marked, links=True))
     notes = []
     if joined.missing:
-        notes.append(f"{len(joined.missing)} references have no recording, such as {joined.missing[0]}; they are left out.")
+        notes.append(
+            f"References without a recording are left out: {len(joined.missing)}, such as {joined.missing[0]}."
+        )
     utterances = {one.recording: one for one in joined.utterances}
     return Agreement(tables, [str(row[0]) for row in worst], utterances, references.tolerance, notes)
 

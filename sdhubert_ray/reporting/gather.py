@@ -53,7 +53,9 @@ def gather(target: str, options: ReportOptions, progress: Progress) -> Page:
         TransientError: a store could not be reached.
     """
     if not storage.exists(target):
-        raise UserError(f"{target} is not there; name an output of `sdhubert segment`, a RUN of `sdhubert train`, or FIGURES.json")
+        raise UserError(
+            f"{target} is not there; name an output of `sdhubert segment`, a RUN of `sdhubert train`, or FIGURES.json"
+        )
     if not storage.is_folder(target):
         return _figures_page(target, _read_figures(target), options, progress)
     record = read_run(target)
@@ -61,7 +63,9 @@ def gather(target: str, options: ReportOptions, progress: Progress) -> Page:
         raise UserError(f"{target} holds no run; name the output folder of `sdhubert segment` or `sdhubert train`")
     if record.get("kind") == "training":
         if options.references or options.by or options.tier or options.rename != ("", ""):
-            raise UserError(f"{target} is a training run, which has no segments to compare with references; leave them out")
+            raise UserError(
+                f"{target} is a training run, which has no segments to compare with references; leave them out"
+            )
         return training_page(target, record)
     references = None
     if options.references is not None:
@@ -151,7 +155,9 @@ def _read_figures(target: str) -> Mapping[str, Any]:
     except ValueError:
         figures = {}
     if not {"metric", "sdhubert_ray"} <= figures.keys():
-        raise UserError(f"{target} holds no figures of `sdhubert evaluate`; name an output, a RUN, or a file of its --json")
+        raise UserError(
+            f"{target} holds no figures of `sdhubert evaluate`; name an output, a RUN, or a file of its --json"
+        )
     return figures
 
 
@@ -216,7 +222,9 @@ def _notes(contents: Contents, totals: Totals, found: Survey, sounds: list[Sound
     read = [sound for result, sound in zip(found.sample, sounds, strict=True) if result.status not in FAILED_STATUSES]
     silent = [sound.silence for sound in read if sound.silence is not None]
     if len(found.sample) < totals.num_files:
-        notes.append(f"{len(found.sample):,} of {totals.num_files:,} recordings are here to listen to; figures are of all.")
+        notes.append(
+            f"{len(found.sample):,} of {totals.num_files:,} recordings are here to listen to; figures are of all."
+        )
     if silent:
         notes.append(f"{len(silent)} of {len(read)} recordings here have no sound: for one, {silent[0]}.")
     if any(result.duration > EXCERPT_SECONDS for result in found.sample):
@@ -234,4 +242,10 @@ def _times(record: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, float]]
 
 
 def _told_time(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
+    return (
+        f"{seconds / 3600:.1f} h"
+        if seconds >= 3600
+        else f"{seconds / 60:.1f} min"
+        if seconds >= 60
+        else f"{seconds:.1f} s"
+    )

@@ -1,4 +1,4 @@
-"""A page as one file: markup, style, scripts and data in it, and a policy that keeps it from asking for anything else."""
+"""A page as one file: markup, style, scripts and data in it, and a policy that lets nothing else be asked for."""
 
 import base64
 import hashlib
@@ -33,7 +33,7 @@ def to_html(page: Page) -> Iterator[bytes]:
     content = {**asdict(replace(page, sounds=())), **about}
     parts = {
         "POLICY": policy,
-        "STYLE": f'<style>{_read("report.css")}</style>\n<style id="tiers" media="not all">{_read("tiers.css")}</style>',
+        "STYLE": f'<style>{_read("report.css")}</style><style id="tiers" media="not all">{_read("tiers.css")}</style>',
         "DATA": f'<script type="application/json" id="data">{_embed(content)}</script>',
         "SCRIPTS": "".join(f"<script>{script}</script>\n" for script in scripts),
     }

@@ -73,7 +73,9 @@ def to_opus(samples: Samples) -> bytes:
     peak = float(np.abs(samples).max(initial=0.0))
     gain = min(_PEAK / peak, _MOST_GAIN) if peak else 1.0
     file = io.BytesIO()
-    soundfile.write(file, samples * np.float32(gain), SAMPLE_RATE, format="OGG", subtype="OPUS", compression_level=_COMPRESSION)
+    soundfile.write(
+        file, samples * np.float32(gain), SAMPLE_RATE, format="OGG", subtype="OPUS", compression_level=_COMPRESSION
+    )
     return file.getvalue()
 
 

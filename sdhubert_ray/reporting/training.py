@@ -41,7 +41,9 @@ def training_page(output: str, record: Mapping[str, Any]) -> Page:
     standing = read_standing(output, record)
     points = _read_points(output)
     alarms = list(_find_alarms(points.get("collapsed", [])))
-    notes = [f"COLLAPSE from step {first} to {last}: the teacher said the same of all samples." for first, last in alarms]
+    notes = [
+        f"COLLAPSE from step {first} to {last}: the teacher said the same of all samples." for first, last in alarms
+    ]
     if not points:
         notes.append("Nothing is logged yet.")
     last, best = standing.metrics, standing.best

@@ -53,6 +53,11 @@ def test_segment_and_show(segmented: Path) -> None:
     assert "synth_0.flac: ok" in sdhubert_process("show", segmented).stdout
 
 
+def test_report(segmented: Path, tmp_path: Path) -> None:
+    done = sdhubert_process("report", segmented, "-o", tmp_path / "page.html")
+    assert f"the report is in {tmp_path}/page.html" in done.stdout
+
+
 def test_status(segmented: Path) -> None:
     assert json.loads(sdhubert_process("status", segmented, "--json").stdout)["state"] == "finished"
 

@@ -69,7 +69,10 @@ function makeBrowser(load) {
     selected = number;
     items[number].setAttribute("aria-selected", "true");
     list.setAttribute("aria-activedescendant", `recording-${number}`);
-    items[number].scrollIntoView({ block: "nearest" });
+    const item = items[number]; // into view within the list, and not the list within the page
+    const [top, bottom] = [item.offsetTop, item.offsetTop + item.offsetHeight];
+    if (top < list.scrollTop) list.scrollTop = top;
+    if (bottom > list.scrollTop + list.clientHeight) list.scrollTop = bottom - list.clientHeight;
     return load(number);
   }
 
@@ -88,5 +91,5 @@ function makeBrowser(load) {
     step(move);
   });
   draw();
-  return { box, select, step, first: () => shown[0] };
+  return { box, select, step, first: () => shown.find((number) => recordings[number].silence === null) ?? shown[0] };
 }

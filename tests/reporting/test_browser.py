@@ -1,0 +1,218 @@
+"""The page in a real browser: what it shows, plays and asks for."""
+
+import pytest
+from commands import sdhubert
+from recorded import SCRIPT
+from reporting_pages import open_page
+
+pytestmark = [pytest.mark.seconds, pytest.mark.xdist_group("browser")]
+
+TOLERANCE = 0.03
+LISTEN = """() => {
+    for (const id of ["audio", "clip"]) {
+        const audio = document.getElementById(id);
+        const pause = audio.pause;
+        audio.heard = [];
+        audio.addEventListener("playing", () => audio.heard.push(["from", audio.currentTime]));
+        audio.pause = function () {
+            if (!audio.paused) audio.heard.push(["to", audio.currentTime]);
+            pause.call(audio);
+        };
+    }
+}"""
+
+
+@pytest.fixture(scope="module")
+def page(browser, recorded, references, tmp_path_factory):
+    """The report of an output with sound, references and a recording whose name is markup."""
+    file = tmp_path_factory.mktemp("page") / "report.html"
+    sdhubert("report", recorded, "-o", file, "--references", references, "--by", "speaker")
+    page = open_page(browser, file)
+    page.evaluate(LISTEN)
+    yield page
+    assert not page.problems
+    page.context.close()
+
+
+def heard(page, element):
+    """Where the audio element has begun and stopped since the last time, by its own reading."""
+    page.wait_for_function("id => (document.getElementById(id).heard.at(-1) ?? [])[0] === 'to'", arg=element)
+    found = page.evaluate("id => document.getElementById(id).heard.splice(0)", element)
+    return next(time for what, time in found if what == "from"), found[-1][1]
+
+
+def choose(page, name):
+    item = page.locator("#list li", has_text=name).first
+    item.click()
+    number = item.get_attribute("id").removeprefix("recording-")
+    page.wait_for_function("number => document.querySelector('.player').dataset.ready === number", arg=number)
+
+
+def syllables(page):
+    return page.locator(".over button")
+
+
+def reset(page):
+    if page.locator("#clear").is_visible():
+        page.locator("#clear").click()
+    page.locator("h1").click()  # no field has the keys
+
+
+def names(page):
+    return page.locator("#list .name").all_inner_texts()
+
+
+def test_nothing_is_asked_for_and_names_stay_text(page):
+    assert page.title() == "out · sdhubert report"
+    choose(page, SCRIPT)
+    assert page.locator("#recording").inner_text() == SCRIPT
+    assert page.locator("#list img, #recording img, #list script").count() == 0
+    assert page.title() == "out · sdhubert report"
+    assert page.problems == []
+    assert all(url.startswith(("file:", "blob:", "data:")) for url in page.asked)
+    assert sum(url.startswith("file:") for url in page.asked) == 1
+
+
+def test_a_script_that_got_in_would_not_run(page):
+    """The policy of the page, not only its care."""
+    page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: 'window.taken = 1'}))")
+    page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=\"https://example.org/x.png\">')")
+    assert page.evaluate("window.taken === undefined")
+    refused = [page.problems.pop() for _ in range(len(page.problems))]
+    assert all("Content Security Policy" in problem for problem in refused)
+    assert len(refused) == 2
+
+
+@pytest.mark.parametrize("number", [0, 4])
+def test_a_click_plays_its_syllable_and_no_more(page, number):
+    choose(page, "synth_2.flac")
+    syllables(page).nth(number).click()
+    begun, ended = heard(page, "audio")
+    start = 0.2 + 0.24 * number
+    assert begun == pytest.approx(start, abs=TOLERANCE)
+    assert ended == pytest.approx(start + 0.2, abs=TOLERANCE)
+    assert f"syllable {number + 1} of" in page.locator("#live").inner_text()
+    assert syllables(page).nth(number).get_attribute("aria-current") is not None
+
+
+def test_keys_play_go_on_and_change_the_speed(page):
+    choose(page, "synth_0.flac")
+    reset(page)
+    page.keyboard.press("ArrowRight")
+    heard(page, "audio")
+    page.keyboard.press("ArrowRight")
+    begun, ended = heard(page, "audio")
+    assert (begun, ended) == (pytest.approx(0.44, abs=TOLERANCE), pytest.approx(0.64, abs=TOLERANCE))
+    page.keyboard.press("ArrowLeft")
+    assert heard(page, "audio")[0] == pytest.approx(0.2, abs=TOLERANCE)
+    page.keyboard.press("-")
+    page.keyboard.press("-")
+    assert page.evaluate("document.getElementById('audio').playbackRate") == 0.5
+    page.keyboard.press("+")
+    page.keyboard.press("+")
+    assert page.evaluate("document.getElementById('audio').playbackRate") == 1
+    page.keyboard.press("Space")
+    page.wait_for_function("!document.getElementById('audio').paused")
+    assert page.locator("#play").inner_text() == "Pause"
+    page.keyboard.press("Space")
+    page.wait_for_function("document.getElementById('audio').paused")
+    before = page.locator("#recording").inner_text()
+    page.keyboard.press("j")
+    page.wait_for_function("name => document.getElementById('recording').textContent !== name", arg=before)
+    page.locator("#search").press_sequentially("synth_0")  # keys are letters in a field
+    assert names(page) == ["synth_0.flac"]
+    reset(page)
+
+
+def test_zoom_keeps_syllables_on_their_times(page):
+    choose(page, "synth_2.flac")
+    first, last = syllables(page).first, syllables(page).last
+    wide = last.bounding_box()["x"] - first.bounding_box()["x"]
+    page.locator("#in").click()
+    page.locator("#in").click()
+    assert last.bounding_box()["x"] - first.bounding_box()["x"] == pytest.approx(1.6**2 * wide, rel=0.02)
+    page.locator("#out").click()
+    page.locator("#out").click()
+    assert last.bounding_box()["x"] - first.bounding_box()["x"] == pytest.approx(wide, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"#search": "SYNTH"}, {"synth_0.flac", "synth_2.flac"}),
+        ({"#status": "missing"}, {"gone.wav"}),
+        ({"#least": "3", "#most": "20"}, {"synth_2.flac"}),
+        ({"#most": "0.5"}, {"broken.wav", "gone.wav"}),
+        ({"#unit-filter": "4", "#search": "l"}, {"synth_0.flac", "synth_2.flac", "long.wav", SCRIPT}),
+        ({"#unit-filter": "5"}, set()),
+    ],
+)
+def test_filters(page, fields, expected):
+    for field, value in fields.items():
+        (page.select_option if field == "#status" else page.fill)(field, value)
+    assert set(names(page)) == expected
+    assert page.locator("#list .empty").count() == (not expected)
+    reset(page)
+    assert len(names(page)) == 6
+
+
+def test_what_has_no_sound_says_why(page):
+    page.locator("#list li", has_text="gone.wav").click()
+    assert "does not exist" in page.locator(".silent").inner_text()
+    assert page.locator("#play").is_disabled()
+
+
+def test_all_examples_of_a_unit_in_a_row(page):
+    page.fill("#unit", "3")
+    page.locator("#unit").press("Enter")
+    cards = page.locator(".card")
+    assert cards.count() == 24
+    assert "Unit 3:" in page.locator("#examples").inner_text()
+    page.locator(".more").click()
+    assert cards.count() > 24
+    of_second = next(place for place, text in enumerate(cards.all_inner_texts()) if "synth_2" in text)
+    cards.nth(of_second).click()
+    begun, ended = heard(page, "clip")
+    assert begun == pytest.approx(0.2 + 0.24 * 3, abs=TOLERANCE)
+    assert ended == pytest.approx(0.4 + 0.24 * 3, abs=TOLERANCE)
+    page.locator("#play-all").click()
+    page.wait_for_function("document.getElementById('clip').heard.filter(([what]) => what === 'to').length >= 2")
+    page.locator("#play-all").click()
+    page.wait_for_function("document.getElementById('clip').paused")
+
+
+def test_worst_recordings_lead_to_the_player(page):
+    worst = page.locator("[aria-label='Worst recordings first'] .linkish")
+    assert sorted(worst.all_inner_texts()) == ["synth_0.flac", "synth_2.flac"]
+    worst.first.click()
+    chosen = worst.first.inner_text()
+    page.wait_for_function("name => document.getElementById('recording').textContent === name", arg=chosen)
+    assert page.locator(".truth div").count() > 5
+    assert page.locator(".mark.missed").count() > 0
+    assert page.get_by_role("table").filter(has_text="By speaker").count() == 0  # its title is a heading
+    assert page.get_by_role("heading", name="By speaker").count() == 1
+    assert page.get_by_role("heading", name="By length").count() == 1
+
+
+def test_colours_change_with_a_button(page):
+    background = "getComputedStyle(document.body).backgroundColor"
+    page.locator("#theme").click()
+    light = page.evaluate(background)
+    page.locator("#theme").click()
+    assert page.evaluate(background) != light
+    page.locator("#theme").click()
+
+
+def test_everything_has_a_name_for_a_screen_reader(page):
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll("button, input, select, [role=img], [role=listbox], section")]
+            .filter((one) => !(one.ariaLabel || one.getAttribute("aria-labelledby") || one.labels?.length
+                || one.textContent.trim())).map((one) => one.outerHTML)"""
+    )
+    assert nameless == []
+
+
+def test_a_phone_is_not_scrolled_sideways(page):
+    page.set_viewport_size({"width": 375, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    page.set_viewport_size({"width": 1280, "height": 720})
