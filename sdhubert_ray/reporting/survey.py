@@ -40,8 +40,8 @@ class Survey:
     """
 
     sample: list[FileResult] = field(default_factory=list)
-    durations: array[float] = field(default_factory=lambda: array("d"))
-    rates: array[float] = field(default_factory=lambda: array("d"))
+    durations: "array[float]" = field(default_factory=lambda: array("d"))
+    rates: "array[float]" = field(default_factory=lambda: array("d"))
     frames: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(_LONGEST_SYLLABLE + 1, np.int64))
     units: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     audio_seconds: float = 0.0

@@ -1,5 +1,7 @@
 """What is counted of an output, and which recordings are looked at."""
 
+import itertools
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -37,7 +39,7 @@ def test_every_syllable_is_in_the_bin_of_its_frames(lengths):
     if not every:
         assert found is None
         return
-    for low, high, count in zip(found.edges, found.edges[1:], found.counts, strict=True):
+    for (low, high), count in zip(itertools.pairwise(found.edges), found.counts, strict=True):
         assert count == sum(low < 20 * length < high for length in every)
     assert found.beyond == sum(length >= 40 for length in every)
     assert sum(found.counts) + found.beyond == len(every)
@@ -51,7 +53,7 @@ def test_every_recording_is_in_the_bin_of_its_length(durations):
     (length,) = (one for one in found.histograms() if one.title == "Length of recordings")
     assert sum(length.counts) + length.beyond == len(durations)
     assert length.beyond == sum(seconds > length.edges[-1] for seconds in durations if length.beyond)
-    for low, high, count in zip(length.edges, length.edges[1:-1], length.counts, strict=False):
+    for (low, high), count in list(zip(itertools.pairwise(length.edges), length.counts, strict=True))[:-1]:
         assert count == sum(low <= seconds < high for seconds in durations)
     assert len(length.counts) <= 30
     assert length.middle == pytest.approx(np.median(durations))
