@@ -10,5 +10,5 @@ def open_page(browser, file, **options):
     page.on("dialog", lambda dialog: page.problems.append(dialog.message))
     page.on("request", lambda request: page.asked.append(request.url))
     page.goto(file.as_uri())
-    page.wait_for_function("document.documentElement.dataset.ready === 'yes'")
+    page.wait_for_function("() => document.documentElement.dataset.ready === 'yes'")
     return page

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import soundfile
 
 from sdhubert_ray.corpus.selection import in_order
 from sdhubert_ray.corpus.shards import audio_to_decode
@@ -24,8 +24,8 @@ EXCERPT_SECONDS = 60.0
 MOST_BYTES = 28_000_000
 """Of all sounds: base64 makes 37.3 MB of them, which leaves room in a page of 40 MB."""
 
-# libsndfile's scale from 6 to 256 kbit/s, from 1 to 0: about 16 kbit/s.
-_COMPRESSION = 0.96
+_BIT_RATE = 16_000
+_OPUS = {"application": "voip", "compression_level": "5"}
 # As loud as they may be, but not more than 20 dB louder than they are: what is nearly silent stays so.
 _PEAK, _MOST_GAIN = 0.97, 10.0
 _AT_ONCE = 8
@@ -73,9 +73,13 @@ def to_opus(samples: Samples) -> bytes:
     peak = float(np.abs(samples).max(initial=0.0))
     gain = min(_PEAK / peak, _MOST_GAIN) if peak else 1.0
     file = io.BytesIO()
-    soundfile.write(
-        file, samples * np.float32(gain), SAMPLE_RATE, format="OGG", subtype="OPUS", compression_level=_COMPRESSION
-    )
+    with av.open(file, "w", format="ogg") as container:
+        stream = container.add_stream("libopus", rate=SAMPLE_RATE, layout="mono", options=_OPUS)
+        stream.bit_rate = _BIT_RATE
+        frame = av.AudioFrame.from_ndarray(samples[None] * np.float32(gain), format="flt", layout="mono")
+        frame.sample_rate = SAMPLE_RATE
+        for part in (frame, None):
+            container.mux(stream.encode(part))
     return file.getvalue()
 
 

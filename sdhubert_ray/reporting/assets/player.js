@@ -36,6 +36,7 @@ function makePlayer(openUnit) {
   const keys = html("div", { class: "key" }, key("Space", "play, pause"), key("→", "next syllable"), key("←", "previous"), key("J", "next recording"), key("K", "previous"), key("+", "faster"), key("-", "slower"), key("I", "closer"), key("O", "farther"));
   const box = html("div", { class: "panel player", role: "region", "aria-labelledby": "recording" }, title, facts, controls, view, silent, swatches, tell, table, keys);
 
+  const audio = document.getElementById("audio");
   let number = null;
   let one = null;
   let at = null;
@@ -67,7 +68,7 @@ function makePlayer(openUnit) {
   }
 
   function create() {
-    wave = WaveSurfer.create({ container: view, media: document.getElementById("audio"), height: WAVE_HEIGHT, sampleRate: 16000, normalize: true, cursorWidth: 1.5, autoScroll: true, autoCenter: false, ...colours() });
+    wave = WaveSurfer.create({ container: view, media: audio, height: WAVE_HEIGHT, sampleRate: 16000, normalize: true, cursorWidth: 1.5, autoScroll: true, autoCenter: false, ...colours() });
     const inside = wave.getWrapper();
     const style = document.getElementById("tiers").cloneNode(true);
     style.removeAttribute("media");
@@ -169,7 +170,7 @@ function makePlayer(openUnit) {
     if (one.error) facts.append(html("span", { class: "status other" }, one.error));
     tell.replaceChildren();
     if (wave === null) create();
-    else wave.pause();
+    else stopInterval(audio);
     fillTiers();
     fillTable();
     say(`${one.id}, ${one.status}, ${lasting(one.seconds)}, ${one.num_syllables} syllables${one.truth ? `, ${one.truth.missed.length} boundaries missed, ${one.truth.extra.length} extra` : ""}`);
@@ -221,9 +222,7 @@ function makePlayer(openUnit) {
       const left = wave.getScroll() / pixels;
       if (start(place) < left || end(place) > left + seen) wave.setScrollTime(Math.max(0, middle - seen / 2));
     }
-    wave.play(start(place), end(place)).catch((error) => {
-      if (error.name !== "AbortError") throw error; // paused before it began
-    });
+    playInterval(audio, start(place), end(place));
   }
 
   function step(by) {
@@ -236,7 +235,9 @@ function makePlayer(openUnit) {
   function toggle() {
     if (one === null || !silent.hidden) return;
     stopClip();
-    wave.playPause();
+    if (!audio.paused) return stopInterval(audio);
+    turns.set(audio, (turns.get(audio) ?? 0) + 1); // it goes on, past the end of a syllable
+    wave.play();
   }
 
   function changeSpeed(by) {
@@ -262,5 +263,5 @@ function makePlayer(openUnit) {
     drawSpectrogram();
   }
 
-  return { box, load, step, toggle, changeSpeed, zoom, recolour, pause: () => wave && wave.pause(), playing: () => number };
+  return { box, load, step, toggle, changeSpeed, zoom, recolour, pause: () => stopInterval(audio) };
 }

@@ -27,49 +27,59 @@ async function samplesOf(number) {
   return samples.get(number);
 }
 
-const clip = document.getElementById("clip");
-let clipTurn = 0;
-let clipUrl = null;
-let clipNumber = null;
-const once = (name) => new Promise((done) => clip.addEventListener(name, done, { once: true }));
+const once = (element, name) => new Promise((done) => element.addEventListener(name, done, { once: true }));
+const turns = new WeakMap(); // of each audio element, how often it was told to do something else
 
-function stopClip() {
-  clipTurn++;
-  clip.pause();
+/** Stop what `playInterval` plays; what waits for it learns that it has not come to its end. */
+function stopInterval(audio) {
+  turns.set(audio, (turns.get(audio) ?? 0) + 1);
+  audio.pause();
 }
 
-/** Play seconds `start` to `end` of a recording; tells whether it came to the end, and was not stopped before. */
-async function playClip(number, start, end) {
-  stopClip();
-  const mine = clipTurn;
-  if (clipNumber !== number) {
-    const blob = await soundOf(number);
-    if (mine !== clipTurn) return false;
-    if (clipUrl) URL.revokeObjectURL(clipUrl);
-    clipUrl = URL.createObjectURL(blob);
-    clipNumber = number;
-    const ready = once("loadedmetadata");
-    clip.src = clipUrl;
-    await ready;
-    if (mine !== clipTurn) return false;
-  }
-  const there = once("seeked");
-  clip.currentTime = start;
-  await there;
-  if (mine !== clipTurn) return false;
+/** Play seconds `start` to `end`, and stop there by a timer that looks at the element's own clock, also in a page that
+ * is not seen. Tells whether it came to the end, and was not stopped before. */
+async function playInterval(audio, start, end) {
+  stopInterval(audio);
+  const mine = turns.get(audio);
+  audio.currentTime = start;
   try {
-    await clip.play();
+    await audio.play();
   } catch (error) {
     if (error.name === "AbortError") return false; // stopped before it began
     throw error;
   }
   return new Promise((done) => {
     const look = () => {
-      if (mine !== clipTurn) return done(false);
-      if (clip.currentTime < end && !clip.ended) return requestAnimationFrame(look);
-      clip.pause();
+      if (mine !== turns.get(audio) || (audio.paused && !audio.ended)) return done(false);
+      const left = audio.ended ? 0 : (1000 * (end - audio.currentTime)) / audio.playbackRate;
+      if (left > 2) return setTimeout(look, Math.max(1, Math.min(left - 2, 50)));
+      audio.pause();
+      audio.currentTime = end;
       return done(true);
     };
     look();
   });
+}
+
+const clip = document.getElementById("clip");
+let clipUrl = null;
+let clipNumber = null;
+const stopClip = () => stopInterval(clip);
+
+/** Play seconds `start` to `end` of a recording, as `playInterval`. */
+async function playClip(number, start, end) {
+  stopClip();
+  const mine = turns.get(clip);
+  if (clipNumber !== number) {
+    const blob = await soundOf(number);
+    if (mine !== turns.get(clip)) return false;
+    if (clipUrl) URL.revokeObjectURL(clipUrl);
+    clipUrl = URL.createObjectURL(blob);
+    clipNumber = number;
+    const ready = once(clip, "loadedmetadata");
+    clip.src = clipUrl;
+    await ready;
+    if (mine !== turns.get(clip)) return false;
+  }
+  return playInterval(clip, start, end);
 }
