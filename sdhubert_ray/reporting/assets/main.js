@@ -38,14 +38,11 @@ if (data.kind === "run") {
   const colours = data.statuses.map(([status]) => STATUS_COLOURS[status] ?? "--muted");
   const states = panel("Recordings by status", null, ...partsOf("Recordings by status", data.statuses, (size) => whole.format(size), colours));
   states.classList.add("wide");
-  if (data.reasons.length) {
-    states.append(html("div", { class: "scroll", tabindex: 0 }, numbers(["rows", "status", "why"], data.reasons).querySelector("table")));
-    for (const cell of states.querySelectorAll("td:last-child")) cell.classList.add("text");
-  }
+  if (data.reasons.length) states.append(html("div", { class: "scroll texts", tabindex: 0 }, numbers(["rows", "status", "why"], data.reasons).querySelector("table")));
   if (data.failures.length) {
     const made = numbers(["recording", "status", "why"], data.failures);
     made.querySelector("summary").textContent = `The recordings that failed (${whole.format(data.failures.length)})`;
-    for (const cell of made.querySelectorAll("td")) cell.classList.add("text");
+    made.classList.add("texts");
     states.append(made);
   }
   section("summary", "Summary", null, html("div", { class: "grid" }, states, ...data.histograms.map(histogram)));

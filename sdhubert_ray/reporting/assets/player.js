@@ -3,7 +3,7 @@
 const SPEEDS = [0.5, 0.75, 1, 1.25, 1.5];
 const [WAVE_HEIGHT, SPECTRUM_HEIGHT] = [96, 128];
 const ZOOM_STEP = 1.6;
-const CLOSEST = 900; // pixels a second
+const [AT_FIRST_WIDE, CLOSEST] = [110, 900]; // pixels a second
 
 function makePlayer(openUnit) {
   const button = (text, label, press, extra = {}) => html("button", { type: "button", "aria-label": label, title: label, onclick: press, ...extra }, text);
@@ -84,7 +84,7 @@ function makePlayer(openUnit) {
     wave.on("redraw", lay);
     wave.on("error", (error) => showSilence(`its sound cannot be played here (${error.message})`));
     over.addEventListener("click", (event) => event.stopPropagation()); // or the waveform would seek, too
-    wave.registerPlugin(WaveSurfer.Timeline.create({ container: tiers.times, height: 18, formatTimeCallback: (seconds) => short(Number((seconds + one.offset).toFixed(2))), style: { fontSize: "10px", color: "var(--muted)" } }));
+    wave.registerPlugin(WaveSurfer.Timeline.create({ container: tiers.times, height: 18, secondaryLabelOpacity: 1, formatTimeCallback: (seconds) => short(Number((seconds + one.offset).toFixed(2))), style: { fontSize: "10px", color: "var(--muted)" } }));
   }
 
   /** Give what lies over the tiers their height. */
@@ -181,14 +181,15 @@ function makePlayer(openUnit) {
     view.hidden = false;
     silent.hidden = true;
     for (const control of controls.querySelectorAll("button")) control.disabled = false;
-    pixels = 0;
     try {
       await wave.loadBlob(blob);
     } catch (error) {
       if (error.name !== "AbortError") throw error; // another recording was chosen meanwhile
       return;
     }
-    wave.zoom(0);
+    pixels = AT_FIRST_WIDE * one.shown > wave.getWidth() ? AT_FIRST_WIDE : 0;
+    wave.zoom(pixels);
+    wave.setScrollTime(0);
     wave.setPlaybackRate(rate, true);
     lay();
     tellTime();

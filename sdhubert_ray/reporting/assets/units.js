@@ -111,7 +111,7 @@ function makeUnits(open) {
         const canvas = html("canvas", { "aria-hidden": "true" });
         canvas.example = example;
         const told = `${clock(start + one.offset)} · ${long} ms`;
-        const card = html("button", { type: "button", class: "card", "aria-label": `${one.id}, syllable ${example[1] + 1}, ${told}`, title: one.id, onclick: () => { stop(); play(example, card); }, ondblclick: () => open(example[0]) }, canvas, html("span", {}, one.id), html("span", {}, told));
+        const card = html("button", { type: "button", class: "card", "aria-label": `${one.id}, syllable ${example[1] + 1}, ${told}`, title: one.id, onclick: () => { stop(); play(example, card); }, ondblclick: () => open(example[0]) }, canvas, html("span", {}, html("bdi", {}, one.id)), html("span", {}, told));
         return card;
       }),
     );
