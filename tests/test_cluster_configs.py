@@ -246,6 +246,8 @@ def test_wheel_of_the_image_is_complete(tmp_path: Path) -> None:
         TRAINING_FILE,
         "ray-up-aws.yaml",
     }
+    assets = Path("sdhubert_ray/reporting/assets")
+    assert {path.name for path in (site / assets).iterdir()} == {path.name for path in (ROOT / assets).iterdir()}
     # The command starts with what is installed alone; the job is done by a process that has torch already.
     command = [str(environment / "bin" / "sdhubert"), "segment", "--help"]
     assert subprocess.run(command, cwd="/", check=True, capture_output=True).stdout

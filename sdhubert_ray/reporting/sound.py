@@ -29,6 +29,7 @@ _OPUS = {"application": "voip", "compression_level": "5"}
 # As loud as they may be, but not more than 20 dB louder than they are: what is nearly silent stays so.
 _PEAK, _MOST_GAIN = 0.97, 10.0
 _AT_ONCE = 8
+_FULL = "there was no room for more sound in one page"
 _PLACE = ("id", "piece", "member", "byte_offset", "byte_size", "channel", "source_size")
 
 
@@ -63,9 +64,11 @@ def read_sounds(
     size = 0
     for sound in in_order(read, sample, min(_AT_ONCE, os.cpu_count() or 1)):
         size += len(sound.data or b"")
-        sounds.append(sound if size <= MOST_BYTES else Sound(None, "there was no room for more sound in one page"))
+        if size > MOST_BYTES:
+            break
+        sounds.append(sound)
         advance()
-    return sounds
+    return [*sounds, *[Sound(None, _FULL)] * (len(sample) - len(sounds))]
 
 
 def to_opus(samples: Samples) -> bytes:

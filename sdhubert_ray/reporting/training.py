@@ -53,7 +53,7 @@ def training_page(output: str, record: Mapping[str, Any]) -> Page:
         tiles.append(Tile("best val_score", f"{best.score:.3f}", f"at step {best.step:,}"))
     for name in ("loss", "grad_norm", "audio_seconds_per_second"):
         if name in last and math.isfinite(last[name]):
-            tiles.append(Tile(name.replace("_", " "), f"{last[name]:.4g}", "as last logged"))
+            tiles.append(Tile(name.replace("_", " "), f"{last[name]:,.4g}", "as last logged"))
     tiles.append(Tile("collapses", str(len(alarms)), "seen in the logs"))
     about = [("state", standing.state), *((name, str(count)) for name, count in record["found"].items())]
     if standing.last is not None:

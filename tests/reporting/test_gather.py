@@ -1,9 +1,13 @@
 """From what is named to what is shown."""
 
+import io
 import json
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from commands import sdhubert
 from evaluation_inputs import EVALUATION, golden_rows, make_output, make_row
 from outputs import refusal
@@ -21,19 +25,39 @@ def page_of(target, **options):
 
 
 @pytest.fixture(scope="module")
-def segmented(tmp_path_factory):
-    """A run of the command, which has a profile."""
-    output = tmp_path_factory.mktemp("segmented") / "out"
-    sdhubert("segment", DEMO, output, "--checkpoint", "bundled", "--engine", "local")
-    return output
+def segmented(tmp_path_factory, tiny_checkpoint):
+    """A run of the command: of a file, a member of a tar, and the right channel of a file whose left one is silent."""
+    folder = tmp_path_factory.mktemp("segmented")
+    with tarfile.open(folder / "audio.tar", "w") as tar:
+        tar.add(DEMO / "synth_0.flac", "a/synth_0.flac")
+        tar.add(DEMO / "synth_2.flac", "a/synth_2.flac")
+    tone = 0.3 * np.sin(np.arange(16_000) * 0.4)
+    soundfile.write(folder / "stereo.wav", np.stack([np.zeros(16_000), tone], axis=1), 16_000)
+    rows = [
+        {"id": "file", "uri": str(DEMO / "synth_0.flac")},
+        {"id": "member", "uri": str(folder / "audio.tar"), "member": "a/synth_2.flac"},
+        {"id": "right", "uri": str(folder / "stereo.wav"), "channel": 1},
+    ]
+    (folder / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sdhubert("segment", folder / "m.jsonl", folder / "out", "--checkpoint", tiny_checkpoint, "--engine", "local")
+    return folder / "out"
+
+
+def test_sounds_are_read_from_where_the_plan_says(segmented):
+    page = page_of(segmented)
+    sounds = {
+        one.id: soundfile.read(io.BytesIO(data))[0] for one, data in zip(page.recordings, page.sounds, strict=True)
+    }
+    assert len(sounds["member"]) == pytest.approx(soundfile.info(DEMO / "synth_2.flac").frames, abs=320)
+    assert np.abs(sounds["right"][2000:14_000]).max() > 0.8
 
 
 def test_a_run_tells_what_it_was_and_where_its_time_went(segmented):
     page = page_of(segmented)
-    assert {tile.name: tile.value for tile in page.tiles}["recordings"] == "2"
-    assert dict(page.about)["checkpoint"] == "bundled"
-    assert dict(page.about)["input"] == str(DEMO)
-    assert ("syllables.syl_dur", "0.2") in page.settings
+    assert {tile.name: tile.value for tile in page.tiles}["recordings"] == "3"
+    assert dict(page.about)["checkpoint"].endswith("tiny.pt")
+    assert dict(page.about)["input"].endswith("m.jsonl")
+    assert ("syllables.syl_dur", "0.1") in page.settings
     names = [[name for name, _ in parts] for _, parts in page.times]
     assert names == [["list", "start", "work", "finish"], ["decode", "encode", "cut", "write", "between stages"]]
     assert [one.title for one in page.histograms] == [

@@ -57,8 +57,7 @@ def test_a_sound_begins_where_its_recording_does(tmp_path):
     assert np.abs(heard[:7_000]).max() < 0.05 < 0.3 < np.abs(heard[9_000:]).max()
 
 
-def test_a_channel_of_a_tar_member_is_found_by_its_plan(tmp_path):
-    """Covered by whole runs: see test_gather; here, what has gone is told and does not stop the others."""
+def test_what_cannot_be_had_is_told_and_does_not_stop_the_others(tmp_path):
     good = make_row("good", uri=str(DEMO / "synth_0.flac"), duration=2.0)
     (tmp_path / "text.wav").write_text("no audio\n")
     rows = [

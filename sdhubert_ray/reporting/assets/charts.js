@@ -80,11 +80,11 @@ function curves(one, alarms, best) {
   const y = (value) => 10 + (1 - (value - low) / (high - low)) * (height - foot - 18);
   const last = one.points.map(([, values], place) => `${one.names[place]} ${short(values[values.length - 1])}`).join(", ");
   const chart = svg("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", tabindex: 0, "aria-label": `${one.title}, steps ${from} to ${to}; at the end ${last}. Arrow keys read values.` });
-  for (const at of ticks(low, high, 4)) {
+  for (const at of ticks(low, high, 5)) {
     chart.append(svg("line", { class: "axis", x1: left, x2: width - 8, y1: y(at), y2: y(at) }));
     chart.append(svg("text", { x: left - 7, y: y(at) + 3.5, "text-anchor": "end" }, short(at)));
   }
-  for (const at of ticks(from, to, 5)) chart.append(svg("text", { x: x(at), y: height - 6, "text-anchor": "middle" }, short(at)));
+  for (const at of ticks(from, to, 7)) chart.append(svg("text", { x: x(at), y: height - 6, "text-anchor": "middle" }, short(at)));
   for (const [begin, end] of alarms) {
     const wide = Math.max(3, x(end) - x(begin));
     chart.append(svg("rect", { class: "alarm", x: x(begin), width: wide, y: 4, height: height - foot - 6 }));

@@ -92,7 +92,7 @@ function recolour() {
   if (units) units.recolour();
 }
 function showTheme() {
-  by("theme").textContent = { auto: "Auto", light: "Light", dark: "Dark" }[theme];
+  by("theme").textContent = { auto: "◐ Auto", light: "○ Light", dark: "● Dark" }[theme];
   by("theme").setAttribute("aria-label", `Colours: ${theme}; change`);
 }
 by("theme").addEventListener("click", () => {
