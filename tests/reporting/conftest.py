@@ -8,9 +8,9 @@ from evaluation_inputs import make_output
 from recorded import DEMO, rows_of, write_audio
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Chromium without a window."""
+    """Chromium without a window, ended with the module: Playwright holds this thread's event loop meanwhile."""
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here")
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:

@@ -4,6 +4,7 @@ const SPEEDS = [0.5, 0.75, 1, 1.25, 1.5];
 const [WAVE_HEIGHT, SPECTRUM_HEIGHT] = [96, 128];
 const ZOOM_STEP = 1.6;
 const [AT_FIRST_WIDE, CLOSEST] = [110, 900]; // pixels a second
+const WIDEST = 30000; // pixels in all
 
 function makePlayer(openUnit) {
   const button = (text, label, press, extra = {}) => html("button", { type: "button", "aria-label": label, title: label, onclick: press, ...extra }, text);
@@ -252,7 +253,7 @@ function makePlayer(openUnit) {
     if (one === null || !silent.hidden) return;
     const fit = wave.getWidth() / one.shown;
     const middle = at === null ? wave.getCurrentTime() : (start(at) + end(at)) / 2;
-    pixels = Math.min(CLOSEST, Math.max(fit, (pixels || fit) * factor));
+    pixels = Math.min(CLOSEST, WIDEST / one.shown, Math.max(fit, (pixels || fit) * factor));
     wave.zoom(pixels);
     wave.setScrollTime(Math.max(0, middle - wave.getWidth() / pixels / 2));
     if (pixels <= fit) pixels = 0;

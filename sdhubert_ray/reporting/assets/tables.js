@@ -6,7 +6,8 @@ function sortable(one, known, open) {
   const rows = [...one.rows];
   const body = html("tbody");
   const cell = (value, column) => {
-    if (column || !one.links || !known(value)) return value === null ? "–" : typeof value === "number" ? String(value) : value;
+    if (typeof value === "number") return one.columns[column].includes("%") ? value.toFixed(1) : String(value);
+    if (column || !one.links || !known(value)) return value ?? "–";
     return html("button", { type: "button", class: "linkish", onclick: () => open(value) }, value);
   };
   const draw = () =>
