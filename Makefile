@@ -19,7 +19,8 @@ PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadgroup
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check coverage lint lower-bounds format vendor bench bench-gpu peers clean distclean
+.PHONY: help install demo test test-all check coverage lint lower-bounds format vendor docs docs-check pictures bench
+.PHONY: bench-gpu peers clean distclean
 
 help: ## list these targets
 	@echo "usage: make TARGET [PYTHON=python3] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
@@ -55,6 +56,17 @@ lint: $(INSTALLED) ## ruff, format, mypy, cython-lint, import-linter; changes no
 format: $(INSTALLED) ## sort imports and format, in place
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+docs: $(INSTALLED) ## build the site into out/site; a warning fails
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	@echo "out/site/index.html"
+
+docs-check: $(INSTALLED) ## run every command on the pages of docs/, some minutes; lists what is not run
+	$(VENV)/bin/python docs/tools/run_pages.py
+
+pictures: $(INSTALLED) ## draw docs/images/ anew, by the commands of the pages, and what the notebook shows
+	$(VENV)/bin/python docs/tools/run_pages.py --pictures quickstart.md
+	$(VENV)/bin/jupyter execute --inplace examples/quickstart.ipynb
 
 lower-bounds: ## the quick tests with the lowest versions that pyproject.toml allows, in .venv-lowest
 	PYTHON=$(PYTHON) TORCH_INDEX=$(TORCH_INDEX) .ci/lower-bounds

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from commands import complaint, sdhubert
-from forks import FORKS, run_script
 from outputs import commits_in
 from places import ROOT
 
@@ -324,18 +323,6 @@ def test_a_preset_that_the_checkpoint_overrules_is_told(tmp_path: Path) -> None:
     )
     run = sdhubert("segment", audio, tmp_path / "readme", "--checkpoint", "bundled")
     assert "brings its own" not in run.stderr
-
-
-@FORKS
-def test_example_prints_the_syllables_that_the_command_finds(tmp_path: Path) -> None:
-    audio = ROOT / "sdhubert_ray/assets/demo/synth_0.flac"
-    code = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
-    result = run_script(code, ROOT / "examples/python_api.py", audio)
-    assert result.returncode == 0, result.stderr
-    sdhubert("segment", audio, tmp_path / "out", "--checkpoint", "bundled")
-    segments = table(tmp_path / "out")["synth_0.flac"]["segments"]
-    printed = [tuple(float(word) for word in line.split()[:2]) for line in result.stdout.splitlines()[1:]]
-    assert printed == [(segment["start"], segment["end"]) for segment in segments]
 
 
 # --- the other commands ------------------------------------------------------------------------------------------

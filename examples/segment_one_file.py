@@ -1,11 +1,12 @@
-"""One recording from audio to syllables in Python, without Ray: python examples/python_api.py [AUDIO] [CHECKPOINT]."""
+"""One recording from audio to syllables, in this process: python examples/segment_one_file.py [AUDIO] [CHECKPOINT]."""
 
 import sys
 from pathlib import Path
 
+import sdhubert_ray
 from sdhubert_ray import MincutWrapper, SDHuBERTSegmenter
 
-DEMO = Path(__file__).parent.parent / "sdhubert_ray" / "assets" / "demo" / "synth_0.flac"
+DEMO = Path(sdhubert_ray.__file__).parent / "assets" / "demo" / "synth_0.flac"
 
 
 def main(audio: str = str(DEMO), checkpoint: str = "bundled") -> None:

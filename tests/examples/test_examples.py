@@ -1,0 +1,117 @@
+"""Each example, run as its first lines say, on the demo; none is long."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from commands import sdhubert
+from forks import FORKS, run_script
+from nbclient import NotebookClient
+from places import ROOT
+
+from sdhubert_ray import read_segments
+
+EXAMPLES = ROOT / "examples"
+NOTEBOOK = EXAMPLES / "quickstart.ipynb"
+DEMO = ROOT / "sdhubert_ray" / "assets" / "demo"
+CODE = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+MOST_LINES = 60
+
+
+def run(name: str, *arguments: str | Path, **environment: str) -> str:
+    """What an example prints, run in a process of its own."""
+    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=600, check=False, env={**os.environ, **environment}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def found_in(output: Path | str) -> dict[str, int]:
+    return {recording.id: len(recording.segments) for recording in read_segments(str(output))}
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_an_example_is_short_and_says_how_it_is_run(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) < MOST_LINES
+    assert f"python examples/{path.name}" in text.partition('"""\n\n')[0] + text[:300]
+    assert path.name in (ROOT / "docs/examples.md").read_text()
+    assert f"{path.stem}.py" in Path(__file__).read_text()
+
+
+@FORKS
+def test_one_file_has_the_syllables_that_the_command_finds(tmp_path: Path) -> None:
+    result = run_script(CODE, EXAMPLES / "segment_one_file.py", DEMO / "synth_0.flac")
+    assert result.returncode == 0, result.stderr
+    sdhubert("segment", DEMO / "synth_0.flac", tmp_path / "out", "--checkpoint", "bundled")
+    (recording,) = read_segments(str(tmp_path / "out"))
+    printed = [tuple(map(float, line.split()[:2])) for line in result.stdout.splitlines()[1:]]
+    assert printed == [tuple(segment) for segment in recording.segments.tolist()]
+
+
+@FORKS
+def test_settings_are_compared_and_those_of_the_checkpoint_are_good() -> None:
+    result = run_script(CODE, EXAMPLES / "compare_settings.py")
+    assert result.returncode == 0, result.stderr
+    title, _, *rows = result.stdout.splitlines()
+    assert title.startswith("41 true syllables")
+    scores = {tuple(map(float, row.split()[:2])): float(row.split()[3]) for row in rows}
+    assert len(scores) == 9
+    assert list(scores.values()) == sorted(scores.values())
+    assert scores[0.2, 0.64] > 0.6
+
+
+@pytest.mark.seconds
+@pytest.mark.xdist_group("processes")
+def test_a_corpus_becomes_lines_of_units(tmp_path: Path) -> None:
+    printed = run("corpus_to_units.py", DEMO, tmp_path, 6, 3)
+    lines = re.findall(r"^(synth_\d\.flac) (\d+) syllables, units ((?:\d+ ?)+)$", printed, flags=re.MULTILINE)
+    assert {name: int(count) for name, count, _ in lines} == found_in(tmp_path / "segments")
+    for _, count, units in lines:
+        assert 0 < len(units.split()) <= int(count)
+        assert set(units.split()) <= {"0", "1", "2"}
+
+
+def test_a_corpus_in_a_store(s3_bucket: str) -> None:
+    printed = run("s3_corpus.py", f"{s3_bucket}/speech")
+    found = found_in(f"{s3_bucket}/speech/out")
+    assert set(found) == {"synth_0.flac", "synth_2.flac"}
+    for name, count in found.items():
+        assert f"{name} {s3_bucket}/speech/audio/{name} ok {count} syllables" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_checkpoint_is_trained_and_segments(tmp_path: Path) -> None:
+    run("train_tiny.py", tmp_path)
+    told = json.loads(sdhubert("status", tmp_path / "run", "--json").stdout)
+    assert told["state"] == "finished"
+    assert set(found_in(tmp_path / "segments")) == {"synth_0.flac", "synth_2.flac"}
+    assert all(count > 0 for count in found_in(tmp_path / "segments").values())
+
+
+@pytest.mark.seconds
+@pytest.mark.xdist_group("processes")
+def test_the_notebook_runs_and_its_pictures_are_in_the_file() -> None:
+    kept = nbformat.read(NOTEBOOK, as_version=4)
+    fresh = nbformat.from_dict({**kept, "cells": [cell.copy() for cell in kept.cells]})
+    for cell in fresh.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    NotebookClient(fresh, timeout=300, kernel_name="python3").execute()
+    kinds = [sorted(kind for cell in book.cells for kind in outputs(cell)) for book in (kept, fresh)]
+    assert kinds[0] == kinds[1]
+    assert "image/png" in kinds[0]
+    assert "text/html" in kinds[0]
+
+
+def outputs(cell: nbformat.NotebookNode) -> list[str]:
+    """The kinds of what a cell has put out."""
+    return [kind for output in cell.get("outputs", ()) for kind in output.get("data", {output.output_type: None})]
