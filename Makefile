@@ -66,7 +66,7 @@ docs-check: $(INSTALLED) ## run every command on the pages of docs/, some minute
 
 pictures: $(INSTALLED) ## draw docs/images/ anew, by the commands of the pages, and what the notebook shows
 	$(VENV)/bin/python docs/tools/run_pages.py --pictures quickstart.md
-	$(VENV)/bin/jupyter execute --inplace examples/quickstart.ipynb
+	PYTHONWARNINGS=ignore $(VENV)/bin/jupyter execute --inplace examples/quickstart.ipynb
 
 lower-bounds: ## the quick tests with the lowest versions that pyproject.toml allows, in .venv-lowest
 	PYTHON=$(PYTHON) TORCH_INDEX=$(TORCH_INDEX) .ci/lower-bounds

@@ -16,9 +16,9 @@ NAME = "sdhubert"
 _HEAD = """\
 # Commands
 
-What `sdhubert COMMAND --help` says, for all of them; this page is made from the parser. Options of the segmentation itself are
-keys, `KEY=VALUE` on the command line: [all of them](options.md). How a command ends: 0 fine, 1 not finished (the same
-command goes on), 2 wrong usage (nothing was written), 3 some recordings could not be read.
+What `sdhubert COMMAND --help` says, for all of them; this page is made from the parser. Options of the segmentation
+itself are keys, `KEY=VALUE` on the command line: [all of them](options.md). Exit codes: 0 fine; 1 not finished, the
+same command goes on; 2 wrong usage, nothing was written; 3 some recordings could not be read.
 """
 _SPECIAL = re.compile(r"([\\*_<>\[\]|])")
 

@@ -1,4 +1,4 @@
-"""Run what the pages of docs/ show, as a reader would: `make docs-check`, or `python docs/tools/run_pages.py [PAGE.md ...]`.
+"""Run what the pages of docs/ show, as a reader would: `make docs-check`, or run_pages.py [PAGE.md ...].
 
 A page has a folder of its own, in which speech/ holds the recordings of the demo; its blocks in bash and python are run
 in order. Those whose title says that they are not run are listed at the end, with the reason. `--pictures` puts what a

@@ -58,9 +58,7 @@ def test_pictures_are_taken_where_that_is_asked_for(docs: Path) -> None:
 
 
 @pytest.mark.parametrize("failing", ["```bash\necho first; false | cat\necho never\n```", "```python\n1 / 0\n```"])
-def test_a_failure_is_told_and_ends_its_page(
-    failing: str, docs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failure_is_told_and_ends_its_page(failing: str, docs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (docs / "page.md").write_text(f"{failing}\n\n```bash\ntouch {docs}/later\n```\n")
     (docs / "other.md").write_text(f"```bash\ntouch {docs}/other\n```\n")
     assert run_pages.main([]) == 1

@@ -10,7 +10,9 @@ import pytest
 from mkdocs.exceptions import PluginError
 from places import ROOT
 
-LOADED = re.compile(r"""<(?:script|img|source|iframe)\b[^>]*\bsrc=["']?(?:https?:)?//|<link\b(?=[^>]*stylesheet)[^>]*href=["']?(?:https?:)?//""")
+LOADED = re.compile(
+    r"""<(?:script|img|source|iframe)\b[^>]*\bsrc=["']?(?:https?:)?//|<link\b(?=[^>]*stylesheet)[^>]*href=["']?(?:https?:)?//"""
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def test_each_page_is_there(site: Path) -> None:
 def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
     for path in site.rglob("*.html"):
         assert not LOADED.search(path.read_text()), path
-    for path in (*site.rglob("*.css"), ):
+    for path in (*site.rglob("*.css"),):
         assert not re.search(r"(?:url\(|@import )[\"']?(?:https?:)?//", path.read_text()), path
 
 
@@ -72,5 +74,5 @@ def test_a_link_to_a_file_that_is_not_there_is_refused() -> None:
     assert hooks._outside(page, "[a](../configs/segment.yaml#L1) `[b](../nowhere)`") == [
         hooks.PurePosixPath("configs/segment.yaml")
     ]
-    with pytest.raises(PluginError, match="links to configs/none.yaml, which is no file of the repository"):
+    with pytest.raises(PluginError, match=r"links to configs/none\.yaml, which is no file of the repository"):
         hooks._outside(page, "[a](../configs/none.yaml)")
