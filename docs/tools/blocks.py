@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 NOT_RUN = "Not run by the checks: "
-RUN_LANGUAGES = ("bash", "python")
+FROM_NOTHING = "quickstart.md"
+"""The page that fetches the demo's recordings itself; all others find them in speech/."""
+_RUN_LANGUAGES = ("bash", "python")
 
 _FENCE = re.compile(r'^(?P<indent> *)```(?P<language>\w*)(?: title="(?P<title>[^"]*)")?[^\n]*$')
 
@@ -35,9 +37,19 @@ class Block(NamedTuple):
     code: str
 
     @property
+    def is_code(self) -> bool:
+        """It is code that can be run."""
+        return self.language in _RUN_LANGUAGES
+
+    @property
     def why_not(self) -> str | None:
         """Why the checks do not run it; None: they do, or it is no code."""
         return self.title.removeprefix(NOT_RUN) if self.title.startswith(NOT_RUN) else None
+
+    @property
+    def is_run(self) -> bool:
+        """The checks run it."""
+        return self.is_code and self.why_not is None
 
 
 def read_blocks(path: Path) -> Iterator[Block]:

@@ -1,6 +1,7 @@
 """What mkdocs.yml adds to the pages of docs/ while it builds the site.
 
 - `commands.md`, from the parser of the command line.
+- Below the title of a page whose commands are run, that they are.
 - Files of the repository that pages link to (`../configs/segment.yaml`): Markdown becomes a page, all else is copied.
 - `llms.txt`: an index of the pages for language models, which find the Markdown of each beside it.
 """
@@ -9,6 +10,7 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 
+from blocks import FROM_NOTHING, read_blocks
 from command_pages import write_page
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
@@ -20,6 +22,10 @@ ROOT = Path(__file__).parents[2]
 OUTSIDE = "files"
 """Folder of the site for what lies outside of docs/."""
 
+_RUN = """\
+The commands here are run as they stand, in this order, by `make docs-check`; `speech/` holds
+[the demo's two recordings](quickstart.md).
+{ .run }"""
 _LINK = re.compile(r"(?<=\]\()(?P<target>[^)#\s]+)(?P<anchor>#[^)\s]*)?(?=\))")
 _SCHEME = re.compile(r"[a-z]+:")
 
@@ -39,8 +45,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links as the repository has them, to where the site has the same."""
+    """Links as the repository has them, to where the site has the same; below the title, that commands are run."""
     del config, files
+    source = Path(page.file.abs_src_path or "")
+    if (
+        source.parent.name == "docs"
+        and source.name != FROM_NOTHING
+        and any(block.is_run for block in read_blocks(source))
+    ):
+        markdown = markdown.replace("\n\n", f"\n\n{_RUN}\n\n", 1)
     return _LINK.sub(lambda link: _rewritten(page.file.src_uri, link["target"]) + (link["anchor"] or ""), markdown)
 
 

@@ -17,12 +17,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from blocks import RUN_LANGUAGES, Block, read_blocks
+from blocks import FROM_NOTHING, Block, read_blocks
 
 DOCS = Path(__file__).parents[1]
 DEMO = DOCS.parent / "sdhubert_ray" / "assets" / "demo"
-FROM_NOTHING = "quickstart.md"
-"""The page that fetches the demo itself."""
 AT_ONCE = 2
 _SHELL = ("bash", "-euo", "pipefail", "-c")
 _LONGEST_SECONDS = 600
@@ -36,7 +34,7 @@ def run_page(page: Path, pictures: bool) -> list[str]:
         page: a Markdown file.
         pictures: take the pictures that it draws.
     """
-    blocks = [block for block in read_blocks(page) if block.language in RUN_LANGUAGES and block.why_not is None]
+    blocks = [block for block in read_blocks(page) if block.is_run]
     with tempfile.TemporaryDirectory(prefix="page") as made:
         folder = Path(made)
         if page.name != FROM_NOTHING:

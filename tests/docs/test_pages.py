@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from blocks import RUN_LANGUAGES, Block, commands_of, read_blocks
+from blocks import Block, commands_of, read_blocks
 from command_pages import all_commands, write_page
 from places import ROOT
 from typer._click.exceptions import UsageError
@@ -72,7 +72,7 @@ def test_pages_have_commands_of_each_kind() -> None:
 
 def test_a_block_that_is_not_run_says_so_in_one_way() -> None:
     for block in BLOCKS:
-        if block.language in RUN_LANGUAGES and block.title:
+        if block.is_code and block.title:
             assert block.why_not, f"{block.page}:{block.line} is run, or is not: its title is {block.title!r}"
 
 
@@ -140,7 +140,7 @@ def test_reference_of_commands_has_all_of_them() -> None:
 
 @pytest.mark.parametrize("picture", sorted((DOCS / "images").iterdir()), ids=lambda path: path.name)
 def test_a_picture_is_drawn_by_a_command_of_a_page(picture: Path) -> None:
-    drawn = [block for block in BLOCKS if block.language in RUN_LANGUAGES and block.why_not is None]
+    drawn = [block for block in BLOCKS if block.is_run]
     assert any(picture.name in block.code for block in drawn)
     assert any(f"images/{picture.name}" in path.read_text() for path in PAGES)
 
