@@ -44,7 +44,7 @@ class NullEncoder:
     def __call__(self, batch: pa.Table) -> pa.Table:
         frames = batch.column("num_frames").to_pylist()
         zeros = [np.zeros(count, np.float32) for count in frames]
-        batch = batch.drop_columns(["samples", "window_phase"])
+        batch = batch.drop_columns(["samples", "samples_hz", "window_phase"])
         vectors = ragged_vectors([np.zeros((count, WIDTH), np.float32) for count in frames], np.float32, WIDTH)
         for name, column in (
             ("frame_features", vectors),

@@ -69,7 +69,7 @@ def measure_stages(folder: Path, seconds: int, device: str, dtype: str, checkpoi
     weights = fetch_checkpoint(str(checkpoint))
     config = load_config(None, [f"dtype={dtype}"], {}, weights.options)
     encode = EncodeSpeech(
-        lambda: weights, config.windows, config.encoder, dtype, device, config.resources.batch_seconds
+        lambda: weights, config.audio, config.windows, config.encoder, dtype, device, config.resources.batch_seconds
     )
     decode, cut = DecodeAudio(config.audio, config.windows), CutSyllables(config.segmentation, config.output)
     write = WriteSegments(str(folder / "out"), "zstd", None)

@@ -16,9 +16,9 @@ from sdhubert_ray.output import count_joined, frame_offset, worst_status
 from sdhubert_ray.output.tables import FAILED_STATUSES
 from sdhubert_ray.runs.config import AUTO, DTYPES
 from sdhubert_ray.runs.devices import torch_device
-from sdhubert_ray.runs.stages import AudioSource, Piece, load_piece, prepare_piece
+from sdhubert_ray.runs.stages import AudioSource, Piece, load_piece, prepare_piece, settle_pieces
 from sdhubert_ray.speech.arrays import AudioInput, check_input, is_pair, read_samples, tells_rate, to_mono
-from sdhubert_ray.speech.audio import FRAME_RATE, Audio, Span, resample
+from sdhubert_ray.speech.audio import FRAME_RATE, Audio, Span, resample_or_leave
 from sdhubert_ray.speech.presets import get_preset, with_values
 from sdhubert_ray.speech.spans import Speech, find_speech
 from sdhubert_ray.speech.syllables import cut_syllables, to_seconds
@@ -94,6 +94,7 @@ class SDHuBERTSegmenter:
         batch_seconds: float = 80.0,
         piece_seconds: float | None = None,
         channel: int | None = None,
+        resampler: str | None = None,
     ) -> None:
         """Load a checkpoint.
 
@@ -110,6 +111,7 @@ class SDHuBERTSegmenter:
             batch_seconds: padded audio per forward call, seconds.
             piece_seconds: longer audio is decoded and encoded in pieces.
             channel: the channel to use, from 0; None averages all.
+            resampler: what makes 16 kHz of other rates: `soxr`, or `torchaudio` on the device.
 
         Raises:
             UserError: a wrong checkpoint, preset or option.
@@ -119,7 +121,7 @@ class SDHuBERTSegmenter:
         checkpoint = fetch_checkpoint(str(ckpt_path))
         options = with_values(get_preset(preset), checkpoint.options)
         given: dict[str, dict[str, object]] = {
-            "audio": {"piece_seconds": piece_seconds, "channel": channel},
+            "audio": {"piece_seconds": piece_seconds, "channel": channel, "resampler": resampler},
             "encoder": {"layer": layer, "normcut_layer": normcut_layer},
             "speech": {
                 "normcut_strategy": normcut_strategy,
@@ -129,6 +131,9 @@ class SDHuBERTSegmenter:
         }
         self.options = with_values(options, _only_given(given))
         self.device = torch_device(device)
+        from sdhubert_ray.encoder.resampling import check_resampler
+
+        check_resampler(self.options.audio.resampler)
         from sdhubert_ray.encoder.checkpoint import load_model
         from sdhubert_ray.encoder.model import fastest_dtype
 
@@ -192,10 +197,11 @@ class SDHuBERTSegmenter:
         if not isinstance(item, str | Path):
             array, rate = read_samples(item, sample_rate)
             signal, cancelled = to_mono(array, audio.channel)
-            samples, duration = resample(signal, rate), len(signal) / rate
+            samples, left_at = resample_or_leave(signal, rate, audio.resampler)
             if not np.isfinite(samples).all():
                 return [Piece("unreadable", "holds NaN or infinite samples", 0.0, 0.0, 0, None)]
-            return [prepare_piece(Audio(samples, 0.0, duration, None, cancelled), audio, windows)]
+            decoded = Audio(samples, 0.0, len(signal) / rate, None, cancelled, left_at)
+            return [prepare_piece(decoded, audio, windows)]
         uri = storage.absolute(str(item))
         rows = cut_pieces(list_files([("", uri)]), audio.piece_seconds).to_pylist()
         return [
@@ -210,7 +216,8 @@ class SDHuBERTSegmenter:
         ]
 
     def _encode(self, recordings: list[list[Piece]]) -> list[SpeechFeatures]:
-        pieces = [piece for recording in recordings for piece in recording]
+        decoded = [piece for recording in recordings for piece in recording]
+        pieces = settle_pieces(decoded, self.options.audio, self.device)
         samples = [piece.samples for piece in pieces if piece.samples is not None]
         phases = [piece.phase for piece in pieces if piece.samples is not None]
         layers, windows = self.options.encoder, self.options.windows
@@ -220,8 +227,9 @@ class SDHuBERTSegmenter:
         encoded = iter(encode_pieces(self.model, samples, windows, layers, batch_seconds, phases))
         results = []
         for recording in recordings:
-            found = [next(encoded) if piece.samples is not None else None for piece in recording]
-            results.append(self._join(recording, found))
+            own, pieces = pieces[: len(recording)], pieces[len(recording) :]
+            found = [next(encoded) if piece.samples is not None else None for piece in own]
+            results.append(self._join(own, found))
         return results
 
     def _join(self, pieces: list[Piece], encoded: "list[EncodedPiece | None]") -> SpeechFeatures:

@@ -8,10 +8,18 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import HubertConfig, HubertModel
-from transformers.models.hubert.modeling_hubert import HubertEncoderLayer, HubertGroupNormConvLayer
 
 from sdhubert_ray.encoder.convolutions import SpectralConvolution, normed_convolution
+from sdhubert_ray.errors import UserError, first_line
+
+try:
+    from transformers import HubertConfig, HubertModel
+    from transformers.models.hubert.modeling_hubert import HubertEncoderLayer, HubertGroupNormConvLayer
+except (OSError, RuntimeError) as error:  # it imports torchaudio where that is installed
+    raise UserError(
+        f"transformers does not load ({first_line(error)}); if that is of torchaudio, uninstall it, or install a torch "
+        "of the same build"
+    ) from error
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Precisions of inference by name; the half types cross the pipeline as float16."""

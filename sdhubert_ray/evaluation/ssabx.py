@@ -280,11 +280,13 @@ def _embed_on_ray(
     from ray.exceptions import RayError
 
     from sdhubert_ray.encoder.checkpoint import load_model
+    from sdhubert_ray.encoder.resampling import check_resampler
     from sdhubert_ray.runs.connect import connected, explain
     from sdhubert_ray.runs.devices import cluster_device
     from sdhubert_ray.runs.pipeline import build_embed_pipeline
     from sdhubert_ray.runs.session import IncompleteRunError
 
+    check_resampler(config.audio.resampler)
     last = EncoderOptions(max(layers), max(layers))
     load_model(checkpoint, last, "float32", "cpu")  # what is wrong with it is told here, not by a worker
     with connected(address):

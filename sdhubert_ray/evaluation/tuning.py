@@ -14,7 +14,7 @@ from sdhubert_ray.encoder.official import Checkpoint
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.evaluation.references import load_references
 from sdhubert_ray.metrics import BoundaryCounts, BoundaryScores, count_sdhubert, score_boundaries, tune_shift
-from sdhubert_ray.runs.stages import AudioSource, load_piece
+from sdhubert_ray.runs.stages import AudioSource, load_piece, settle_pieces
 from sdhubert_ray.speech.audio import Span
 from sdhubert_ray.speech.presets import EncoderOptions, SegmentationOptions
 from sdhubert_ray.speech.spans import Spans, SpeechOptions, find_speech
@@ -111,7 +111,8 @@ def encode_references(
     encoded = []
     for reference in load_references(references):
         uri = storage.absolute(storage.join(folder, reference.file_name))
-        piece = load_piece(AudioSource(uri), Span(), base.audio.channel, base.audio, base.windows)
+        loaded = load_piece(AudioSource(uri), Span(), base.audio.channel, base.audio, base.windows)
+        (piece,) = settle_pieces([loaded], base.audio, "cpu")
         if piece.samples is None:
             raise UserError(f"{uri} {piece.error or f'is {piece.status}'}; leave out its reference")
         states = {}

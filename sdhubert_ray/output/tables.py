@@ -62,7 +62,7 @@ STAGES = ("decode", "encode", "cut")
 WORK = (*STAGES, "write")
 UNIT_COLUMNS = ("unit_name", "unit_began", *(f"{stage}_seconds" for stage in STAGES))
 """What the rows of a unit bring along for its report."""
-PIPELINE_COLUMNS = frozenset(("samples", "window_phase", *UNIT_COLUMNS, *FRAME_COLUMNS))
+PIPELINE_COLUMNS = frozenset(("samples", "samples_hz", "window_phase", *UNIT_COLUMNS, *FRAME_COLUMNS))
 """Columns that live between the stages only, or that have their own place in the table: no manifest may have them."""
 
 

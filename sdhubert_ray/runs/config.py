@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from sdhubert_ray.composing import compose, merge, read_parts
 from sdhubert_ray.errors import require_choice
 from sdhubert_ray.output import OutputOptions
-from sdhubert_ray.speech.audio import AudioOptions
+from sdhubert_ray.speech.audio import SOXR, AudioOptions
 from sdhubert_ray.speech.presets import EncoderOptions, SegmentationOptions, get_preset
 from sdhubert_ray.speech.spans import SpeechOptions
 from sdhubert_ray.speech.syllables import SyllableOptions
@@ -163,6 +163,8 @@ class JobConfig:
         options = asdict(self.segmentation)
         if self.syllables.max_frames is None:  # likewise
             del options["syllables"]["max_frames"]
+        if self.audio.resampler == SOXR:
+            del options["audio"]["resampler"]
         return {
             "checkpoint_sha256": checkpoint_sha256,
             "dtype": self.dtype,

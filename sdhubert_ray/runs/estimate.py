@@ -170,7 +170,13 @@ def try_rows(
         output = str(Path(folder) / "output")
         decoded = _decode(_as_unit(rows, output, Path(folder)), config)
         encode = EncodeSpeech(
-            lambda: checkpoint, config.windows, config.encoder, config.dtype, device, config.resources.batch_seconds
+            lambda: checkpoint,
+            config.audio,
+            config.windows,
+            config.encoder,
+            config.dtype,
+            device,
+            config.resources.batch_seconds,
         )
         present = decoded.filter(decoded.column("samples").is_valid())
         if present.num_rows:

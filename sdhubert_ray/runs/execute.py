@@ -103,7 +103,10 @@ def prepare_job(
 
     @cache
     def check_model() -> None:
-        """Refuse a wrong checkpoint or quantizer here, not in a worker; this takes seconds."""
+        """Refuse a wrong checkpoint, quantizer or resampler here, not in a worker; this takes seconds."""
+        from sdhubert_ray.encoder.resampling import check_resampler
+
+        check_resampler(config.audio.resampler)
         from sdhubert_ray.encoder.checkpoint import load_model
 
         width = load_model(checkpoint, config.encoder, "float32", "cpu").hidden_size

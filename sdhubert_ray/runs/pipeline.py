@@ -137,6 +137,7 @@ def chain_stages(
         EncodePacked,
         fn_constructor_kwargs={
             "checkpoint": lambda: ray.get(shared),
+            "audio": config.audio,
             "windows": config.windows,
             "layers": config.encoder,
             "dtype": config.dtype,

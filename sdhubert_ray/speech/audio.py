@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 import soxr
 
-from sdhubert_ray.errors import AudioError
+from sdhubert_ray.errors import AudioError, require_choice
 from sdhubert_ray.speech.containers import Part, after, first_part, is_chained_ogg
 from sdhubert_ray.speech.decoders import Decoder, Samples, open_part
 
@@ -26,6 +26,9 @@ FRAME_SAMPLES, _remainder = divmod(SAMPLE_RATE, FRAME_RATE)
 if _remainder:
     raise ImportError(f"{FRAME_RATE} Hz frames do not divide {SAMPLE_RATE} Hz samples")
 
+SOXR, TORCHAUDIO = "soxr", "torchaudio"
+RESAMPLERS = (SOXR, TORCHAUDIO)
+"""What makes 16 kHz of other rates: soxr where audio is decoded, torchaudio on the device of the encoder."""
 MIN_SAMPLES = SAMPLE_RATE // 10
 """Shorter audio (under 0.1 s) has the status `too_short`."""
 SILENT_STD = 1e-6
@@ -39,6 +42,10 @@ _CANCELLED = 0.01
 _WEAKEST_PEAK = 2.0**-15
 # Ends that are asked for may lie so far behind that of the file.
 _ROUNDING_SECONDS = 0.1
+# Audio is left at this rate at most, Hz: three times the samples of what the encoder reads.
+_HIGHEST_LEFT = 48_000
+# Torchaudio's kernel has 16 kHz / divisor phases of rate / divisor samples and more: with 25 Hz, a few megabytes.
+_LEAST_DIVISOR = 25
 # Files that are joined in one.
 _MOST_PARTS = 10_000
 # No more of them is begun behind so much audio of one read: what is not known to be joined is not cut in pieces.
@@ -53,13 +60,16 @@ class AudioOptions:
         channel: the channel to use, counted from 0; none averages all channels.
         piece_seconds: longer audio is decoded in pieces of at most about this many seconds.
         variance_floor: added to the variance under the root of the z-score (`paper`: 1e-7).
+        resampler: what makes 16 kHz of other rates, one of `RESAMPLERS`.
     """
 
     channel: int | None = None
     piece_seconds: float = 600.0
     variance_floor: float = 0.0
+    resampler: str = SOXR
 
     def __post_init__(self) -> None:
+        require_choice("audio.resampler", self.resampler, RESAMPLERS)
         if self.channel is not None and self.channel < 0:
             raise ValueError(f"audio.channel is {self.channel}; channels are counted from 0")
         if not 2 * JOINT_SEARCH_SECONDS <= self.piece_seconds < math.inf:
@@ -98,11 +108,12 @@ class Audio:
     """Decoded audio.
 
     Attributes:
-        samples: (n,) float32, 16 kHz, mono, not normalised.
+        samples: (n,) float32, mono, not normalised.
         offset: where they begin, in seconds of the file.
         duration: how long they are, in seconds of the file.
         shortfall: a sentence when there is more in the file than could be decoded, else None.
         cancelled: the average of its channels is far weaker than one of them is, as one is the other turned over.
+        rate: of the samples, Hz.
     """
 
     samples: Samples
@@ -110,6 +121,7 @@ class Audio:
     duration: float
     shortfall: str | None = None
     cancelled: bool = False
+    rate: int = SAMPLE_RATE
 
 
 def probe_duration(file: BinaryIO) -> float:
@@ -140,8 +152,8 @@ def probe_duration(file: BinaryIO) -> float:
     return seconds
 
 
-def read_audio(file: BinaryIO, span: Span, channel: int | None = None) -> Audio:
-    """Decode a span of an audio file to 16 kHz mono. Files that were joined end to end are one.
+def read_audio(file: BinaryIO, span: Span, channel: int | None = None, resampler: str = SOXR) -> Audio:
+    """Decode a span of an audio file to mono, of 16 kHz. Files that were joined end to end are one.
 
     Memory is bounded by the length of the span, whatever the length of the file; where it goes to the end, by that of a
     part and an hour more.
@@ -151,6 +163,7 @@ def read_audio(file: BinaryIO, span: Span, channel: int | None = None) -> Audio:
         span: what to read. A joint is looked for in the 10 s around its nominal time, from the same samples
             by both neighbours, so that they agree on it.
         channel: counted from 0; None averages all.
+        resampler: one of `RESAMPLERS`; see `resample_or_leave`.
 
     Raises:
         AudioError: not decodable, holding NaN or infinite samples, or without the channel asked for.
@@ -189,8 +202,8 @@ def read_audio(file: BinaryIO, span: Span, channel: int | None = None) -> Audio:
         bad = (begin + int(np.flatnonzero(~np.isfinite(signal))[0])) / rate
         raise AudioError(f"holds NaN or infinite samples, the first at {bad:.3f} s")
     is_whole = not first and span.end is None  # in a loud file a weak part is silence
-    samples = resample(scale_up(signal) if floating and is_whole else signal, rate)
-    return Audio(samples, begin / rate, len(signal) / rate, reading.shortfall, reading.levels.cancel(found))
+    samples, left_at = resample_or_leave(scale_up(signal) if floating and is_whole else signal, rate, resampler)
+    return Audio(samples, begin / rate, len(signal) / rate, reading.shortfall, reading.levels.cancel(found), left_at)
 
 
 def resample(signal: Samples, rate: int) -> Samples:
@@ -205,8 +218,26 @@ def resample(signal: Samples, rate: int) -> Samples:
     return resampled
 
 
+def resample_or_leave(signal: Samples, rate: int, resampler: str) -> tuple[Samples, int]:
+    """Resample (n,) float32 at `rate` Hz to 16 kHz, or leave that to the device of the encoder.
+
+    Torchaudio is left what it can do well: rates up to 48 kHz that share a divisor of 25 Hz or more with 16 kHz.
+
+    Returns:
+        the samples, and their rate.
+    """
+    if resampler == TORCHAUDIO and rate <= _HIGHEST_LEFT and math.gcd(rate, SAMPLE_RATE) >= _LEAST_DIVISOR:
+        return signal, rate
+    return resample(signal, rate), SAMPLE_RATE
+
+
+def count_resampled(num_samples: int, rate: int) -> int:
+    """How many samples of 16 kHz `num_samples` at `rate` Hz become, whichever resampler makes them."""
+    return (2 * num_samples * SAMPLE_RATE + rate) // (2 * rate)
+
+
 def is_silent(samples: Samples) -> bool:
-    """Tell whether (n,) samples are constant: standard deviation under 1e-6."""
+    """Tell whether (n,) samples of 16 kHz are constant: standard deviation under 1e-6."""
     return _deviation(samples) < SILENT_STD
 
 

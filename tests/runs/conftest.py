@@ -24,10 +24,10 @@ def make_stages(checkpoint):
     def make(*overrides):
         config = load_config(None, overrides, {}, checkpoint.options)
         batch_seconds = config.resources.batch_seconds
-        kind = (config.windows, config.encoder, config.dtype, batch_seconds)
+        kind = (config.audio, config.windows, config.encoder, config.dtype, batch_seconds)
         if kind not in encoders:
             encoders[kind] = EncodeSpeech(
-                lambda: checkpoint, config.windows, config.encoder, config.dtype, "cpu", batch_seconds
+                lambda: checkpoint, config.audio, config.windows, config.encoder, config.dtype, "cpu", batch_seconds
             )
         return (
             DecodeAudio(config.audio, config.windows),

@@ -157,7 +157,7 @@ def test_half_precision_features_cross_and_stay_half(make_stages, segment):
 def test_a_recording_that_a_gpu_cannot_hold_fails_alone(checkpoint, files):
     """With whole pieces as windows: the long one does not fit, whatever it is batched with."""
     config = load_config(None, ["preset=paper"], {}, checkpoint.options)
-    encode = EncodeSpeech(lambda: checkpoint, config.windows, config.encoder, "float32", "cpu", 80.0)
+    encode = EncodeSpeech(lambda: checkpoint, config.audio, config.windows, config.encoder, "float32", "cpu", 80.0)
 
     def refuse(_, args):
         if args[0].shape[1] > 3 * 16_000:
@@ -201,7 +201,7 @@ def test_a_second_thread_unpacks_while_the_first_encodes_and_then_waits(checkpoi
 
     monkeypatch.setattr(encoding, "unpack_rows", unpack)
     encode = EncodePacked(
-        lambda: checkpoint, config.windows, config.encoder, "float32", "cpu", 80.0, attempts := Noting()
+        lambda: checkpoint, config.audio, config.windows, config.encoder, "float32", "cpu", 80.0, attempts := Noting()
     )
     second = threading.Thread(target=lambda: results.update(second=encode(units[1])))
     results["first"] = encode(units[0])

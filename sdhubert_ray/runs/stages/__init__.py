@@ -15,6 +15,7 @@ from sdhubert_ray.runs.stages.decoding import (
 )
 from sdhubert_ray.runs.stages.embedding import EmbedPacked
 from sdhubert_ray.runs.stages.encoding import EncodePacked, EncodeSpeech
+from sdhubert_ray.runs.stages.resampling import settle_pieces
 from sdhubert_ray.runs.stages.rows import InTurn, pack_rows, unpack_rows
 from sdhubert_ray.runs.stages.shared import SharedQuantizer
 from sdhubert_ray.runs.stages.tokens import AssignUnits
@@ -38,5 +39,6 @@ __all__ = [
     "load_piece",
     "pack_rows",
     "prepare_piece",
+    "settle_pieces",
     "unpack_rows",
 ]

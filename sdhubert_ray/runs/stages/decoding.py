@@ -18,7 +18,17 @@ from sdhubert_ray.output.attempts import Attempts, run_unit
 from sdhubert_ray.output.features import read_features
 from sdhubert_ray.output.tables import MANIFEST_FIELDS, ragged
 from sdhubert_ray.runs.stages.rows import GIVEN_UP, begun, timed
-from sdhubert_ray.speech.audio import MIN_SAMPLES, Audio, AudioOptions, Span, is_silent, normalise, read_audio
+from sdhubert_ray.speech.audio import (
+    MIN_SAMPLES,
+    SAMPLE_RATE,
+    Audio,
+    AudioOptions,
+    Span,
+    count_resampled,
+    is_silent,
+    normalise,
+    read_audio,
+)
 from sdhubert_ray.speech.decoders import Samples
 from sdhubert_ray.speech.windows import WindowOptions, count_frames, grid_phase
 
@@ -35,8 +45,10 @@ class Piece:
         offset: where it begins, in seconds of the file.
         duration: its length in seconds of the file.
         num_frames: T.
-        samples: (n,) float32, 16 kHz, z-scored; None where there is nothing to encode.
+        samples: (n,) float32, 16 kHz, z-scored; or as decoded, where `rate` is another; None where there is nothing to
+            encode.
         phase: where it lies on the window grid of its file, see `windows.grid_phase`.
+        rate: of the samples, Hz; what is left at another one than 16 kHz, `resampling.settle_pieces` makes ready.
     """
 
     status: str
@@ -46,6 +58,7 @@ class Piece:
     num_frames: int
     samples: Samples | None
     phase: int = 0
+    rate: int = SAMPLE_RATE
 
 
 @dataclass(frozen=True)
@@ -84,7 +97,7 @@ def load_piece(
     """
     try:
         with shards.to_decode(opening or partial(shards.open_audio, *astuple(source))) as file:
-            decoded = read_audio(file, span, channel)
+            decoded = read_audio(file, span, channel, audio.resampler)
     except FileNotFoundError as error:
         reason = "does not exist" if source.member is None else f"does not exist ({error})"
         return Piece("missing", reason, span.start, 0.0, 0, None)
@@ -98,19 +111,22 @@ def load_piece(
 
 
 def prepare_piece(decoded: Audio, audio: AudioOptions, windows: WindowOptions) -> Piece:
-    """Judge and z-score decoded audio."""
-    samples = decoded.samples
+    """Judge and z-score decoded audio; what was left at its rate is z-scored, and found silent, when it has 16 kHz."""
+    samples, is_ready = decoded.samples, decoded.rate == SAMPLE_RATE
+    length = count_resampled(len(samples), decoded.rate)
     status, error = "ok", decoded.shortfall
-    if len(samples) < MIN_SAMPLES:
+    if length < MIN_SAMPLES:
         status = "too_short"
     elif decoded.cancelled:
         status, error = "silent", error or _CANCELLED
-    elif is_silent(samples):
+    elif is_ready and is_silent(samples):
         status = "silent"
-    usable = normalise(samples, audio.variance_floor) if status == "ok" else None
-    frames = count_frames(len(samples), windows)
+    usable: Samples | None = None
+    if status == "ok":
+        usable = normalise(samples, audio.variance_floor) if is_ready else samples
+    frames = count_frames(length, windows)
     status = "truncated" if decoded.shortfall else status
-    return Piece(status, error, decoded.offset, decoded.duration, frames, usable)
+    return Piece(status, error, decoded.offset, decoded.duration, frames, usable, rate=decoded.rate)
 
 
 class ReadUnits:
@@ -152,7 +168,8 @@ class DecodeAudio:
 
     In:  a manifest (`MANIFEST_FIELDS`, unit_name, and columns to carry).
     Out: its key, id, uri, member, piece, unit_name and carried columns, with offset, duration, status, error,
-         num_frames, samples (n,) float32 at 16 kHz or null, and window_phase.
+         num_frames, samples (n,) float32 or null, samples_hz, and window_phase. Samples of another rate than 16 kHz
+         are not z-scored yet, see `settle_rows`.
     """
 
     def __init__(self, audio: AudioOptions, windows: WindowOptions, attempts: Attempts | None = None) -> None:
@@ -182,6 +199,7 @@ class DecodeAudio:
             "error": pa.array([piece.error for piece in pieces], pa.string()),
             "num_frames": pa.array([piece.num_frames for piece in pieces], pa.int32()),
             "window_phase": pa.array([piece.phase for piece in pieces], pa.int32()),
+            "samples_hz": pa.array([piece.rate for piece in pieces], pa.int32()),
             "samples": ragged([piece.samples for piece in pieces], pa.float32()),
         }
         carried = batch.drop_columns(names)

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from sdhubert_ray.output.attempts import Attempts, run_unit
-from sdhubert_ray.output.tables import ragged_vectors, read_ragged
+from sdhubert_ray.output.tables import ragged_vectors
 from sdhubert_ray.runs.config import JobConfig
 from sdhubert_ray.runs.stages.decoding import DecodeAudio
+from sdhubert_ray.runs.stages.resampling import settle_rows
 from sdhubert_ray.runs.stages.rows import GIVEN_UP, OVERFLOWS, unpack_rows
 from sdhubert_ray.speech import FRAME_RATE
 from sdhubert_ray.speech.presets import EncoderOptions
@@ -40,6 +41,9 @@ class EmbedClips:
         attempts: Attempts | None = None,
     ) -> None:
         # Only here: torch takes seconds to import.
+        from sdhubert_ray.encoder.resampling import check_resampler
+
+        check_resampler(config.audio.resampler)
         from sdhubert_ray.encoder.checkpoint import load_model
         from sdhubert_ray.encoder.inference import batch_seconds_on
 
@@ -47,6 +51,8 @@ class EmbedClips:
         self.pad_samples = config.windows.pad_samples
         self.layers = layers
         self.batch_seconds = batch_seconds_on(device, config.resources.batch_seconds)
+        self.audio = config.audio
+        self.device = device
         self.decode = DecodeAudio(config.audio, config.windows)
         self.attempts = attempts
         self._turn = threading.Lock()
@@ -80,9 +86,9 @@ class EmbedClips:
         """Errors and embeddings of decoded rows, whose clips should reach to `ends`, in seconds of the file."""
         from sdhubert_ray.encoder.inference import pool_pieces
 
+        rows, samples = settle_rows(rows, self.audio, self.device)
         facts = rows.select(["uri", "status", "error", "offset", "duration"]).to_pylist()
         errors = [_flaw(fact, end) for fact, end in zip(facts, ends, strict=True)]
-        samples = read_ragged(rows.column("samples"))
         usable = [piece for piece, error in zip(samples, errors, strict=True) if piece is not None and error is None]
         pooled = iter(pool_pieces(self.model, usable, self.pad_samples, self.layers, self.batch_seconds))
         return errors, [None if error else next(pooled) for error in errors]

@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from sdhubert_ray.output.attempts import Attempts, run_unit
-from sdhubert_ray.output.tables import ragged, ragged_vectors, read_ragged
+from sdhubert_ray.output.tables import ragged, ragged_vectors
+from sdhubert_ray.runs.stages.resampling import settle_rows
 from sdhubert_ray.runs.stages.rows import GIVEN_UP, OVERFLOWS, failed, pack_rows, replaced, timed, unpack_rows
+from sdhubert_ray.speech.audio import AudioOptions
 from sdhubert_ray.speech.presets import EncoderOptions
 from sdhubert_ray.speech.windows import WindowOptions
 
@@ -24,14 +26,16 @@ TOO_LARGE = "does not fit into the memory of the GPU, alone and window by window
 class EncodeSpeech:
     """Encode each row's samples with SD-HuBERT, on a GPU or one CPU.
 
-    In:  samples (n,) float32 at 16 kHz or null, and window_phase.
+    In:  samples (n,) float32 or null, samples_hz, and window_phase.
     Out: frame_features (T, D) float32 or float16 at 50 Hz, raw_norm and amplitude (T,) float32, or nulls. A row whose
-         features are not finite, as an overflow of half precision makes them, is `failed`.
+         features are not finite, as an overflow of half precision makes them, is `failed`; what is constant at 16 kHz
+         is `silent`.
     """
 
     def __init__(
         self,
         checkpoint: Callable[[], "Checkpoint"],
+        audio: AudioOptions,
         windows: WindowOptions,
         layers: EncoderOptions,
         dtype: str,
@@ -40,10 +44,15 @@ class EncodeSpeech:
         attempts: Attempts | None = None,
     ) -> None:
         # Only here: torch takes seconds to import, and the other stages' workers do without it.
+        from sdhubert_ray.encoder.resampling import check_resampler
+
+        check_resampler(audio.resampler)
         from sdhubert_ray.encoder.checkpoint import load_model
         from sdhubert_ray.encoder.inference import batch_seconds_on
 
         self.model = load_model(checkpoint(), layers, dtype, device)
+        self.audio = audio
+        self.device = device
         self.windows = windows
         self.layers = layers
         self.dtype = np.float32 if dtype == "float32" else np.float16
@@ -70,7 +79,7 @@ class EncodeSpeech:
         from sdhubert_ray.encoder.inference import encode_pieces
 
         began = time.perf_counter()
-        samples = read_ragged(batch.column("samples"))
+        batch, samples = settle_rows(batch, self.audio, self.device)
         present = [row for row, array in enumerate(samples) if array is not None]
         pieces = [array for array in samples if array is not None]
         phases = [batch.column("window_phase")[row].as_py() for row in present]
@@ -81,7 +90,7 @@ class EncodeSpeech:
             del by_row[row]
         batch = failed(batch, OVERFLOWS, overflown)
         rows = [by_row.get(row) for row in range(len(samples))]
-        batch = batch.drop_columns(["samples", "window_phase"])
+        batch = batch.drop_columns(["samples", "samples_hz", "window_phase"])
         for name, column in (
             (
                 "frame_features",

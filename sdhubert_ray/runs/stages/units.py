@@ -83,6 +83,7 @@ class SegmentUnits(InTurn):
             DecodeAudio(config.audio, config.windows, attempts),
             EncodeSpeech(
                 checkpoint,
+                config.audio,
                 config.windows,
                 config.encoder,
                 config.dtype,
