@@ -10,20 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdhubert_ray.errors import UserError, first_line
-from sdhubert_ray.speech.audio import SAMPLE_RATE, SILENT_STD, TORCHAUDIO, count_resampled
+from sdhubert_ray.speech.audio import LEFT_RATES, SAMPLE_RATE, SILENT_STD, TORCHAUDIO, count_resampled
 from sdhubert_ray.speech.decoders import Samples
 from sdhubert_ray.threads import torch_threads
 
-# The filter of soxr's "HQ" in the words of torchaudio, fitted to its impulse responses: flat up to 0.91 of half of the
-# lower rate, and 120 dB down from that half on.
+# The filter of soxr's "HQ" in the words of torchaudio, fitted to its impulse responses at `LEFT_RATES`: flat up to 0.91
+# of half of the lower rate, and 120 dB down from that half on.
 _ZEROS = 94
-_ROLLOFF = 0.95687
+_ROLLOFF = 0.956872
 _BETA = 13.36
 # Parts of a fixed length: one shape a rate, so that a GPU plans it once, and memory that does not hang on the piece.
 _PART_SECONDS = 2
-# Around each part, of a second: more than half the filter at the lowest rate that can be decoded.
+# Around each part lies a fifth of a second, more than the filter sees at any of the rates.
 _MARGIN = 5
-_RATES_KEPT = 8
 
 
 def check_resampler(resampler: str) -> None:
@@ -87,7 +86,7 @@ def resample_on(device: str, pieces: Sequence[tuple[Samples, int]], variance_flo
 def resample_tensor(signal: Tensor, rate: int) -> Tensor:
     """Resample (n,) float32 at `rate` Hz to (round(n * 16000 / rate),) of 16 kHz; beyond its ends are zeros.
 
-    Rates as `audio.resample_or_leave` leaves them.
+    For one of `LEFT_RATES`.
     """
     divisor = math.gcd(rate, SAMPLE_RATE)  # periods in a second; a whole number of samples at either rate
     before, after = rate // divisor, SAMPLE_RATE // divisor
@@ -100,7 +99,7 @@ def resample_tensor(signal: Tensor, rate: int) -> Tensor:
     return torch.cat(resampled)[: count_resampled(len(signal), rate)]
 
 
-@lru_cache(_RATES_KEPT)
+@lru_cache(len(LEFT_RATES))
 def _resampler(rate: int, device: str) -> Callable[[Tensor], Tensor]:
     from torchaudio.transforms import Resample
 

@@ -29,6 +29,10 @@ if _remainder:
 SOXR, TORCHAUDIO = "soxr", "torchaudio"
 RESAMPLERS = (SOXR, TORCHAUDIO)
 """What makes 16 kHz of other rates: soxr where audio is decoded, torchaudio on the device of the encoder."""
+LEFT_RATES = (8_000, 12_000, 24_000, 32_000, 48_000)
+"""Hz. Of these torchaudio makes what soxr does, to 80 dB below: soxr has other filters for others, as 44,100.
+At most three times the samples of 16 kHz cross to the encoder.
+"""
 MIN_SAMPLES = SAMPLE_RATE // 10
 """Shorter audio (under 0.1 s) has the status `too_short`."""
 SILENT_STD = 1e-6
@@ -42,10 +46,6 @@ _CANCELLED = 0.01
 _WEAKEST_PEAK = 2.0**-15
 # Ends that are asked for may lie so far behind that of the file.
 _ROUNDING_SECONDS = 0.1
-# Audio is left at this rate at most, Hz: three times the samples of what the encoder reads.
-_HIGHEST_LEFT = 48_000
-# Torchaudio's kernel has 16 kHz / divisor phases of rate / divisor samples and more: with 25 Hz, a few megabytes.
-_LEAST_DIVISOR = 25
 # Files that are joined in one.
 _MOST_PARTS = 10_000
 # No more of them is begun behind so much audio of one read: what is not known to be joined is not cut in pieces.
@@ -221,12 +221,12 @@ def resample(signal: Samples, rate: int) -> Samples:
 def resample_or_leave(signal: Samples, rate: int, resampler: str) -> tuple[Samples, int]:
     """Resample (n,) float32 at `rate` Hz to 16 kHz, or leave that to the device of the encoder.
 
-    Torchaudio is left what it can do well: rates up to 48 kHz that share a divisor of 25 Hz or more with 16 kHz.
+    Torchaudio is left what has one of `LEFT_RATES`; all else is soxr's.
 
     Returns:
         the samples, and their rate.
     """
-    if resampler == TORCHAUDIO and rate <= _HIGHEST_LEFT and math.gcd(rate, SAMPLE_RATE) >= _LEAST_DIVISOR:
+    if resampler == TORCHAUDIO and rate in LEFT_RATES:
         return signal, rate
     return resample(signal, rate), SAMPLE_RATE
 

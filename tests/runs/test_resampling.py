@@ -14,7 +14,6 @@ from commands import complaint, sdhubert
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs.stage_runs import AUDIO, NAMES, audio_and_windows, in_unit, read_audio_file, read_rows
-from speech.encoding import RATES
 
 from sdhubert_ray import SDHuBERTSegmenter, read_segments
 from sdhubert_ray.encoder.resampling import check_resampler, resample_on, resample_tensor
@@ -22,10 +21,8 @@ from sdhubert_ray.errors import UserError
 from sdhubert_ray.output.tables import read_intervals
 from sdhubert_ray.runs.config import JobConfig, load_config
 from sdhubert_ray.runs.stages import AudioSource, DecodeAudio, load_piece, settle_pieces
-from sdhubert_ray.speech.audio import TORCHAUDIO, Span, count_resampled, normalise, resample
+from sdhubert_ray.speech.audio import LEFT_RATES, TORCHAUDIO, Span, count_resampled, normalise, resample
 
-LEFT = [*RATES, 12_000, 18_900, 24_000, 32_000, 37_800]
-"""Rates that are left to the device."""
 ON_DEVICE = f"audio.resampler={TORCHAUDIO}"
 
 
@@ -49,7 +46,7 @@ def noise(num_samples, rate, seed=0):
 def decibels(found, expected):
     """How far below what is expected the difference is."""
     error, power = (np.mean(np.square(one, dtype=np.float64)) for one in (found - expected, expected))
-    return 10 * math.log10(error / power)
+    return 10 * math.log10(max(error, 1e-30) / power)
 
 
 def on_device(signal, rate):
@@ -60,7 +57,7 @@ def on_device(signal, rate):
 
 
 @pytest.mark.usefixtures("torchaudio")
-@pytest.mark.parametrize("rate", LEFT)
+@pytest.mark.parametrize("rate", LEFT_RATES)
 def test_noise_within_80_decibels_of_soxr(rate):
     signal = noise(5 * rate + 77, rate)
     found, expected = on_device(signal, rate), resample(signal, rate)
@@ -72,7 +69,7 @@ def test_noise_within_80_decibels_of_soxr(rate):
 
 @pytest.mark.usefixtures("torchaudio")
 @settings(max_examples=40)
-@given(st.integers(1, 200_000), st.sampled_from(LEFT), st.integers(0, 2**32 - 1))
+@given(st.integers(2, 200_000), st.sampled_from(LEFT_RATES), st.integers(0, 2**32 - 1))
 def test_any_length_has_as_many_samples_as_of_soxr_and_about_their_values(num_samples, rate, seed):
     signal = np.random.default_rng(seed).uniform(-1, 1, num_samples).astype(np.float32)
     signal.flags.writeable = False
@@ -89,7 +86,7 @@ def test_real_speech_within_80_decibels_of_soxr(real_speech):
     rows = [json.loads(line) for line in (real_speech / "manifest.jsonl").read_text().splitlines()]
     shown = {}
     for row in rows:
-        if row["sample_rate"] in LEFT and row["duration"] < 60 and shown.setdefault(row["sample_rate"], 0) < 8:
+        if row["sample_rate"] in LEFT_RATES and row["duration"] < 60 and shown.setdefault(row["sample_rate"], 0) < 8:
             shown[row["sample_rate"]] += 1
             signal, rate = soundfile.read(real_speech / row["uri"], dtype="float32", always_2d=True)
             signal = np.ascontiguousarray(signal.mean(axis=1))
@@ -101,7 +98,7 @@ def test_real_speech_within_80_decibels_of_soxr(real_speech):
 
 
 @pytest.mark.usefixtures("torchaudio")
-@pytest.mark.parametrize("rate", [8000, 44_100, 48_000])
+@pytest.mark.parametrize("rate", LEFT_RATES)
 def test_parts_have_no_seams(rate):
     """Against torchaudio itself over the whole, in double precision."""
     from torchaudio.transforms import Resample
@@ -117,7 +114,7 @@ def test_parts_have_no_seams(rate):
 
 @pytest.mark.usefixtures("torchaudio")
 def test_a_piece_has_the_same_bits_beside_any_others_and_on_any_number_of_threads():
-    pieces = [(noise(int(rate * (1.3 + index)), rate, index), rate) for index, rate in enumerate(LEFT)]
+    pieces = [(noise(int(rate * (1.3 + index)), rate, index), rate) for index, rate in enumerate(LEFT_RATES)]
     together = resample_on("cpu", pieces, 0.0)
     threads = torch.get_num_threads()
     torch.set_num_threads(4)
@@ -152,9 +149,9 @@ def recordings(tmp_path_factory):
     for name, rate, samples in (
         ("stereo", 48_000, speech[0]),
         ("telephone", 8000, speech[1]),
-        ("music", 44_100, speech[2]),
+        ("phone", 24_000, speech[2]),
         ("long", 32_000, long),
-        ("odd", 16_001, speech[3]),
+        ("music", 44_100, speech[3]),
         ("high", 96_000, speech[3]),
         ("same", 16_000, speech[4]),
         ("silent", 48_000, np.zeros(16_000)),
@@ -164,7 +161,7 @@ def recordings(tmp_path_factory):
         soundfile.write(
             folder / f"{name}.wav", np.stack([other, 0.5 * other], axis=1) if name == "stereo" else other, rate
         )
-    whole = (folder / "music.wav").read_bytes()
+    whole = (folder / "phone.wav").read_bytes()
     (folder / "cut.wav").write_bytes(whole[: len(whole) // 2])
     return folder
 
@@ -175,11 +172,11 @@ def decode(recordings, *overrides):
 
 
 def test_decoding_leaves_what_torchaudio_can_do_well(recordings):
-    """Nothing of an odd rate, whose kernel would be huge, nor of a higher one than 48 kHz, nor what has 16 kHz."""
+    """At the rates that it makes of what soxr does, and no others."""
     rows = decode(recordings, ON_DEVICE)
     rates = {Path(row["uri"]).stem: row["samples_hz"] for row in rows.to_pylist() if row["samples"] is not None}
-    left = {"stereo": 48_000, "telephone": 8000, "music": 44_100, "long": 32_000, "cut": 44_100, "silent": 48_000}
-    assert rates == {**left, "odd": 16_000, "high": 16_000, "same": 16_000}
+    left = {"stereo": 48_000, "telephone": 8000, "phone": 24_000, "long": 32_000, "cut": 24_000, "silent": 48_000}
+    assert rates == {**left, "music": 16_000, "high": 16_000, "same": 16_000}
     by_soxr = decode(recordings)
     assert set(by_soxr.column("samples_hz").to_pylist()) == {16_000}
     for name in ("offset", "duration", "num_frames", "error", "window_phase"):
@@ -241,7 +238,7 @@ def test_pieces_are_joined_where_those_of_soxr_are(recordings):
 
 
 def test_counts_are_those_of_soxr():
-    for rate in (*LEFT, 96_000, 11_127, 1000, 3999):
+    for rate in (*LEFT_RATES, 44_100, 96_000, 11_127, 1000, 3999):
         for num_samples in range(400):
             assert count_resampled(num_samples, rate) == len(resample(np.zeros(num_samples, np.float32), rate))
 
@@ -270,7 +267,7 @@ def test_a_run_keeps_its_resampler(engine, recordings, tiny_checkpoint, tmp_path
 def test_the_api_resamples_on_its_device(recordings, tiny_checkpoint):
     segmenter = SDHuBERTSegmenter(tiny_checkpoint, device="cpu", resampler=TORCHAUDIO)
     by_soxr = SDHuBERTSegmenter(tiny_checkpoint, device="cpu")
-    names = [recordings / name for name in ("music.wav", "silent.wav", "same.wav", "cut.wav")]
+    names = [recordings / name for name in ("phone.wav", "silent.wav", "same.wav", "cut.wav")]
     for path, ours, theirs in zip(names, segmenter(names), by_soxr(names), strict=True):
         assert (ours["status"], ours["length"]) == (theirs["status"], theirs["length"])
         np.testing.assert_allclose(ours["norm"], theirs["norm"], rtol=0, atol=1e-2)

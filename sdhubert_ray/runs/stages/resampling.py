@@ -59,7 +59,9 @@ def _settle(
 
 
 def _lost(before: Sequence[Samples | None], after: Sequence[Samples | None]) -> list[int]:
-    return [index for index, (one, left) in enumerate(zip(before, after, strict=True)) if one is not None is not left]
+    """Which had samples that were found constant."""
+    pairs = enumerate(zip(before, after, strict=True))
+    return [index for index, (had, has) in pairs if had is not None and has is None]
 
 
 def _silent(status: str) -> str:
