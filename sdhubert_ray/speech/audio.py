@@ -42,6 +42,8 @@ JOINT_SEARCH_SECONDS = 10.0
 
 # Channels whose average is so much weaker than one of them (40 dB) cancel each other.
 _CANCELLED = 0.01
+# NumPy's sums add so many terms or more not one after the other.
+_PAIRWISE = 8
 # Audio of floats that is weaker than the least step of 16 bits is of another scale.
 _WEAKEST_PEAK = 2.0**-15
 # Ends that are asked for may lie so far behind that of the file.
@@ -263,6 +265,17 @@ def normalise(samples: Samples, variance_floor: float) -> Samples:
     return ((samples - np.float32(mean)) / np.float32(scale)).astype(np.float32, copy=False)
 
 
+def average_channels(samples: Samples) -> Samples:
+    """The bits of `samples.mean(axis=1)` of (n, channels) float32; of few channels in a twentieth of its time."""
+    if samples.shape[1] >= _PAIRWISE:
+        return samples.mean(axis=1, dtype=np.float32)
+    average = samples[:, 0].copy()
+    for channel in range(1, samples.shape[1]):
+        average += samples[:, channel]
+    average /= samples.shape[1]
+    return average
+
+
 class Levels:
     """How loud each channel of some audio is, as its samples go by."""
 
@@ -346,7 +359,7 @@ class _Reading:
         if self._channel is not None:
             self._kept.append(samples[:, self._channel].copy())  # a view would keep all channels in memory
         else:
-            self._kept.append(samples.mean(axis=1, dtype=np.float32))
+            self._kept.append(average_channels(samples))
             if samples.shape[1] > 1:
                 self.levels.add(samples)
 

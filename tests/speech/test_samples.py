@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from speech.encoding import RATES, encode_by_ffmpeg, read, speech_like, tone, write
 
-from sdhubert_ray.speech.audio import AudioOptions, Span, is_silent, normalise, resample
+from sdhubert_ray.speech.audio import AudioOptions, Span, average_channels, is_silent, normalise, resample
 
 # -- resampling
 
@@ -99,6 +99,20 @@ def test_silence_ends_where_a_standard_deviation_of_a_millionth_begins():
 def test_bad_options_are_refused_by_name(values, key):
     with pytest.raises(ValueError, match=rf"audio\.{key} is "):
         AudioOptions(**values)
+
+
+# -- channels
+
+
+@settings(max_examples=60)
+@given(frames=st.integers(0, 3000), channels=st.integers(1, 20), seed=st.integers(0, 2**32 - 1))
+def test_channels_are_averaged_to_the_bit_as_numpy_does(frames, channels, seed):
+    rng = np.random.default_rng(seed)
+    samples = (rng.standard_normal((frames, channels)) * rng.uniform(1e-6, 1, channels)).astype(np.float32)
+    samples.flags.writeable = False
+    average = average_channels(samples)
+    assert average.dtype == np.float32
+    np.testing.assert_array_equal(average, samples.mean(axis=1, dtype=np.float32))
 
 
 # -- loudness
