@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from sdhubert_ray.cli.console import console, progress_bar, raise_if_interrupted
+from sdhubert_ray.cli.console import console, raise_if_interrupted
 from sdhubert_ray.cli.evaluate import By, TierName
 from sdhubert_ray.cli.options import Rename, split_rename
+from sdhubert_ray.cli.progress import Phase, progress
 from sdhubert_ray.cli.targets import Replace, check_file
 
 _ENDING = ".html"
@@ -41,14 +42,14 @@ def report(
 
     check_file(file, overwrite, _ENDING)
     options = ReportOptions(sample, references, tier, split_rename(rename), tuple(dict.fromkeys(by or [])))
-    with progress_bar("{task.description}") as bar:
+    with progress() as shown:
 
         def begin(name: str, length: int) -> Callable[[], None]:
-            task = bar.add_task(name, total=length)
+            phase = shown.begin(Phase(name, "recordings", length))
 
             def advance() -> None:
                 raise_if_interrupted()
-                bar.advance(task)
+                phase.advance()
 
             return advance
 
