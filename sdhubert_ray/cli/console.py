@@ -79,13 +79,14 @@ def begin_anew() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever called
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the end
-    if sys.stdout is sys.__stdout__ and not _is_coloured(sys.stdout):
-        sys.stdout = _Plain(sys.stdout.buffer, sys.stdout.encoding, sys.stdout.errors, line_buffering=True)
-    if sys.stderr is sys.__stderr__:
+    out, err = sys.stdout, sys.stderr
+    if isinstance(out, io.TextIOWrapper) and out is sys.__stdout__ and not _is_coloured(out):
+        sys.stdout = _Plain(out.buffer, out.encoding, out.errors, line_buffering=True)
+    if isinstance(err, io.TextIOWrapper) and err is sys.__stderr__:
         # A descriptor of its own: what C code writes to the usual one can be told from it, see `runs.connect`.
-        kind = io.TextIOWrapper if _is_coloured(sys.stderr) else _Plain
-        own = os.fdopen(os.dup(sys.stderr.fileno()), "wb", buffering=0)
-        sys.stderr = kind(own, sys.stderr.encoding, sys.stderr.errors, write_through=True)
+        kind = io.TextIOWrapper if _is_coloured(err) else _Plain
+        own = os.fdopen(os.dup(err.fileno()), "wb", buffering=0)
+        sys.stderr = kind(own, err.encoding, err.errors, write_through=True)
 
 
 def _is_coloured(stream: TextIO) -> bool:

@@ -127,6 +127,11 @@ def _init(address: str | None, place: str | None) -> None:
             f"{_named(address)} cannot be reached ({reason}); if it asks for a token, set RAY_AUTH_MODE=token and give "
             "the token as Ray wants it"
         ) from error
+    except Exception as error:
+        if type(error) is not Exception:  # which Ray raises where it does not start in time
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise BusyError(f"Ray could not be started on this machine ({reason}); it may be too busy now") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own, which exits with 15
 

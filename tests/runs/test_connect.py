@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import ray
 
+from sdhubert_ray.errors import BusyError, UserError
 from sdhubert_ray.runs import connect
 
 
@@ -67,3 +69,21 @@ def test_debug_tells_all(monkeypatch):
             pass
     finally:
         own.setLevel(level)
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (Exception("The current node timed out during startup.\nMore"), BusyError),
+        (ValueError("no such address"), UserError),
+        (KeyError("a mistake"), KeyError),
+    ],
+)
+def test_a_ray_that_does_not_start(raised, told, monkeypatch):
+    def fail(*_, **__):
+        raise raised
+
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(told) as caught, connect.connected(None):
+        pass
+    assert str(raised).partition("\n")[0] in str(caught.value)

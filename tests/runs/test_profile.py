@@ -75,5 +75,7 @@ def test_figures_replace_figures_only(golden, tiny_checkpoint, tmp_path):
     (tmp_path / "notes.json").write_text("{}")
     assert "holds no figures" in sdhubert(*command, "--json", tmp_path / "notes.json", expect=2).stderr
     assert "no folder" in sdhubert(*command, "--json", tmp_path / "nowhere" / "f.json", expect=2).stderr
-    assert "--plan" in sdhubert(*command, "--json", tmp_path / "f.json", "--plan", expect=2).stderr
+    assert "--plan" in sdhubert(*command, "--profile", "--plan", expect=2).stderr
+    sdhubert(*command, "--json", tmp_path / "f.json", "--plan")
+    assert json.loads((tmp_path / "f.json").read_text())["metric"] == "plan"
     assert not (tmp_path / "out").exists()
