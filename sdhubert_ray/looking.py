@@ -49,6 +49,11 @@ class Seen:
         return _decode(self.source, Span(begin, end), self.channel)
 
 
+def file_id(uri: str) -> str:
+    """What `sdhubert segment` calls a file that is all of its input."""
+    return uri.rpartition("/")[2]
+
+
 def segment_file(uri: str, checkpoint: str) -> Seen:
     """Segment an audio file, here and now.
 
@@ -60,15 +65,23 @@ def segment_file(uri: str, checkpoint: str) -> Seen:
         UserError: the file or the checkpoint cannot be read.
     """
     segmenter = SDHuBERTSegmenter(checkpoint)
-    (speech,) = segmenter([uri])
-    if speech["status"] in FAILED_STATUSES:
-        raise UserError(f"{uri} {speech['error']}")
+    try:
+        speech = segmenter(uri)
+    except (AudioError, FileNotFoundError) as error:
+        raise UserError(str(error)) from error
     syllables = MincutWrapper()(speech)
     with audio_to_decode(uri, None, None, None, None) as file:
         duration = probe_duration(file)
-    name = uri.rstrip("/").rpartition("/")[2]
     result = FileResult(
-        name, uri, speech["status"], speech["error"], duration, speech["length"], syllables["segments"], None, None
+        file_id(uri),
+        uri,
+        speech["status"],
+        speech["error"],
+        duration,
+        speech["length"],
+        syllables["segments"],
+        None,
+        None,
     )
     options = segmenter.options
     frames = Frames(0.0, speech["features"], speech["norm"], options.speech.normcut_threshold)

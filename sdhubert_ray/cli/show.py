@@ -64,12 +64,13 @@ def show(
         check_target(picture, overwrite, len(ids or ()))
     find = None if references is None else _reference_finder(references, tier, split_rename(rename))
     shown: list[Shown] = []
-    for result, look in _find(target, ids, checkpoint, picture is not None and shows_frames(picture)):
+    found = _find(target, ids, checkpoint, picture is not None and shows_frames(picture), find)
+    for result, look in found:
         if start and start >= result.offset + result.duration:
             raise UserError(
                 f"recording {result.id} is {result.duration:.2f} s long, and has nothing at --start {start:g}"
             )
-        shown.append(Shown(result, None if find is None else find(result), look))
+        shown.append(Shown(result, None if find is None else find(result.id), look))
     for one in shown:
         if as_json:
             print(json.dumps(_record(one, start, end)))
@@ -83,7 +84,11 @@ def show(
 
 
 def _find(
-    target: str, ids: Sequence[str] | None, checkpoint: str | None, with_frames: bool
+    target: str,
+    ids: Sequence[str] | None,
+    checkpoint: str | None,
+    with_frames: bool,
+    find: "Callable[[str], Reference] | None",
 ) -> "Iterator[tuple[FileResult, Callable[[], Seen]]]":
     """The recordings that are meant, and what looks closer at each."""
     from sdhubert_ray import storage
@@ -95,8 +100,10 @@ def _find(
     elif ids:
         raise UserError(f"{target} is one recording; leave out {ids[0]!r}, or name an output folder")
     else:
-        from sdhubert_ray.looking import segment_file
+        from sdhubert_ray.looking import file_id, segment_file
 
+        if find is not None:
+            find(file_id(target))  # which takes less time than to segment it
         seen = segment_file(target, checkpoint or "bundled")
         yield seen.result, lambda: seen
 
@@ -121,20 +128,18 @@ def _find_in_output(
         yield join_pieces(pieces), look
 
 
-def _reference_finder(
-    references: str, tier: str | None, rename: tuple[str, str]
-) -> "Callable[[FileResult], Reference]":
+def _reference_finder(references: str, tier: str | None, rename: tuple[str, str]) -> "Callable[[str], Reference]":
     """What finds the reference of a recording; UserError where there is none."""
     from sdhubert_ray.evaluation import find_reference, find_rename, load_references, renamed
 
     found = [renamed(reference, *rename) for reference in load_references(references, tier)]
 
-    def find(result: "FileResult") -> "Reference":
-        truth = find_reference(found, result.id)
+    def find(recording: str) -> "Reference":
+        truth = find_reference(found, recording)
         if truth is None:
-            way = find_rename([reference.file_name for reference in found], [result.id])
+            way = find_rename([reference.file_name for reference in found], [recording])
             raise UserError(
-                f"{references} has no reference for recording {result.id!r}; those there are called like "
+                f"{references} has no reference for recording {recording!r}; those there are called like "
                 f"{found[0].file_name!r}" + (f"; it has one with --rename {shlex.quote(way)}" if way else "")
             )
         return truth
@@ -159,7 +164,8 @@ def _print_table(shown: Shown, start: float, end: float | None, limit: int) -> N
         if truth is not None and true is not None:
             cells += [*_seconds(truth.syllables[true]), escape(truth.labels[true])]
         table.add_row(*cells)
-    console.print(table)
+    if limit:
+        console.print(table)
     if len(rows) > limit:
         console.print(f"... and {len(rows) - limit} more (--limit)")
     if truth is not None:

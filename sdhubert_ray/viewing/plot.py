@@ -303,7 +303,7 @@ class _Painter:
         _show(axes, self._similarity, (begin, end, begin, end))
         corners = ([0, 0], [1, 0], [1, 1], [0, 1], [0, 0])
         _outline(axes, [[(pair[x], pair[y]) for x, y in corners] for pair in self._view.segments])
-        axes.set(xlim=(self._view.begin, self._view.end), ylim=(self._view.begin, self._view.end))
+        axes.set(ylim=(self._view.begin, self._view.end), facecolor=_NOTHING)
         axes.set_ylabel("seconds", fontsize=_SMALL)
 
     def _paint_lags(self, axes: Axes) -> None:

@@ -153,6 +153,7 @@ def test_what_has_no_frames_is_drawn_without(
         (["{in}/no.flac"], "is not there; name an audio file, or an output folder"),
         (["{in}"], "holds no run"),
         (["{list}"], "is not audio that can be decoded"),
+        (["{in}/short.flac", "--references", "{json}"], "has no reference for recording 'short.flac'"),
         (["{in}/short.flac", "an-id"], "is one recording; leave out 'an-id'"),
         (["{out}", "long", "-o", "x.gif"], "has to end with .png, .svg, .html or .TextGrid"),
         (["{out}", "long", "-o", "{list}"], "has to end with"),
@@ -167,7 +168,13 @@ def test_what_has_no_frames_is_drawn_without(
     ],
 )
 def test_each_mistake_is_one_sentence(arguments: list[str], sentence: str | None, kept: Path, tmp_path: Path) -> None:
-    places = {"in": kept / "in", "out": kept / "out", "bare": kept / "bare", "list": kept / "list.csv"}
+    places = {
+        "json": DEMO / "syllables.json",
+        "in": kept / "in",
+        "out": kept / "out",
+        "bare": kept / "bare",
+        "list": kept / "list.csv",
+    }
     filled = [one.format(**places, new=tmp_path / "x.png") for one in arguments]
     done = sdhubert("show", *filled, expect=0 if sentence is None else 2)
     if sentence is not None:
