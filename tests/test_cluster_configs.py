@@ -1,6 +1,8 @@
 """configs/cluster/: the files that clusters are made of, read by what reads them."""
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -193,6 +195,31 @@ def test_ray_up_reads_the_aws_file() -> None:
             assert subprocess.run(["bash", "-n", "-c", command]).returncode == 0, command
 
 
+def dashboard_metrics() -> set[str]:
+    return set(re.findall(r"ray_sdhubert_\w+", (FOLDER / "grafana.json").read_text()))
+
+
+def test_the_dashboard_shows_what_a_run_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sdhubert_ray.output.tables import FAILED_STATUSES
+    from sdhubert_ray.runs import watch
+
+    tags: dict[str, tuple[str, ...]] = {}
+    monkeypatch.setattr(watch, "Counter", lambda name, _, of: tags.setdefault(f"ray_{name}_total", of))
+    watch.RunMetrics("run")
+    assert dashboard_metrics() == tags.keys()
+    dashboard = json.loads((FOLDER / "grafana.json").read_text())
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len({panel["title"] for panel in panels}) == len(panels)
+    failed: set[str] = set()
+    for target in (target for panel in panels for target in panel["targets"]):
+        (metric,) = re.findall(r"ray_sdhubert_\w+", target["expr"])
+        used = re.findall(r"(\w+)=~", target["expr"]) + re.findall(r"by \((\w+)\)", target["expr"])
+        assert {*used, *re.findall(r"{{(\w+)}}", target["legendFormat"])} <= {*tags[metric]}
+        failed |= {*re.findall(r'status=~"(.*?)"', target["expr"])}
+    (named,) = failed
+    assert {*named.split("|")} == FAILED_STATUSES
+
+
 def dockerfile_steps() -> list[list[str]]:
     lines = (FOLDER / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
     return [line.split() for line in lines if line and not line.startswith("#")]
@@ -202,9 +229,12 @@ def test_image_is_pinned_and_runs_without_root() -> None:
     steps = dockerfile_steps()
     assert ["USER", "1000"] in steps
     assert steps.index(["USER", "1000"]) > max(number for number, step in enumerate(steps) if step[0] == "RUN")
-    installs = [part for step in steps for part in " ".join(step).split("&&") if "pip install" in part]
-    assert installs
-    assert all("--constraint /tmp/constraints.txt" in part for part in installs)
+    assert not any("pip" in step for step in steps)  # all that is installed is by the script that the test below runs
+    (packages,) = (step for step in steps if "packages" in step)
+    assert packages[packages.index("packages") + 2] == "/tmp/constraints.txt"
+    installs = [line for line in (FOLDER / "install.sh").read_text().splitlines() if "pip install" in line]
+    assert len(installs) == 2
+    assert all('--constraint "$3"' in line for line in installs)
 
 
 INSTALLED = """
@@ -223,7 +253,10 @@ cli.main()
 
 @forks.FORKS
 def test_wheel_of_the_image_is_complete(tmp_path: Path) -> None:
-    """Built from what the Dockerfile copies; the installed package does a job and brings the files of this folder."""
+    """Built from what the Dockerfile copies and by the steps that it runs, but for the extra gcs, and on this system.
+
+    The installed package does a job and brings the files of this folder.
+    """
     source, environment = tmp_path / "source", tmp_path / "env"
     source.mkdir()
     build = dockerfile_steps()
@@ -231,20 +264,27 @@ def test_wheel_of_the_image_is_complete(tmp_path: Path) -> None:
         for name in step[1:-1] if step[0] == "COPY" else ():
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, source / name)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    wheel = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(source)]
-    subprocess.run(wheel, check=True, capture_output=True)
-    (built,) = tmp_path.glob("*.whl")
+    script = ["sh", str(source / "configs" / "cluster" / "install.sh")]
+    told = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INDEX": "1"}  # what is needed is here already
+    here = {**told, "PYTHON": sys.executable, "PIP_NO_BUILD_ISOLATION": "0"}  # 0 is pip's way to say: none
+    subprocess.run([*script, "wheel", source, tmp_path / "wheels"], env=here, check=True, capture_output=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     site = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
     # The dependencies are those of this environment, without what it has of this package.
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
-    python = str(environment / "bin" / "python")
-    subprocess.run([*pip, "--python", python, "install", "--no-deps", str(built)], check=True)
+    others = tmp_path / "others"
+    others.mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if "sdhubert_ray" not in path.name:
+            (others / path.name).symlink_to(path)
+    (site / "dependencies.pth").write_text(str(others))
+    there = {**told, "PYTHON": str(environment / "bin" / "python")}
+    packages = [*script, "packages", tmp_path / "wheels", ROOT / "constraints.txt", "s3,train"]
+    subprocess.run(packages, env=there, check=True, capture_output=True)
     assert {path.name for path in (site / "sdhubert_ray" / "configs" / "cluster").iterdir()} == {
         *KUBERAY_FILES,
         TRAINING_FILE,
         "ray-up-aws.yaml",
+        "grafana.json",
     }
     assets = Path("sdhubert_ray/reporting/assets")
     assert {path.name for path in (site / assets).iterdir()} == {path.name for path in (ROOT / assets).iterdir()}

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 from clusters import free_port
+from places import CONFIGS
 from ray.core.generated.common_pb2 import NodeDeathInfo
 
 from sdhubert_ray.runs.placement import KnownNode, Node
@@ -73,6 +74,8 @@ def test_prometheus_reads_what_was_committed():
         "write": 0.5,
     }
     assert ("rows", "missing") not in found
+    dashboard = (CONFIGS / "cluster" / "grafana.json").read_text()
+    assert {*re.findall(r"ray_sdhubert_\w+", dashboard)} <= {*re.findall(r"^(\w+)\{", text, re.M)}
 
 
 class Cluster:
