@@ -16,6 +16,13 @@ import psutil
 from places import ROOT
 
 BIN = Path(sys.executable).parent
+RAY_SETTINGS = {
+    "RAY_raylet_start_wait_time_s": "180",
+    "RAY_worker_niceness": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""Environment of every Ray of the tests: on a busy machine a node takes longer to come than Ray has patience, and its
+workers, which give way to all other processes by default, would not run; no process counts what is used."""
 
 
 @dataclass
@@ -35,14 +42,14 @@ class Cluster:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         path = f"{BIN}{os.pathsep}{kept['PATH']}"  # a job's `python` is that of the head's PATH
         # A node is dead when it is not there for five looks, here one every half second, not one in three. On a busy
-        # machine a node and its dashboard take longer to come than Ray has patience.
+        # machine a dashboard takes longer to come than Ray has patience.
         return {
             **kept,
+            **RAY_SETTINGS,
             "PATH": path,
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
             "RAY_health_check_period_ms": "500",
-            "RAY_raylet_start_wait_time_s": "180",
             "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
         }
 
@@ -79,7 +86,8 @@ class Cluster:
     def add_worker(self, number: int, cpus: int) -> psutil.Popen:
         """A node of so many logical CPUs, at an address of its own: a driver joins any node that has its address."""
         at = f"--node-ip-address={self.worker_address(number)}"
-        return self.add_node(f"--address={self.address}", at, f"--num-cpus={cpus}")
+        # The head's log monitor reads the logs of all nodes of this machine.
+        return self.add_node(f"--address={self.address}", at, f"--num-cpus={cpus}", "--include-log-monitor=false")
 
     def worker_address(self, number: int) -> str:
         """Of this cluster alone, whatever others run on this machine."""
@@ -128,6 +136,7 @@ def running_cluster(cpus: int = 2) -> Iterator[Cluster]:
                 f"--port={cluster.head_port}",
                 f"--dashboard-port={cluster.dashboard_port}",
                 f"--ray-client-server-port={free_port()}",
+                "--no-monitor",  # no autoscaler
                 f"--temp-dir={temp}/ray",
                 "--num-cpus=0",
             )

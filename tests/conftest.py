@@ -5,12 +5,14 @@ import uuid
 
 import hypothesis
 import pytest
+from clusters import RAY_SETTINGS
 from places import GOLDEN, ROOT, SHARED
 
 # No test asks the hub: set before any test module imports what reads it.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Nor does one share a busy core: spinning OpenMP threads make the encoder's tests thirty times slower there.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.update(RAY_SETTINGS)
 # The commands' tables have room for the long names of pytest's folders.
 os.environ["COLUMNS"] = "200"
 # How long an example takes is no property of the code, least of all where others share the cores.
@@ -85,7 +87,8 @@ def ray_cluster():
     """
     import ray
 
-    ray.init("local", num_cpus=3, include_dashboard=False)
+    often = {"metrics_report_interval_ms": 1000}  # the default is ten seconds
+    ray.init("local", num_cpus=3, include_dashboard=False, _system_config=often)
     yield
     ray.shutdown()
 

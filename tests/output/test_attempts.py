@@ -1,14 +1,14 @@
 """Rows that kill their worker: found, tried alone, given up; everything else is done."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from commands import sdhubert
+from forks import COMMAND
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from outputs import commits_in
@@ -16,27 +16,27 @@ from outputs import commits_in
 from sdhubert_ray.output import read_commit, unit_name
 from sdhubert_ray.output.attempts import MAX_DEATHS, Notebook, run_unit
 
-SDHUBERT = str(Path(sys.executable).parent / "sdhubert")
-# A decoder with a bug, for processes that import it: it kills its own process in the midst of one recording.
+# A decoder with a bug, for a process that executes this: it kills the process in the midst of one recording.
 BUGGY_DECODER = """
 import os, signal
 import soundfile
 
-class SoundFile(soundfile.SoundFile):
-    def __init__(self, file, *args, **options):
-        start = file.tell()
-        self.deadly = b"POISON" in file.read(2000)
-        file.seek(start)
-        super().__init__(file, *args, **options)
+begin, read = soundfile.SoundFile.__init__, soundfile.SoundFile.read
 
-    def read(self, *args, **options):
-        if self.deadly:
-            with open(os.environ["DEATHS"], "a") as log:
-                log.write("x")
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().read(*args, **options)
+def begin_looking(self, file, *args, **options):
+    start = file.tell()
+    self.deadly = b"POISON" in file.read(2000)
+    file.seek(start)
+    begin(self, file, *args, **options)
 
-soundfile.SoundFile = SoundFile
+def read_or_die(self, *args, **options):
+    if self.deadly:
+        with open({deaths!r}, "a") as log:
+            log.write("x")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read(self, *args, **options)
+
+soundfile.SoundFile.__init__, soundfile.SoundFile.read = begin_looking, read_or_die
 """
 
 
@@ -92,26 +92,21 @@ def poison(golden, tmp_path, count, deadly):
     # In a comment of the file, behind its stream info: the audio is as good as the others'.
     comment = b"POISON" + bytes(94)
     (folder / deadly).write_bytes(data[:42] + bytes([2]) + len(comment).to_bytes(3, "big") + comment + data[42:])
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(BUGGY_DECODER)
     return folder
 
 
-def run(audio, tmp_path, tiny_checkpoint, engine, *overrides):
-    command = [SDHUBERT, "segment", str(audio), str(tmp_path / "out"), "--checkpoint", str(tiny_checkpoint)]
-    site = {"PYTHONPATH": str(tmp_path / "site"), "DEATHS": str(tmp_path / "deaths"), "RAY_ADDRESS": ""}
-    return subprocess.run(
-        [*command, "--engine", engine, *overrides],
-        env={**os.environ, **site},
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+def buggy(stage, decoder):
+    """A stage whose workers have this decoder."""
+
+    class Buggy(stage):
+        def __init__(self, *arguments):
+            exec(decoder, {})
+            super().__init__(*arguments)
+
+    return Buggy
 
 
 def check(tmp_path, result, count, deadly, deaths):
-    assert result.returncode == 3, result.stderr
     assert f"{deadly} has killed its worker three times" in result.stderr
     rows = [
         row
@@ -125,11 +120,21 @@ def check(tmp_path, result, count, deadly, deaths):
 
 
 @pytest.mark.ray
-def test_one_deadly_recording_of_hundreds_ends_the_run_in_process_and_goes_on_on_ray(golden, tmp_path, tiny_checkpoint):
+@pytest.mark.usefixtures("ray_cluster")
+def test_one_deadly_recording_of_a_hundred_ends_the_run_in_process_and_goes_on_on_ray(
+    golden, tmp_path, tiny_checkpoint, monkeypatch
+):
     """Where the command is its own worker it dies; the same command then takes workers that may die."""
-    audio = poison(golden, tmp_path, 300, "0137.flac")
-    units = ("resources.encode.max_workers=1", "resources.unit_rows=50")
-    assert run(audio, tmp_path, tiny_checkpoint, "auto", *units).returncode == -9
-    result = run(audio, tmp_path, tiny_checkpoint, "auto", *units)
+    from sdhubert_ray.runs import pipeline
+
+    audio = poison(golden, tmp_path, 100, "0057.flac")
+    command = ["segment", audio, tmp_path / "out", "--checkpoint", tiny_checkpoint, "--engine", "auto"]
+    command += ["resources.encode.max_workers=1", "resources.unit_rows=20"]
+    decoder = BUGGY_DECODER.format(deaths=str(tmp_path / "deaths"))
+    here = [sys.executable, "-c", decoder + COMMAND, *map(str, command)]
+    died = subprocess.run(here, capture_output=True, text=True, timeout=400, check=False)
+    assert died.returncode == -9, died.stderr
+    monkeypatch.setattr(pipeline, "SegmentUnits", buggy(pipeline.SegmentUnits, decoder))
+    result = sdhubert(*command, expect=3)
     assert "engine ray" in result.stdout
-    check(tmp_path, result, 300, "0137.flac", 1 + 1 + MAX_DEATHS)
+    check(tmp_path, result, 100, "0057.flac", 1 + 1 + MAX_DEATHS)

@@ -3,60 +3,41 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from dataclasses import replace
 
+import pyarrow as pa
 import pytest
-from clusters import free_port
+import ray
 from places import CONFIGS
 from ray.core.generated.common_pb2 import NodeDeathInfo
 
-from sdhubert_ray.runs.placement import KnownNode, Node
-from sdhubert_ray.runs.watch import StallWatch
-
-# In a process of its own: the Ray of the other tests is left alone.
-COUNT = """
-import sys, time
-import pyarrow as pa
-import ray
 from sdhubert_ray.output.tables import STATUSES, WORK
-from sdhubert_ray.runs.watch import RunMetrics
-often = {"metrics_report_interval_ms": 500}
-address = {"dashboard_port": 0, "_metrics_export_port": int(sys.argv[1])}
-ray.init("local", num_cpus=1, include_dashboard=True, **address, _system_config=often)
-metrics = RunMetrics("run-7")
-for failed in (0, 2):
-    report = {"duration": 10.5, "segments": 30, "size": 1000, **dict.fromkeys(STATUSES, 0), "ok": 5, "failed": failed}
-    report |= {f"{stage}_seconds": 0.25 for stage in WORK}
-    metrics.add(pa.table({name: [value] for name, value in report.items()}))
-print("counted", flush=True)
-sys.stdin.read()
-"""
+from sdhubert_ray.runs.placement import KnownNode, Node
+from sdhubert_ray.runs.watch import RunMetrics, StallWatch
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
 def test_prometheus_reads_what_was_committed():
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-c", COUNT, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout.readline() == "counted\n"
-        deadline = time.monotonic() + 90
-        text = ""
-        while "sdhubert_stage_seconds" not in text:
-            assert time.monotonic() < deadline, text[:2000]
-            time.sleep(0.2)
-            try:
-                text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
-            except (urllib.error.URLError, ConnectionError):
-                continue
-    finally:
-        process.communicate("", timeout=60)
+    metrics = RunMetrics("run-7")
+    for failed in (0, 2):
+        report = {"duration": 10.5, "segments": 30, "size": 1000, **dict.fromkeys(STATUSES, 0)}
+        report |= {"ok": 5, "failed": failed, **{f"{stage}_seconds": 0.25 for stage in WORK}}
+        metrics.add(pa.table({name: [value] for name, value in report.items()}))
+    (node,) = ray.nodes()
+    deadline = time.monotonic() + 90
+    text = ""
+    while not re.search(r'sdhubert_stage_seconds.*"run-7"', text):
+        assert time.monotonic() < deadline, text[:2000]
+        time.sleep(0.2)
+        try:
+            address = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
+            text = urllib.request.urlopen(address, timeout=10).read().decode()
+        except (urllib.error.URLError, ConnectionError):
+            continue
     found = {}
     for name, labels, value in re.findall(r"^ray_sdhubert_(\w+?)(?:_total)?\{(.*)\} ([\d.e+]+)$", text, re.M):
         tags = dict(re.findall(r'(\w+)="(.*?)"', labels))
