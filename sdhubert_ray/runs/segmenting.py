@@ -4,9 +4,12 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from sdhubert_ray import storage
 from sdhubert_ray.corpus import Listing, Selection, list_inputs
+from sdhubert_ray.corpus.files import has_audio_name
 from sdhubert_ray.encoder import fetch_checkpoint
 from sdhubert_ray.errors import UserError
+from sdhubert_ray.output import read_run
 from sdhubert_ray.runs.config import JobConfig, flags_of_output, given, load_config
 from sdhubert_ray.runs.engines import check_engine
 from sdhubert_ray.runs.execute import prepare_job, run_job
@@ -55,6 +58,8 @@ def prepare_segmenting(
         raise UserError(
             "--retry does rows of OUTPUT again, whatever INPUT holds; leave out --where, --limit and --split"
         )
+    if len(inputs) > 1:
+        _refuse_recordings(output)
     listing = None if retry else list_inputs(inputs, selection, asked.audio.schemes, piped=piped)
     if listing is not None:
         on_listing(listing)
@@ -138,6 +143,9 @@ def segment_corpus(
         BusyError: another run is at work on the output, or there is no way to the cluster.
         IncompleteRunError: the run could not finish; the same call resumes it.
     """
+    for name, values in {"formats": formats, "where": where, "splits": splits, "retry": retry}.items():
+        if isinstance(values, str):
+            raise UserError(f"{name} is {values!r}; it has to be a list, such as [{values!r}]")
     flags = given(
         {
             **(options or {}),
@@ -163,6 +171,17 @@ def segment_corpus(
         retry=retry,
     )
     return run_job(job, on_commit)
+
+
+def _refuse_recordings(output: str) -> None:
+    """Refuse a folder of recordings as the output of several inputs: it was meant as one of them."""
+    if storage.is_folder(output) and read_run(output) is None:
+        audio = next((entry.name for entry in storage.scan(output) if has_audio_name(entry.name)), None)
+        if audio is not None:
+            raise UserError(
+                f"output {output} holds recordings, such as {audio}, and no run; of several paths the last is the "
+                "output: name a new folder"
+            )
 
 
 def _text(path: str | Path | None) -> str | None:

@@ -90,6 +90,7 @@ def test_a_config_is_taken_as_it_is(audio, tiny_checkpoint, tmp_path):
     ("arguments", "sentence"),
     [
         ({"options": {"syllables.syl_duration": 1}}, "did you mean 'syllables.syl_dur'"),
+        ({"formats": "csv"}, "formats is 'csv'; it has to be a list, such as ['csv']"),
         ({"formats": ["tsv"]}, "output.formats is 'tsv'; it has to be one of parquet, files, textgrid, csv"),
         ({"engine": "locally"}, "engine is 'locally'"),
         ({"limit": 0}, "limit is 0"),
@@ -130,6 +131,16 @@ def test_several_inputs_on_the_command_line(audio, tiny_checkpoint, tmp_path, mo
     said = complaint(sdhubert("segment", "audio", "out2", "syllables.syl_dur", "0.2", *words, expect=2))
     assert "input out2 does not exist" in said
     assert "of several paths the last is where it is written to" in said
+
+
+def test_a_forgotten_output_does_not_fill_the_last_input(audio, tiny_checkpoint, tmp_path):
+    (tmp_path / "more" / "deep").mkdir(parents=True)
+    shutil.copy(audio / "synth_0.flac", tmp_path / "more" / "deep")
+    said = complaint(sdhubert("segment", audio, tmp_path / "more", audio, "--checkpoint", tiny_checkpoint, expect=2))
+    assert f"output {audio} holds recordings, such as broken.wav, and no run" in said
+    assert not (audio / "run.json").exists()
+    said = complaint(sdhubert("segment", audio, audio, tmp_path / "more", "--checkpoint", tiny_checkpoint, expect=2))
+    assert "such as deep/synth_0.flac" in said
 
 
 def test_a_list_on_standard_input(audio, tiny_checkpoint, tmp_path, piped_in):
