@@ -40,7 +40,7 @@ def sdhubert(*arguments: str | Path, expect: int | tuple[int, ...] = 0) -> Done:
 def sdhubert_process(*arguments: str | Path, expect: int = 0, **options: object) -> Done:
     """Run a command in a process of its own; `options` as `subprocess.run` takes them."""
     command = [str(SDHUBERT), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, **options)
     return _checked(done, expect)
 
 

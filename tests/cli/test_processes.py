@@ -107,6 +107,7 @@ def test_manifest(tmp_path: Path) -> None:
     assert str(tmp_path / "m.parquet") in done.stdout
 
 
+@pytest.mark.slow  # in a process of its own it is in training/test_loop.py, too, on a Ray that is there already
 @pytest.mark.ray
 def test_train_and_export(tmp_path: Path) -> None:
     (tmp_path / "speech").mkdir()

@@ -1,6 +1,7 @@
 """Training on Ray: workers, nodes and drivers that are killed, and what they leave to those who come after."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from commands import complaint, sdhubert
+from commands import complaint, sdhubert, sdhubert_process
 from trainings import QUIET, TINY, assert_same_state, last_state, losses, prepare, train_here
 
 from sdhubert_ray import storage
@@ -217,16 +218,20 @@ def test_more_workers_than_the_machine_has_are_refused(tmp_path, speech):
 def test_two_workers_equal_one_with_twice_the_batch(tmp_path, speech):
     """The weights that are exported, after five steps without dropout, to 1e-5; and what is logged.
 
-    The two are those of the command, on Ray; the one is in this process.
+    The two are those of the command, in a process of its own, on Ray; the one is in this process.
     """
+    import ray
+
     settings = ("model.dropout=0.0", "max_steps=5", "val_check_interval=5", "lr=1e-4")
     one, two, exports = tmp_path / "one", tmp_path / "two", []
     train_here(prepare(one, speech, *settings, "data.batch_size=8"), tmp_path)
     arguments = ["--config-name", "sdhubert_tiny", "--output", two, f"data.source={speech}", *TINY, *settings]
-    done = sdhubert("train", *arguments, "data.batch_size=4", "scaling.num_workers=2")
-    assert done.stdout.endswith(f"5 steps are done: {two}\n")
-    for run in (one, two):
-        sdhubert("export", run, f"{run}.pt", "--which", "last")
+    joined = ("--address", ray.get_runtime_context().gcs_address)
+    done = sdhubert_process("train", *arguments, "data.batch_size=4", "scaling.num_workers=2", *joined)
+    assert f"5 steps are done: {two}\n" in done.stdout
+    assert json.loads(sdhubert("status", two, "--json").stdout)["state"] == "finished"
+    for run, export in ((one, sdhubert), (two, sdhubert_process)):
+        export("export", run, f"{run}.pt", "--which", "last")
         exports.append(torch.load(f"{run}.pt", weights_only=True)["state_dict"])
     assert exports[0].keys() == exports[1].keys()
     for key, value in exports[0].items():
