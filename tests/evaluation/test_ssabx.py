@@ -98,7 +98,7 @@ def test_embeddings_do_not_depend_on_company_or_order(checkpoint, config):
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_embeddings_of_ray_are_those_of_one_process(checkpoint):
-    overrides = ["resources.unit_rows=2", "resources.encode.max_workers=2"]
+    overrides = ["resources.unit_rows=2", "resources.encode.max_workers=1"]
     config = load_config(None, overrides, {"preset": "paper", "device": "cpu"}, checkpoint.options)
     counts = []
     on_ray = embed(checkpoint, config, CLIPS, "ray", counts.append)

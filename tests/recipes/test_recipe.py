@@ -98,6 +98,7 @@ SMALL = (
     "train.crops.seconds=1",
     "choose.references=[syllables.json]",
     "choose.layers=[6]",
+    "choose.norms=[0.4,0.6]",
 )
 
 

@@ -66,8 +66,9 @@ def assert_same_rows(left: pa.Table, right: pa.Table) -> None:
     assert left.equals(right)
 
 
+# On Ray: tokenizing/test_running.py shows that its table is the local one to the bit, whatever the recordings.
 @pytest.mark.usefixtures("connected")
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
 @pytest.mark.parametrize("preset", ["readme", "paper"])
 def test_table_has_the_golden_segments(
     engine: str, preset: str, golden: Path, tiny_checkpoint: Path, tmp_path: Path
@@ -109,7 +110,7 @@ def test_both_engines_write_the_table_that_python_computes(
             manifest,
             tmp_path / engine,
             tiny_checkpoint,
-            ["resources.unit_seconds=20", "resources.encode.max_workers=2"],
+            ["resources.unit_seconds=20", "resources.encode.max_workers=1"],
             engine=engine,
         )
     local, distributed = read_table(tmp_path / "local"), read_table(tmp_path / "ray")
