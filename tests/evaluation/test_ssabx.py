@@ -95,6 +95,7 @@ def test_embeddings_do_not_depend_on_company_or_order(checkpoint, config):
             np.testing.assert_array_equal(embed(checkpoint, config, [place], "local")[name][0], vectors[index])
 
 
+@pytest.mark.slow  # the fake GPUs of runs/test_pipeline.py embed on Ray, too, to the same bits
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_embeddings_of_ray_are_those_of_one_process(checkpoint):
