@@ -36,6 +36,23 @@ SCROLL = """() => new Promise((done) => {
     };
     requestAnimationFrame(turn);
 })"""
+CLICKS = """async () => {
+    const buttons = [...document.querySelector(".view > div").shadowRoot.querySelectorAll(".over button")];
+    const audio = document.getElementById("audio"), pause = audio.pause, late = [];
+    for (let place = 0; place < 20; place++) {
+        const end = Number(buttons[place].ariaLabel.match(/to ([\\d.]+) seconds/)[1]);
+        await new Promise((done) => {
+            audio.pause = function () {
+                const was = audio.paused; const at = audio.currentTime; pause.call(audio);
+                if (!was) { late.push(1000 * (at - end)); done(); }
+            };
+            buttons[place].click();
+        });
+    }
+    audio.pause = pause;
+    late.sort((one, other) => one - other);
+    return [late[10], late[19]];
+}"""
 FILTER = """() => { const began = performance.now(), field = document.getElementById("search");
     field.value = "7"; field.dispatchEvent(new Event("input")); document.body.offsetHeight;
     const took = performance.now() - began;
@@ -73,14 +90,15 @@ def look(file: Path) -> dict[str, float]:
             page = browser.new_page(viewport={"width": 1280, "height": 900})
             page.goto(file.as_uri(), wait_until="commit")
             page.evaluate(LONG_TASKS)
-            page.wait_for_function("document.documentElement?.dataset.ready === 'yes'", polling=10)
+            page.wait_for_function("() => document.documentElement?.dataset.ready === 'yes'", polling=10)
             ready = page.evaluate("performance.now()")
-            page.wait_for_function("document.querySelector('.player').dataset.ready !== undefined", polling=10)
+            page.wait_for_function("() => document.querySelector('.player').dataset.ready !== undefined", polling=10)
             heard = page.evaluate("performance.now()")
             page.wait_for_load_state("load")
             loaded = page.evaluate("performance.now()")
             scroll, search = page.evaluate(SCROLL), page.evaluate(FILTER)
-            looks.append((ready / 1000, heard / 1000, loaded / 1000, page.evaluate("longest"), scroll, search))
+            late = page.evaluate(CLICKS)
+            looks.append((ready / 1000, heard / 1000, loaded / 1000, page.evaluate("longest"), scroll, search, *late))
             page.close()
         browser.close()
     names = (
@@ -90,6 +108,8 @@ def look(file: Path) -> dict[str, float]:
         "longest task, ms",
         "95 % of frames, ms",
         "search, ms",
+        "a syllable stops late by, ms",
+        "the latest of 20, ms",
     )
     return dict(zip(names, np.median(np.array(looks), axis=0).tolist(), strict=True))
 
@@ -106,9 +126,10 @@ def main() -> None:
         began = time.perf_counter()
         command = [sys.executable, "-m", "sdhubert_ray", "report", output, "-o", str(file)]
         subprocess.run([*command, "--sample", str(options.recordings)], check=True, stdout=subprocess.DEVNULL)
-        figures = {"made in, s": time.perf_counter() - began, "size, MB": file.stat().st_size / 1e6, **look(file)}
+        figures = {"made in, s": time.perf_counter() - began, "size, MB": file.stat().st_size / 1e6}
         if options.keep:
             shutil.copy(file, options.keep)
+        figures |= look(file)
     print(f"{heading()}\n\n| {options.recordings} recordings of {options.seconds:g} s | |\n|---|---|")
     for what, value in figures.items():
         print(f"| {what} | {value:.2f} |")

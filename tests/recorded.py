@@ -1,11 +1,14 @@
 """Outputs of recordings that are there, to make reports of."""
 
+import json
 import shutil
 
 import numpy as np
 import soundfile
 from evaluation_inputs import make_row
 from places import ROOT
+
+from sdhubert_ray.training.metrics import METRICS_FILE
 
 DEMO = ROOT / "sdhubert_ray/assets/demo"
 SCRIPT = "<script>document.title='taken'</script><img src=x onerror=document.title='taken'>.flac"
@@ -39,3 +42,24 @@ def rows_of(paths):
     ):
         rows.append(make_row(name, status=status, error=error, duration=0.0, units=none, speaker="z"))
     return rows
+
+
+def write_training(folder):
+    """A training of 3,000 steps, collapsed from 500 to 700 and from 2,000 on, and once not finite. Returns its URI."""
+    folder.mkdir()
+    record = {
+        "kind": "training",
+        "runs": 1,
+        "config": {"max_steps": 4000, "model": {"lr": 1e-4}},
+        "fingerprint": {},
+        "found": {"num_train": 10, "num_val": 2, "too_short": 0},
+        "versions": {"torch": "2"},
+    }
+    (folder / "run.json").write_text(json.dumps(record))
+    lines = ["step,loss,val_score,collapsed"]
+    for step in range(10, 3001, 10):
+        loss = "nan" if step == 100 else 99.0 if step == 1230 else 5.0
+        collapsed = int(500 <= step <= 700 or step >= 2000)
+        lines.append(f"{step},{loss},{0.5 if step % 500 == 0 else ''},{collapsed}")
+    (folder / METRICS_FILE).write_text("\n".join(lines) + "\n")
+    return str(folder)

@@ -110,24 +110,32 @@ def _figures_page(target: str, figures: Mapping[str, Any], options: ReportOption
     """The page of an evaluation: that of the output it is of, where that can still be read, or the figures alone."""
     if options.references is not None:
         raise UserError(f"{target} says what references its figures are of; leave out --references")
-    if figures["metric"] == "ssabx":
-        return _ssabx_page(target, figures)
-    shift = (figures.get("shift") or {}).get("seconds", 0.0)
-    tables = list(figure_tables(figures, shift))
-    by = options.by or tuple(figures.get("by", {}))
-    tolerance = figures.get("tolerance") or TOLERANCE
-    references = References(figures["references"], figures["tier"], options.rename, by, shift, tolerance)
+    try:
+        if figures["metric"] == "ssabx":
+            return _ssabx_page(target, figures)
+        alone, references = _page_alone(target, figures, options)
+    except (LookupError, TypeError, AttributeError, StopIteration) as error:
+        raise UserError(
+            f"{target} is not as `sdhubert evaluate --json` writes it ({error!r}); make it again"
+        ) from error
     try:
         page = _run_page(figures["segments"], references, options.sample, progress)
     except UserError as error:
-        note = f"The recordings cannot be shown: {first_line(error)}."
-        about = [(name, str(figures[name])) for name in ("segments", "references")]
-        title = target.rpartition("/")[2]
-        return Page("figures", title, target, about, [note], tables=tables)
-    theirs = {table.title for table in tables}
+        return replace(alone, notes=[f"The recordings cannot be shown: {first_line(error)}."])
+    theirs = {table.title for table in alone.tables}
     others = [table for table in page.tables if table.title not in theirs]
-    about = [("figures", target), ("references", figures["references"]), *page.about]
-    return replace(page, about=about, tables=[*tables, *others])
+    return replace(page, about=[("figures", target), *alone.about[1:], *page.about], tables=[*alone.tables, *others])
+
+
+def _page_alone(target: str, figures: Mapping[str, Any], options: ReportOptions) -> tuple[Page, References]:
+    """The page without recordings, and how these meet their references."""
+    shift = (figures.get("shift") or {}).get("seconds", 0.0)
+    by = options.by or tuple(figures.get("by", {}))
+    tolerance = figures.get("tolerance") or TOLERANCE
+    references = References(figures["references"], figures["tier"], options.rename, by, shift, tolerance)
+    about = [(name, str(figures[name])) for name in ("segments", "references")]
+    tables = list(figure_tables(figures, shift))
+    return Page("figures", target.rpartition("/")[2], target, about, tables=tables), references
 
 
 def _ssabx_page(target: str, figures: Mapping[str, Any]) -> Page:

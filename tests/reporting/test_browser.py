@@ -2,7 +2,8 @@
 
 import pytest
 from commands import sdhubert
-from recorded import SCRIPT
+from evaluation_inputs import make_output, make_row
+from recorded import SCRIPT, write_training
 from reporting_pages import open_page
 
 pytestmark = [pytest.mark.seconds, pytest.mark.xdist_group("browser")]
@@ -225,3 +226,31 @@ def test_a_phone_is_not_scrolled_sideways(page):
     page.set_viewport_size({"width": 375, "height": 740})
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     page.set_viewport_size({"width": 1280, "height": 720})
+
+
+@pytest.fixture(params=["nothing could be read", "a training"])
+def other(request, tmp_path):
+    if request.param == "a training":
+        return write_training(tmp_path / "run"), ["Curves", "How it was made"]
+    rows = [
+        make_row("gone.wav", status="missing", error="gone", duration=0.0),
+        make_row("a", status="silent", uri="/x"),
+    ]
+    return make_output(tmp_path / "out", rows), ["Summary", "Look and listen", "How it was made"]
+
+
+def test_other_pages_work_as_well(browser, other, tmp_path):
+    target, sections = other
+    sdhubert("report", target, "-o", tmp_path / "page.html")
+    page = open_page(browser, tmp_path / "page.html")
+    assert page.locator("section > h2").all_text_contents() == sections
+    page.locator("#theme").click()
+    if sections[0] == "Curves":
+        chart = page.locator("svg.chart").first
+        assert "steps 10 to 3000" in chart.get_attribute("aria-label")
+        assert chart.locator(".alarm").count() == 2
+        chart.focus()
+        page.keyboard.press("ArrowLeft")
+        assert "step 2,990" in page.locator("#live").text_content()
+    assert page.problems == []
+    page.context.close()

@@ -149,6 +149,9 @@ def test_what_is_no_output_is_refused(tmp_path):
     assert "holds no run" in said(tmp_path)
     (tmp_path / "x.json").write_text("{}")
     assert "holds no figures" in said(tmp_path / "x.json")
+    for content in ({"metric": "boundary"}, {"metric": "ssabx", "scores": [1]}, {"metric": "purity", "protocols": {}}):
+        (tmp_path / "y.json").write_text(json.dumps({"sdhubert_ray": "1", **content}))
+        assert "is not as `sdhubert evaluate --json` writes it" in said(tmp_path / "y.json")
     (tmp_path / "x.wav").write_bytes(b"RIFF\xff\xfe")
     assert "holds no figures" in said(tmp_path / "x.wav")
     output = make_output(tmp_path / "out", [make_row("a")])

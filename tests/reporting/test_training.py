@@ -5,6 +5,7 @@ import json
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
+from recorded import write_training
 
 from sdhubert_ray.reporting import ReportOptions, gather
 from sdhubert_ray.reporting.training import thin
@@ -17,25 +18,7 @@ def quiet(name, length):
 
 @pytest.fixture
 def run(tmp_path):
-    """A run of 3,000 steps logged by tens: collapsed from 500 to 700 and from 2,000 on, once not finite."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    record = {
-        "kind": "training",
-        "runs": 1,
-        "config": {"max_steps": 4000, "model": {"lr": 1e-4}},
-        "fingerprint": {},
-        "found": {"num_train": 10, "num_val": 2, "too_short": 0},
-        "versions": {"torch": "2"},
-    }
-    (folder / "run.json").write_text(json.dumps(record))
-    lines = ["step,loss,val_score,collapsed"]
-    for step in range(10, 3001, 10):
-        loss = "nan" if step == 100 else 99.0 if step == 1230 else 5.0
-        collapsed = int(500 <= step <= 700 or step >= 2000)
-        lines.append(f"{step},{loss},{0.5 if step % 500 == 0 else ''},{collapsed}")
-    (folder / METRICS_FILE).write_text("\n".join(lines) + "\n")
-    return str(folder)
+    return write_training(tmp_path / "run")
 
 
 def test_curves_alarms_and_standing(run):

@@ -100,7 +100,7 @@ function makePlayer(openUnit) {
     over.replaceChildren();
     for (let place = 0; place < count(); place++) {
       const label = one.units ? one.units[place] : place + 1;
-      const seconds = `${short(start(place) + one.offset)} to ${short(end(place) + one.offset)} seconds`;
+      const seconds = `${(start(place) + one.offset).toFixed(2)} to ${(end(place) + one.offset).toFixed(2)} seconds`;
       const made = html("button", { type: "button", tabindex: -1, "aria-label": `Syllable ${place + 1}, ${seconds}${one.units ? `, unit ${label}` : ""}`, onclick: () => playSyllable(place) }, html("span", {}, String(label)));
       made.style.left = percent(one.times[2 * place]);
       made.style.width = percent(one.times[2 * place + 1] - one.times[2 * place]);
@@ -116,7 +116,7 @@ function makePlayer(openUnit) {
     if (one.truth === null) return;
     one.truth.labels.forEach((label, place) => {
       const [from, to] = one.truth.times.slice(2 * place, 2 * place + 2);
-      const made = html("div", { title: `${label}: ${short(from / 1000 + one.offset)} to ${short(to / 1000 + one.offset)} s` }, html("span", {}, label));
+      const made = html("div", { title: `${label}: ${(from / 1000 + one.offset).toFixed(2)} to ${(to / 1000 + one.offset).toFixed(2)} s` }, html("span", {}, label));
       made.style.left = percent(Math.max(0, from));
       made.style.width = percent(Math.min(to, 1000 * one.shown) - Math.max(0, from));
       tiers.truth.append(made);
