@@ -22,7 +22,7 @@ _RATE_STEP, _FASTEST = 0.5, 12.0  # syllables a second
 _BINS = 30
 _NICE = (1, 2, 2.5, 5, 10)
 _OTHER_SHARE = 10
-"""Of the sample, at most a tenth are recordings of one status that is not `ok`."""
+"""Of the sample, a tenth are recordings of one status that is not `ok`, where there are so many."""
 
 
 @dataclass
@@ -99,7 +99,7 @@ def survey(output: str, size: int, wanted: Collection[str], advance: Callable[[]
     Args:
         output: folder of a run.
         size: recordings of the sample: first `wanted`, then those whose ids have the smallest digests, so that it is
-            the same each time; of those of each status but `ok` a tenth at most.
+            the same each time; of those of each status but `ok` a tenth, or more where there are no others.
         wanted: ids of recordings that have to be in it.
         advance: called for each recording.
 
@@ -108,6 +108,7 @@ def survey(output: str, size: int, wanted: Collection[str], advance: Callable[[]
     """
     found = Survey()
     chosen: dict[str, FileResult] = {}
+    wanted = frozenset(wanted)
     others: defaultdict[str, list[tuple[int, str, FileResult]]] = defaultdict(list)
     for table in read_files(output, _COLUMNS):
         result = join_pieces(table)
@@ -117,13 +118,13 @@ def survey(output: str, size: int, wanted: Collection[str], advance: Callable[[]
             chosen[result.id] = result
             continue
         heap = others[result.status]
-        most = size if result.status == "ok" else max(1, size // _OTHER_SHARE)
         entry = (-int(digests_of([result.id])[0]), result.id, result)
-        (heapq.heappush if len(heap) < most else heapq.heappushpop)(heap, entry)
-    left = max(0, size - len(chosen))
-    rare = [entry for status, heap in others.items() if status != "ok" for entry in heap]
-    common = sorted(others["ok"], key=lambda entry: -entry[0])[: max(0, left - len(rare))]
-    drawn = sorted([*rare[:left], *common], key=lambda entry: entry[1])
+        (heapq.heappush if len(heap) < size else heapq.heappushpop)(heap, entry)
+    ranked = {status: sorted(heap, key=lambda entry: -entry[0]) for status, heap in others.items()}
+    common, share = ranked.pop("ok", []), max(1, size // _OTHER_SHARE)
+    first = [entry for heap in ranked.values() for entry in heap[:share]]
+    last = [entry for heap in ranked.values() for entry in heap[share:]]
+    drawn = sorted([*first, *common, *last][: max(0, size - len(chosen))], key=lambda entry: entry[1])
     found.sample = [*chosen.values(), *(result for _, _, result in drawn)]
     return found
 

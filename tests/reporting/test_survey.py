@@ -107,6 +107,12 @@ def test_a_sample_is_the_same_each_time_and_has_some_of_each_status(output):
     assert len(everything) == 69
 
 
+def test_what_is_not_ok_fills_a_sample_where_there_is_nothing_else(tmp_path):
+    rows = [make_row(f"{number}.wav", status="truncated" if number % 2 else "silent") for number in range(20)]
+    found = survey(make_output(tmp_path / "out", rows), 18, (), lambda: None)
+    assert len(found.sample) == 18
+
+
 def test_what_has_to_be_in_a_sample_comes_first(output):
     wanted = ["044.wav", "011.wav"]
     assert {*ids_of(survey(output, 5, wanted, lambda: None))[:2]} == {*wanted}
