@@ -8,24 +8,78 @@ function makeBrowser(load) {
   const option = (value, text = value) => html("option", { value }, text);
   const redraw = () => draw();
   const field = (label, input, full) => html("label", { class: full ? "full" : null }, label, input);
-  const amount = (id, hint) => html("input", { id, type: "number", min: 0, step: "any", inputmode: "decimal", placeholder: hint, oninput: redraw });
-  const text = html("input", { id: "search", type: "search", placeholder: "part of a name", autocomplete: "off", oninput: redraw });
-  const status = html("select", { id: "status", onchange: redraw }, option("", "all"), ...statuses.map((name) => option(name)));
+  const amount = (id, hint) =>
+    html("input", {
+      id,
+      type: "number",
+      min: 0,
+      step: "any",
+      inputmode: "decimal",
+      placeholder: hint,
+      oninput: redraw,
+    });
+  const text = html("input", {
+    id: "search",
+    type: "search",
+    placeholder: "part of a name",
+    autocomplete: "off",
+    oninput: redraw,
+  });
+  const status = html(
+    "select",
+    { id: "status", onchange: redraw },
+    option("", "all"),
+    ...statuses.map((name) => option(name)),
+  );
   const [least, most] = [amount("least", "any"), amount("most", "any")];
-  const unit = html("input", { id: "unit-filter", type: "number", min: 0, step: 1, inputmode: "numeric", placeholder: "any", oninput: redraw });
-  const orders = [option("", "as sampled"), option("name"), option("longest", "longest first"), ...(withTruth ? [option("worst", "worst F1 first")] : [])];
+  const unit = html("input", {
+    id: "unit-filter",
+    type: "number",
+    min: 0,
+    step: 1,
+    inputmode: "numeric",
+    placeholder: "any",
+    oninput: redraw,
+  });
+  const orders = [
+    option("", "as sampled"),
+    option("name"),
+    option("longest", "longest first"),
+    ...(withTruth ? [option("worst", "worst F1 first")] : []),
+  ];
   const order = html("select", { id: "order", onchange: redraw }, ...orders);
-  const filters = html("div", { class: "filters", role: "search" }, field("Search", text, true), field("Seconds from", least), field("to", most), field("Status", status), withUnits ? field("Has unit", unit) : null, field("Order", order, !withUnits && false));
+  const filters = html(
+    "div",
+    { class: "filters", role: "search" },
+    field("Search", text, true),
+    field("Seconds from", least),
+    field("to", most),
+    field("Status", status),
+    withUnits ? field("Has unit", unit) : null,
+    field("Order", order, !withUnits && false),
+  );
   const count = html("span", { role: "status" });
   const clear = html("button", { type: "button", class: "linkish", id: "clear", onclick: reset }, "Clear");
   const list = html("ul", { class: "list", id: "list", role: "listbox", tabindex: 0, "aria-label": "Recordings" });
   const box = html("div", { class: "panel finder" }, filters, html("div", { class: "count" }, count, clear), list);
 
   const items = recordings.map((one, number) => {
-    const kind = one.status === "ok" ? "ok" : ["unreadable", "missing", "failed"].includes(one.status) ? "bad" : "other";
-    const meta = html("span", { class: "meta" }, html("span", { class: `status ${kind}` }, one.status), html("span", {}, lasting(one.seconds)), html("span", {}, `${whole.format(one.num_syllables)} syll.`));
+    const kind =
+      one.status === "ok" ? "ok" : ["unreadable", "missing", "failed"].includes(one.status) ? "bad" : "other";
+    const meta = html(
+      "span",
+      { class: "meta" },
+      html("span", { class: `status ${kind}` }, one.status),
+      html("span", {}, lasting(one.seconds)),
+      html("span", {}, `${whole.format(one.num_syllables)} syll.`),
+    );
     if (one.truth) meta.append(html("span", {}, `F1 ${one.truth.f1}`));
-    return html("li", { id: `recording-${number}`, role: "option", "aria-selected": "false", onclick: () => select(number) }, html("span", { class: "name" }, one.id), meta);
+    return html(
+      "li",
+      { id: `recording-${number}`, role: "option", "aria-selected": "false", onclick: () => select(number) },
+      html("span", { class: "name" }, one.id),
+      meta,
+    );
   });
   const unitSets = recordings.map((one) => new Set(one.units ?? []));
   let shown = [];
@@ -40,7 +94,8 @@ function makeBrowser(load) {
 
   function draw() {
     const wanted = text.value.trim().toLowerCase();
-    const bound = (input, fallback) => (input.value === "" || Number.isNaN(input.valueAsNumber) ? fallback : input.valueAsNumber);
+    const bound = (input, fallback) =>
+      input.value === "" || Number.isNaN(input.valueAsNumber) ? fallback : input.valueAsNumber;
     const [from, to] = [bound(least, -Infinity), bound(most, Infinity)];
     shown = recordings
       .map((_, number) => number)
@@ -49,7 +104,8 @@ function makeBrowser(load) {
         return (
           one.id.toLowerCase().includes(wanted) &&
           (!status.value || one.status === status.value) &&
-          one.seconds >= from && one.seconds <= to &&
+          one.seconds >= from &&
+          one.seconds <= to &&
           (unit.value === "" || unitSets[number].has(unit.valueAsNumber))
         );
       });
@@ -59,8 +115,15 @@ function makeBrowser(load) {
       worst: (a, b) => (recordings[a].truth?.f1 ?? Infinity) - (recordings[b].truth?.f1 ?? Infinity),
     }[order.value];
     if (by) shown.sort(by);
-    list.replaceChildren(...(shown.length ? shown.map((number) => items[number]) : [html("li", { class: "empty" }, "No recording is like this.")]));
-    count.textContent = shown.length === recordings.length ? `${whole.format(shown.length)} recordings` : `${whole.format(shown.length)} of ${whole.format(recordings.length)}`;
+    list.replaceChildren(
+      ...(shown.length
+        ? shown.map((number) => items[number])
+        : [html("li", { class: "empty" }, "No recording is like this.")]),
+    );
+    count.textContent =
+      shown.length === recordings.length
+        ? `${whole.format(shown.length)} recordings`
+        : `${whole.format(shown.length)} of ${whole.format(recordings.length)}`;
     clear.hidden = shown.length === recordings.length && !order.value;
   }
 
@@ -84,7 +147,9 @@ function makeBrowser(load) {
   }
 
   list.addEventListener("keydown", (event) => {
-    const move = { ArrowDown: 1, ArrowUp: -1, PageDown: 8, PageUp: -8, Home: -shown.length, End: shown.length }[event.key];
+    const move = { ArrowDown: 1, ArrowUp: -1, PageDown: 8, PageUp: -8, Home: -shown.length, End: shown.length }[
+      event.key
+    ];
     if (move === undefined) return;
     event.preventDefault();
     event.stopPropagation();

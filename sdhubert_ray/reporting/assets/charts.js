@@ -6,7 +6,8 @@ function ticks(low, high, about) {
   const scale = 10 ** Math.floor(Math.log10(least));
   const step = [1, 2, 5, 10].map((factor) => factor * scale).find((size) => size >= least * 0.999);
   const found = [];
-  for (let at = Math.ceil(low / step - 1e-9); at * step <= high + step * 1e-6; at++) found.push(Number((at * step).toPrecision(12)));
+  for (let at = Math.ceil(low / step - 1e-9); at * step <= high + step * 1e-6; at++)
+    found.push(Number((at * step).toPrecision(12)));
   return found;
 }
 
@@ -28,25 +29,45 @@ function histogram(one) {
   const gap = Math.min(2, step * 0.2);
   const x = (value) => ((value - first) / (last - first)) * step * counts.length;
   const total = counts.reduce((sum, count) => sum + count, beyond);
-  const range = (place) => (place < counts.length ? `${short(edges[place])} to ${short(edges[place + 1])} ${one.unit}` : `over ${short(last)} ${one.unit}`);
+  const range = (place) =>
+    place < counts.length
+      ? `${short(edges[place])} to ${short(edges[place + 1])} ${one.unit}`
+      : `over ${short(last)} ${one.unit}`;
   const middle = one.middle === null ? "" : `median ${short(one.middle)} ${one.unit}`;
-  const chart = svg("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${one.title}: ${whole.format(total)} in ${slots} bins, ${middle}` });
+  const chart = svg("svg", {
+    class: "chart",
+    viewBox: `0 0 ${width} ${height}`,
+    role: "img",
+    "aria-label": `${one.title}: ${whole.format(total)} in ${slots} bins, ${middle}`,
+  });
   [...counts, ...(beyond ? [beyond] : [])].forEach((count, place) => {
     const tall = (count / most) * (height - foot - 14);
     const title = svg("title", {}, `${range(place)}: ${whole.format(count)}`);
-    const bar = { class: "bar", x: place * step + gap / 2, width: step - gap, y: height - foot - tall, height: tall, rx: Math.min(2, tall) };
+    const bar = {
+      class: "bar",
+      x: place * step + gap / 2,
+      width: step - gap,
+      y: height - foot - tall,
+      height: tall,
+      rx: Math.min(2, tall),
+    };
     chart.append(svg("rect", bar, title));
   });
   chart.append(svg("line", { class: "axis", x1: 0, x2: width, y1: height - foot + 0.5, y2: height - foot + 0.5 }));
   for (const at of ticks(first, last, 6)) {
-    if (x(at) < width - 30) chart.append(svg("text", { x: x(at), y: height - 8, "text-anchor": x(at) < 8 ? "start" : "middle" }, short(at)));
+    if (x(at) < width - 30)
+      chart.append(svg("text", { x: x(at), y: height - 8, "text-anchor": x(at) < 8 ? "start" : "middle" }, short(at)));
   }
-  chart.append(svg("text", { x: width, y: height - 8, "text-anchor": "end" }, beyond ? `> ${short(last)} ${one.unit}` : one.unit));
+  chart.append(
+    svg("text", { x: width, y: height - 8, "text-anchor": "end" }, beyond ? `> ${short(last)} ${one.unit}` : one.unit),
+  );
   if (one.middle !== null && one.middle <= last) {
     const at = Math.max(0, x(one.middle));
     chart.append(svg("line", { class: "middle", x1: at, x2: at, y1: 8, y2: height - foot }));
   }
-  const rows = [...counts, ...(beyond ? [beyond] : [])].map((count, place) => [range(place), whole.format(count)]).filter((row) => row[1] !== "0");
+  const rows = [...counts, ...(beyond ? [beyond] : [])]
+    .map((count, place) => [range(place), whole.format(count)])
+    .filter((row) => row[1] !== "0");
   return panel(one.title, middle, chart, numbers([one.unit, "how many"], rows));
 }
 
@@ -61,7 +82,11 @@ function partsOf(label, entries, tell, colours = PART_COLOURS) {
     const part = html("span", { "--part": fill(place), title: `${name}: ${tell(size)}` });
     part.style.flex = `${size / total}`;
     bar.append(part);
-    const share = html("span", { class: "unit" }, `${((100 * size) / total).toFixed(size && size / total < 0.1 ? 1 : 0)} %`);
+    const share = html(
+      "span",
+      { class: "unit" },
+      `${((100 * size) / total).toFixed(size && size / total < 0.1 ? 1 : 0)} %`,
+    );
     legend.append(html("li", { "--part": fill(place) }, html("span", {}, name), html("b", {}, tell(size)), share));
   });
   return [bar, legend];
@@ -78,13 +103,22 @@ function curves(one, alarms, best) {
   if (low === high) [low, high] = [low - Math.abs(low) * 0.1 - 1e-9, high + Math.abs(high) * 0.1 + 1e-9];
   const x = (step) => left + ((step - from) / (to - from || 1)) * (width - left - 8);
   const y = (value) => 10 + (1 - (value - low) / (high - low)) * (height - foot - 18);
-  const last = one.points.map(([, values], place) => `${one.names[place]} ${short(values[values.length - 1])}`).join(", ");
-  const chart = svg("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", tabindex: 0, "aria-label": `${one.title}, steps ${from} to ${to}; at the end ${last}. Arrow keys read values.` });
+  const last = one.points
+    .map(([, values], place) => `${one.names[place]} ${short(values[values.length - 1])}`)
+    .join(", ");
+  const chart = svg("svg", {
+    class: "chart",
+    viewBox: `0 0 ${width} ${height}`,
+    role: "img",
+    tabindex: 0,
+    "aria-label": `${one.title}, steps ${from} to ${to}; at the end ${last}. Arrow keys read values.`,
+  });
   for (const at of ticks(low, high, 5)) {
     chart.append(svg("line", { class: "axis", x1: left, x2: width - 8, y1: y(at), y2: y(at) }));
     chart.append(svg("text", { x: left - 7, y: y(at) + 3.5, "text-anchor": "end" }, short(at)));
   }
-  for (const at of ticks(from, to, 7)) chart.append(svg("text", { x: x(at), y: height - 6, "text-anchor": "middle" }, short(at)));
+  for (const at of ticks(from, to, 7))
+    chart.append(svg("text", { x: x(at), y: height - 6, "text-anchor": "middle" }, short(at)));
   for (const [begin, end] of alarms) {
     const wide = Math.max(3, x(end) - x(begin));
     chart.append(svg("rect", { class: "alarm", x: x(begin), width: wide, y: 4, height: height - foot - 6 }));
@@ -93,11 +127,21 @@ function curves(one, alarms, best) {
   if (best !== null) {
     chart.append(svg("line", { class: "best", x1: x(best), x2: x(best), y1: 4, y2: height - foot - 2 }));
     const side = x(best) > width - 60 ? "end" : "start";
-    chart.append(svg("text", { class: "best-name", x: x(best) + (side === "end" ? -4 : 4), y: height - foot - 8, "text-anchor": side }, "best"));
+    chart.append(
+      svg(
+        "text",
+        { class: "best-name", x: x(best) + (side === "end" ? -4 : 4), y: height - foot - 8, "text-anchor": side },
+        "best",
+      ),
+    );
   }
   one.points.forEach(([at, values], place) => {
-    const path = at.map((step, point) => `${point ? "L" : "M"}${x(step).toFixed(1)} ${y(values[point]).toFixed(1)}`).join("");
-    chart.append(svg("path", { class: "curve", d: path, stroke: `var(--series-${place + 1})`, "stroke-dasharray": DASHES[place] }));
+    const path = at
+      .map((step, point) => `${point ? "L" : "M"}${x(step).toFixed(1)} ${y(values[point]).toFixed(1)}`)
+      .join("");
+    chart.append(
+      svg("path", { class: "curve", d: path, stroke: `var(--series-${place + 1})`, "stroke-dasharray": DASHES[place] }),
+    );
   });
   const line = svg("line", { class: "reading", y1: 4, y2: height - foot - 2, visibility: "hidden" });
   chart.append(line);
@@ -111,7 +155,9 @@ function curves(one, alarms, best) {
     line.setAttribute("x2", x(step));
     const told = one.points.map(([at, values], curve) => {
       let near = 0;
-      at.forEach((candidate, point) => { if (Math.abs(candidate - step) < Math.abs(at[near] - step)) near = point; });
+      at.forEach((candidate, point) => {
+        if (Math.abs(candidate - step) < Math.abs(at[near] - step)) near = point;
+      });
       const swatch = html("i", { "--c": `var(--series-${curve + 1})` });
       swatch.style.borderTopColor = "var(--c)";
       swatch.style.borderTopStyle = ["solid", "dashed", "dotted"][curve];
@@ -122,10 +168,16 @@ function curves(one, alarms, best) {
   chart.addEventListener("pointermove", (event) => {
     const box = chart.getBoundingClientRect();
     const at = ((event.clientX - box.left) / box.width) * width;
-    place = axis.reduce((near, step, candidate) => (Math.abs(x(step) - at) < Math.abs(x(axis[near]) - at) ? candidate : near), 0);
+    place = axis.reduce(
+      (near, step, candidate) => (Math.abs(x(step) - at) < Math.abs(x(axis[near]) - at) ? candidate : near),
+      0,
+    );
     tell(true);
   });
-  const rest = () => { place = axis.length - 1; tell(false); };
+  const rest = () => {
+    place = axis.length - 1;
+    tell(false);
+  };
   chart.addEventListener("pointerleave", rest);
   chart.addEventListener("blur", rest);
   chart.addEventListener("keydown", (event) => {

@@ -98,5 +98,11 @@ function section(id, title, lead, ...children) {
 }
 
 function panel(title, sub, ...children) {
-  return html("div", { class: "panel" }, html("h3", {}, title), sub ? html("p", { class: "sub" }, sub) : null, ...children);
+  return html(
+    "div",
+    { class: "panel" },
+    html("h3", {}, title),
+    sub ? html("p", { class: "sub" }, sub) : null,
+    ...children,
+  );
 }

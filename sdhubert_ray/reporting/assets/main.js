@@ -6,8 +6,11 @@ document.title = `${data.title} · sdhubert report`;
 by("kind").textContent = KINDS[data.kind];
 by("title").textContent = data.title;
 by("place").textContent = data.place;
-by("notes").append(...data.notes.map((note) => html("li", { class: note.startsWith("COLLAPSE") ? "alarm" : null }, note)));
-by("foot").textContent = `Made by sdhubert_ray ${data.version}, ${data.made.replace("T", " ").replace("+00:00", " UTC")}. Nothing on this page is loaded from elsewhere.`;
+by("notes").append(
+  ...data.notes.map((note) => html("li", { class: note.startsWith("COLLAPSE") ? "alarm" : null }, note)),
+);
+by("foot").textContent =
+  `Made by sdhubert_ray ${data.version}, ${data.made.replace("T", " ").replace("+00:00", " UTC")}. Nothing on this page is loaded from elsewhere.`;
 
 let player = null;
 let browser = null;
@@ -30,15 +33,36 @@ function openUnit(unit) {
 // --- summary ------------------------------------------------------------------------------------------------------
 
 if (data.tiles.length) {
-  const tiles = data.tiles.map((tile) => html("div", {}, html("dt", {}, tile.name), html("dd", {}, tile.value), html("dd", {}, tile.note)));
+  const tiles = data.tiles.map((tile) =>
+    html("div", {}, html("dt", {}, tile.name), html("dd", {}, tile.value), html("dd", {}, tile.note)),
+  );
   document.querySelector(".head").after(html("dl", { class: "tiles" }, ...tiles));
 }
-const STATUS_COLOURS = { ok: "--good", truncated: "--truth", silent: "--muted", too_short: "--wave", unreadable: "--miss", missing: "--series-2", failed: "--ink" };
+const STATUS_COLOURS = {
+  ok: "--good",
+  truncated: "--truth",
+  silent: "--muted",
+  too_short: "--wave",
+  unreadable: "--miss",
+  missing: "--series-2",
+  failed: "--ink",
+};
 if (data.kind === "run") {
   const colours = data.statuses.map(([status]) => STATUS_COLOURS[status] ?? "--muted");
-  const states = panel("Recordings by status", null, ...partsOf("Recordings by status", data.statuses, (size) => whole.format(size), colours));
+  const states = panel(
+    "Recordings by status",
+    null,
+    ...partsOf("Recordings by status", data.statuses, (size) => whole.format(size), colours),
+  );
   states.classList.add("wide");
-  if (data.reasons.length) states.append(html("div", { class: "scroll texts", tabindex: 0 }, numbers(["rows", "status", "why"], data.reasons).querySelector("table")));
+  if (data.reasons.length)
+    states.append(
+      html(
+        "div",
+        { class: "scroll texts", tabindex: 0 },
+        numbers(["rows", "status", "why"], data.reasons).querySelector("table"),
+      ),
+    );
   if (data.failures.length) {
     const made = numbers(["recording", "status", "why"], data.failures);
     made.querySelector("summary").textContent = `The recordings that failed (${whole.format(data.failures.length)})`;
@@ -48,8 +72,16 @@ if (data.kind === "run") {
   section("summary", "Summary", null, html("div", { class: "grid" }, states, ...data.histograms.map(histogram)));
 }
 if (data.curves.length) {
-  const lead = data.best_step === null ? "By steps that are done." : "By steps that are done; the line is where the best checkpoint was kept.";
-  const made = section("curves", "Curves", lead, html("div", { class: "grid" }, ...data.curves.map((one) => curves(one, data.alarms, data.best_step))));
+  const lead =
+    data.best_step === null
+      ? "By steps that are done."
+      : "By steps that are done; the line is where the best checkpoint was kept.";
+  const made = section(
+    "curves",
+    "Curves",
+    lead,
+    html("div", { class: "grid" }, ...data.curves.map((one) => curves(one, data.alarms, data.best_step))),
+  );
   made.querySelector(".grid").style.gridTemplateColumns = "repeat(auto-fit, minmax(min(100%, 440px), 1fr))";
 }
 
@@ -57,12 +89,25 @@ if (data.curves.length) {
 
 if (data.tables.length) {
   const tables = data.tables.map((one) => sortable(one, (id) => numberOf.has(id), openRecording));
-  section("agreement", data.kind === "run" ? "Against references" : "Figures", null, html("div", { class: "grid" }, ...tables));
+  section(
+    "agreement",
+    data.kind === "run" ? "Against references" : "Figures",
+    null,
+    html("div", { class: "grid" }, ...tables),
+  );
 }
 if (data.recordings.length) {
   player = makePlayer(openUnit);
-  browser = makeBrowser((number) => { if (units) units.stop(); return player.load(number); });
-  section("listen", "Look and listen", "Choose a recording; a syllable plays when it is chosen.", html("div", { class: "listen" }, browser.box, player.box));
+  browser = makeBrowser((number) => {
+    if (units) units.stop();
+    return player.load(number);
+  });
+  section(
+    "listen",
+    "Look and listen",
+    "Choose a recording; a syllable plays when it is chosen.",
+    html("div", { class: "listen" }, browser.box, player.box),
+  );
 }
 if (data.units) {
   units = makeUnits((number) => openRecording(data.recordings[number].id));

@@ -7,7 +7,8 @@ const [AT_FIRST_WIDE, CLOSEST] = [110, 900]; // pixels a second
 const WIDEST = 30000; // pixels in all
 
 function makePlayer(openUnit) {
-  const button = (text, label, press, extra = {}) => html("button", { type: "button", "aria-label": label, title: label, onclick: press, ...extra }, text);
+  const button = (text, label, press, extra = {}) =>
+    html("button", { type: "button", "aria-label": label, title: label, onclick: press, ...extra }, text);
   const title = html("h3", { id: "recording" }, "");
   const facts = html("p", { class: "facts" });
   const time = html("span", { class: "time" });
@@ -34,8 +35,32 @@ function makePlayer(openUnit) {
   const swatches = html("div", { class: "swatches" });
   const table = html("div");
   const key = (name, does) => html("span", {}, html("kbd", {}, name), ` ${does}`);
-  const keys = html("div", { class: "key" }, key("Space", "play, pause"), key("→", "next syllable"), key("←", "previous"), key("J", "next recording"), key("K", "previous"), key("+", "faster"), key("-", "slower"), key("I", "closer"), key("O", "farther"));
-  const box = html("div", { class: "panel player", role: "region", "aria-labelledby": "recording" }, title, facts, controls, view, silent, swatches, tell, table, keys);
+  const keys = html(
+    "div",
+    { class: "key" },
+    key("Space", "play, pause"),
+    key("→", "next syllable"),
+    key("←", "previous"),
+    key("J", "next recording"),
+    key("K", "previous"),
+    key("+", "faster"),
+    key("-", "slower"),
+    key("I", "closer"),
+    key("O", "farther"),
+  );
+  const box = html(
+    "div",
+    { class: "panel player", role: "region", "aria-labelledby": "recording" },
+    title,
+    facts,
+    controls,
+    view,
+    silent,
+    swatches,
+    tell,
+    table,
+    keys,
+  );
 
   const audio = document.getElementById("audio");
   let number = null;
@@ -58,24 +83,56 @@ function makePlayer(openUnit) {
 
   /** From nothing to ink, as a spectrogram takes it. */
   function inks() {
-    const [red, green, blue] = colour("--ink").match(/[\d.]+/g).slice(0, 3).map((value) => Number(value) / 255);
+    const [red, green, blue] = colour("--ink")
+      .match(/[\d.]+/g)
+      .slice(0, 3)
+      .map((value) => Number(value) / 255);
     return Array.from({ length: 256 }, (_, level) => [red, green, blue, (level / 255) ** 1.3]);
   }
 
   function drawSpectrogram() {
     if (spectrogram) wave.unregisterPlugin(spectrogram);
-    spectrogram = WaveSurfer.Spectrogram.create({ container: tiers.spectrogram, height: SPECTRUM_HEIGHT, fftSamples: 512, windowFunc: "hann", scale: "mel", frequencyMin: 0, frequencyMax: 8000, labels: false, autoGain: true, rangeDB: 65, preEmphasis: 6, colorMap: inks() });
+    spectrogram = WaveSurfer.Spectrogram.create({
+      container: tiers.spectrogram,
+      height: SPECTRUM_HEIGHT,
+      fftSamples: 512,
+      windowFunc: "hann",
+      scale: "mel",
+      frequencyMin: 0,
+      frequencyMax: 8000,
+      labels: false,
+      autoGain: true,
+      rangeDB: 65,
+      preEmphasis: 6,
+      colorMap: inks(),
+    });
     wave.registerPlugin(spectrogram);
   }
 
   function create() {
-    wave = WaveSurfer.create({ container: view, media: audio, height: WAVE_HEIGHT, sampleRate: 16000, normalize: true, cursorWidth: 1.5, autoScroll: true, autoCenter: false, ...colours() });
+    wave = WaveSurfer.create({
+      container: view,
+      media: audio,
+      height: WAVE_HEIGHT,
+      sampleRate: 16000,
+      normalize: true,
+      cursorWidth: 1.5,
+      autoScroll: true,
+      autoCenter: false,
+      ...colours(),
+    });
     const inside = wave.getWrapper();
     const style = document.getElementById("tiers").cloneNode(true);
     style.removeAttribute("media");
     inside.getRootNode().append(style);
     over = html("div", { class: "over", role: "group", "aria-label": "Syllables" });
-    tiers = { spectrogram: html("div", { class: "spectrogram" }), room: html("div", { class: "room" }), truth: html("div", { class: "truth" }), times: html("div", { class: "times" }), marks: html("div") };
+    tiers = {
+      spectrogram: html("div", { class: "spectrogram" }),
+      room: html("div", { class: "room" }),
+      truth: html("div", { class: "truth" }),
+      times: html("div", { class: "times" }),
+      marks: html("div"),
+    };
     inside.append(over, tiers.spectrogram, tiers.room, tiers.truth, tiers.times, tiers.marks);
     drawSpectrogram();
     wave.on("timeupdate", tellTime);
@@ -85,7 +142,15 @@ function makePlayer(openUnit) {
     wave.on("redraw", lay);
     wave.on("error", (error) => showSilence(`its sound cannot be played here (${error.message})`));
     over.addEventListener("click", (event) => event.stopPropagation()); // or the waveform would seek, too
-    wave.registerPlugin(WaveSurfer.Timeline.create({ container: tiers.times, height: 18, secondaryLabelOpacity: 1, formatTimeCallback: (seconds) => short(Number((seconds + one.offset).toFixed(2))), style: { fontSize: "10px", color: "var(--muted)" } }));
+    wave.registerPlugin(
+      WaveSurfer.Timeline.create({
+        container: tiers.times,
+        height: 18,
+        secondaryLabelOpacity: 1,
+        formatTimeCallback: (seconds) => short(Number((seconds + one.offset).toFixed(2))),
+        style: { fontSize: "10px", color: "var(--muted)" },
+      }),
+    );
   }
 
   /** Give what lies over the tiers their height. */
@@ -101,7 +166,16 @@ function makePlayer(openUnit) {
     for (let place = 0; place < count(); place++) {
       const label = one.units ? one.units[place] : place + 1;
       const seconds = `${(start(place) + one.offset).toFixed(2)} to ${(end(place) + one.offset).toFixed(2)} seconds`;
-      const made = html("button", { type: "button", tabindex: -1, "aria-label": `Syllable ${place + 1}, ${seconds}${one.units ? `, unit ${label}` : ""}`, onclick: () => playSyllable(place) }, html("span", {}, String(label)));
+      const made = html(
+        "button",
+        {
+          type: "button",
+          tabindex: -1,
+          "aria-label": `Syllable ${place + 1}, ${seconds}${one.units ? `, unit ${label}` : ""}`,
+          onclick: () => playSyllable(place),
+        },
+        html("span", {}, String(label)),
+      );
       made.style.left = percent(one.times[2 * place]);
       made.style.width = percent(one.times[2 * place + 1] - one.times[2 * place]);
       made.classList.toggle("closed", one.times[2 * place + 1] !== one.times[2 * place + 2]);
@@ -112,11 +186,21 @@ function makePlayer(openUnit) {
     tiers.truth.style.display = one.truth === null ? "none" : "";
     tiers.truth.replaceChildren();
     tiers.marks.replaceChildren();
-    swatches.replaceChildren(html("span", { "--fill": "var(--accent-soft)", "--edge": "var(--accent)" }, one.units ? "syllables, by unit" : "syllables, numbered"));
+    swatches.replaceChildren(
+      html(
+        "span",
+        { "--fill": "var(--accent-soft)", "--edge": "var(--accent)" },
+        one.units ? "syllables, by unit" : "syllables, numbered",
+      ),
+    );
     if (one.truth === null) return;
     one.truth.labels.forEach((label, place) => {
       const [from, to] = one.truth.times.slice(2 * place, 2 * place + 2);
-      const made = html("div", { title: `${label}: ${(from / 1000 + one.offset).toFixed(2)} to ${(to / 1000 + one.offset).toFixed(2)} s` }, html("span", {}, label));
+      const made = html(
+        "div",
+        { title: `${label}: ${(from / 1000 + one.offset).toFixed(2)} to ${(to / 1000 + one.offset).toFixed(2)} s` },
+        html("span", {}, label),
+      );
       made.style.left = percent(Math.max(0, from));
       made.style.width = percent(Math.min(to, 1000 * one.shown) - Math.max(0, from));
       tiers.truth.append(made);
@@ -128,12 +212,26 @@ function makePlayer(openUnit) {
         tiers.marks.append(made);
       }
     }
-    swatches.append(html("span", { "--fill": "var(--truth-soft)", "--edge": "var(--truth)" }, "reference"), html("span", { class: "miss" }, "missed boundary"), html("span", { class: "extra" }, "extra boundary"));
+    swatches.append(
+      html("span", { "--fill": "var(--truth-soft)", "--edge": "var(--truth)" }, "reference"),
+      html("span", { class: "miss" }, "missed boundary"),
+      html("span", { class: "extra" }, "extra boundary"),
+    );
   }
 
   function fillTable() {
-    const rows = Array.from({ length: count() }, (_, place) => [place + 1, (start(place) + one.offset).toFixed(2), (end(place) + one.offset).toFixed(2), ...(one.units ? [one.units[place]] : [])]);
-    const truth = one.truth ? one.truth.labels.map((label, place) => [label, ...[0, 1].map((side) => (one.truth.times[2 * place + side] / 1000 + one.offset).toFixed(2))]) : [];
+    const rows = Array.from({ length: count() }, (_, place) => [
+      place + 1,
+      (start(place) + one.offset).toFixed(2),
+      (end(place) + one.offset).toFixed(2),
+      ...(one.units ? [one.units[place]] : []),
+    ]);
+    const truth = one.truth
+      ? one.truth.labels.map((label, place) => [
+          label,
+          ...[0, 1].map((side) => (one.truth.times[2 * place + side] / 1000 + one.offset).toFixed(2)),
+        ])
+      : [];
     table.replaceChildren();
     const add = (name, columns, found) => {
       if (!found.length) return;
@@ -164,17 +262,28 @@ function makePlayer(openUnit) {
     one = data.recordings[chosen];
     at = null;
     title.textContent = one.id;
-    const kind = one.status === "ok" ? "ok" : ["unreadable", "missing", "failed"].includes(one.status) ? "bad" : "other";
-    facts.replaceChildren(html("span", { class: `status ${kind}` }, one.status), html("span", {}, lasting(one.seconds)), html("span", {}, `${whole.format(one.num_syllables)} syllables`));
+    const kind =
+      one.status === "ok" ? "ok" : ["unreadable", "missing", "failed"].includes(one.status) ? "bad" : "other";
+    facts.replaceChildren(
+      html("span", { class: `status ${kind}` }, one.status),
+      html("span", {}, lasting(one.seconds)),
+      html("span", {}, `${whole.format(one.num_syllables)} syllables`),
+    );
     if (one.shown < one.seconds) facts.append(html("span", {}, `the first ${lasting(one.shown)} are here`));
-    if (one.truth) facts.append(html("span", {}, `F1 ${one.truth.f1} %`), html("span", {}, `${one.truth.missed.length} missed, ${one.truth.extra.length} extra`));
+    if (one.truth)
+      facts.append(
+        html("span", {}, `F1 ${one.truth.f1} %`),
+        html("span", {}, `${one.truth.missed.length} missed, ${one.truth.extra.length} extra`),
+      );
     if (one.error) facts.append(html("span", { class: "status other" }, one.error));
     tell.replaceChildren();
     if (wave === null) create();
     else stopInterval(audio);
     fillTiers();
     fillTable();
-    say(`${one.id}, ${one.status}, ${lasting(one.seconds)}, ${one.num_syllables} syllables${one.truth ? `, ${one.truth.missed.length} boundaries missed, ${one.truth.extra.length} extra` : ""}`);
+    say(
+      `${one.id}, ${one.status}, ${lasting(one.seconds)}, ${one.num_syllables} syllables${one.truth ? `, ${one.truth.missed.length} boundaries missed, ${one.truth.extra.length} extra` : ""}`,
+    );
     const blob = await soundOf(chosen);
     if (number !== chosen) return;
     swatches.hidden = blob === null;
@@ -210,7 +319,14 @@ function makePlayer(openUnit) {
     const when = `${(start(place) + one.offset).toFixed(2)}–${(end(place) + one.offset).toFixed(2)} s`;
     const told = html("span", {}, html("b", {}, `Syllable ${place + 1}`), ` of ${count()} · ${when} · ${long} ms`);
     tell.replaceChildren(told);
-    if (one.units) tell.append(html("button", { type: "button", class: "chip-button", onclick: () => openUnit(one.units[place]) }, `All of unit ${one.units[place]}`));
+    if (one.units)
+      tell.append(
+        html(
+          "button",
+          { type: "button", class: "chip-button", onclick: () => openUnit(one.units[place]) },
+          `All of unit ${one.units[place]}`,
+        ),
+      );
     say(`syllable ${place + 1} of ${count()}, ${long} milliseconds${one.units ? `, unit ${one.units[place]}` : ""}`);
   }
 

@@ -22,7 +22,10 @@ async function samplesOf(number) {
     if (samples.size >= KEPT_DECODED) samples.delete(samples.keys().next().value);
     const blob = await soundOf(number);
     const decoding = blob.arrayBuffer().then((buffer) => new OfflineAudioContext(1, 1, 16000).decodeAudioData(buffer));
-    samples.set(number, decoding.then((decoded) => decoded.getChannelData(0)));
+    samples.set(
+      number,
+      decoding.then((decoded) => decoded.getChannelData(0)),
+    );
   }
   return samples.get(number);
 }

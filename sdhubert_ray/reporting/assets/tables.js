@@ -13,7 +13,17 @@ function sortable(one, known, open) {
   const draw = () =>
     body.replaceChildren(
       ...rows.map((row) =>
-        html("tr", {}, ...row.map((value, column) => html(column ? "td" : "th", { class: isText(column) ? "text" : null, scope: column ? null : "row" }, cell(value, column)))),
+        html(
+          "tr",
+          {},
+          ...row.map((value, column) =>
+            html(
+              column ? "td" : "th",
+              { class: isText(column) ? "text" : null, scope: column ? null : "row" },
+              cell(value, column),
+            ),
+          ),
+        ),
       ),
     );
   const head = html("tr");
@@ -27,7 +37,12 @@ function sortable(one, known, open) {
       rows.sort((left, right) => {
         const [a, b] = [left[column], right[column]];
         if (a === null || b === null) return (a === null) - (b === null);
-        return sign * (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true }));
+        return (
+          sign *
+          (typeof a === "number" && typeof b === "number"
+            ? a - b
+            : String(a).localeCompare(String(b), "en", { numeric: true }))
+        );
       });
       draw();
     };
@@ -36,13 +51,19 @@ function sortable(one, known, open) {
   });
   draw();
   const table = html("table", {}, html("thead", {}, head), body);
-  const made = panel(one.title, one.note, html("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": one.title }, table));
+  const made = panel(
+    one.title,
+    one.note,
+    html("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": one.title }, table),
+  );
   made.classList.add("wide");
   return made;
 }
 
 /** Two columns: names and texts. */
 function pairs(entries, kind) {
-  const rows = entries.map(([name, value]) => html("tr", {}, html("th", { scope: "row" }, name), html("td", {}, value)));
+  const rows = entries.map(([name, value]) =>
+    html("tr", {}, html("th", { scope: "row" }, name), html("td", {}, value)),
+  );
   return html("div", { class: "scroll", tabindex: 0 }, html("table", { class: kind }, html("tbody", {}, ...rows)));
 }

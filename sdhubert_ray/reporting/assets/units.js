@@ -18,19 +18,53 @@ function makeUnits(open) {
   const most = units.counts[0][1];
   const bars = html("div", { class: "unitbars", role: "group", "aria-label": "The commonest units" });
   for (const [unit, times] of units.counts.slice(0, MOST_BARS)) {
-    bars.append(html("button", { type: "button", "--share": (100 * times) / most, "aria-label": `unit ${unit}, ${times} times`, title: `unit ${unit}: ${whole.format(times)}`, "aria-pressed": "false", "data-unit": unit, onclick: () => choose(unit) }));
+    bars.append(
+      html("button", {
+        type: "button",
+        "--share": (100 * times) / most,
+        "aria-label": `unit ${unit}, ${times} times`,
+        title: `unit ${unit}: ${whole.format(times)}`,
+        "aria-pressed": "false",
+        "data-unit": unit,
+        onclick: () => choose(unit),
+      }),
+    );
   }
   roving(bars);
   const total = units.counts.reduce((sum, [, times]) => sum + times, 0);
   const ten = units.counts.slice(0, 10).reduce((sum, [, times]) => sum + times, 0);
   const told = `${whole.format(units.counts.length)} of ${whole.format(units.num_units)} units are used; the ten commonest make ${((100 * ten) / total).toFixed(0)} %; perplexity ${short(units.perplexity)}.`;
-  const input = html("input", { id: "unit", type: "number", min: 0, step: 1, inputmode: "numeric", onchange: () => input.value !== "" && choose(input.valueAsNumber) });
+  const input = html("input", {
+    id: "unit",
+    type: "number",
+    min: 0,
+    step: 1,
+    inputmode: "numeric",
+    onchange: () => input.value !== "" && choose(input.valueAsNumber),
+  });
   const around = html("input", { type: "checkbox", id: "around", onchange: () => draw() });
-  const all = html("button", { type: "button", class: "quiet", id: "play-all", onclick: () => (running ? stop() : playAll()) }, "Play all");
-  const chooser = html("div", { class: "chooser" }, html("label", {}, "Unit", input), all, html("label", { class: "check" }, around, `with ${AROUND} s around`));
+  const all = html(
+    "button",
+    { type: "button", class: "quiet", id: "play-all", onclick: () => (running ? stop() : playAll()) },
+    "Play all",
+  );
+  const chooser = html(
+    "div",
+    { class: "chooser" },
+    html("label", {}, "Unit", input),
+    all,
+    html("label", { class: "check" }, around, `with ${AROUND} s around`),
+  );
   const heading = html("p", { class: "sub", role: "status", id: "examples" });
   const cards = html("div", { class: "cards" });
-  const more = html("button", { type: "button", class: "more", onclick: () => { limit *= 4; draw(); } });
+  const more = html("button", {
+    type: "button",
+    class: "more",
+    onclick: () => {
+      limit *= 4;
+      draw();
+    },
+  });
   let unit = null;
   let limit = AT_FIRST;
   let running = false;
@@ -38,7 +72,10 @@ function makeUnits(open) {
   const bounds = ([number, place]) => {
     const one = recordings[number];
     const wider = around.checked ? AROUND : 0;
-    return [Math.max(0, one.times[2 * place] / 1000 - wider), Math.min(one.shown, one.times[2 * place + 1] / 1000 + wider)];
+    return [
+      Math.max(0, one.times[2 * place] / 1000 - wider),
+      Math.min(one.shown, one.times[2 * place + 1] / 1000 + wider),
+    ];
   };
 
   async function play(example, card) {
@@ -79,10 +116,13 @@ function makeUnits(open) {
     const part = sound.subarray(start, Math.max(end, start + 1));
     const peak = part.reduce((loudest, sample) => Math.max(loudest, Math.abs(sample)), 1e-4);
     const one = recordings[example[0]];
-    const inside = [one.times[2 * example[1]], one.times[2 * example[1] + 1]].map((time) => ((time * 16 - start) / part.length) * wide);
+    const inside = [one.times[2 * example[1]], one.times[2 * example[1] + 1]].map(
+      (time) => ((time * 16 - start) / part.length) * wide,
+    );
     for (let x = 0; x < wide; x++) {
       let high = 0;
-      for (let at = Math.floor((x * part.length) / wide); at < ((x + 1) * part.length) / wide; at++) high = Math.max(high, Math.abs(part[at]));
+      for (let at = Math.floor((x * part.length) / wide); at < ((x + 1) * part.length) / wide; at++)
+        high = Math.max(high, Math.abs(part[at]));
       const half = Math.max(devicePixelRatio / 2, (high / peak) * (tall / 2 - 1));
       context.fillStyle = x >= inside[0] && x <= inside[1] ? colours.in : colours.out;
       context.fillRect(x, tall / 2 - half, 1, 2 * half);
@@ -90,13 +130,16 @@ function makeUnits(open) {
   }
 
   let colours = { in: colour("--accent"), out: colour("--muted") };
-  const seen = new IntersectionObserver((entries) => {
-    for (const entry of entries) {
-      if (!entry.isIntersecting) continue;
-      seen.unobserve(entry.target);
-      paint(entry.target, entry.target.example);
-    }
-  }, { rootMargin: "200px" });
+  const seen = new IntersectionObserver(
+    (entries) => {
+      for (const entry of entries) {
+        if (!entry.isIntersecting) continue;
+        seen.unobserve(entry.target);
+        paint(entry.target, entry.target.example);
+      }
+    },
+    { rootMargin: "200px" },
+  );
 
   function draw() {
     const found = examples.get(unit) ?? [];
@@ -111,7 +154,23 @@ function makeUnits(open) {
         const canvas = html("canvas", { "aria-hidden": "true" });
         canvas.example = example;
         const told = `${clock(start + one.offset)} · ${long} ms`;
-        const card = html("button", { type: "button", class: "card", "aria-label": `${one.id}, syllable ${example[1] + 1}, ${told}`, title: one.id, onclick: () => { stop(); play(example, card); }, ondblclick: () => open(example[0]) }, canvas, html("span", {}, html("bdi", {}, one.id)), html("span", {}, told));
+        const card = html(
+          "button",
+          {
+            type: "button",
+            class: "card",
+            "aria-label": `${one.id}, syllable ${example[1] + 1}, ${told}`,
+            title: one.id,
+            onclick: () => {
+              stop();
+              play(example, card);
+            },
+            ondblclick: () => open(example[0]),
+          },
+          canvas,
+          html("span", {}, html("bdi", {}, one.id)),
+          html("span", {}, told),
+        );
         return card;
       }),
     );
@@ -131,8 +190,26 @@ function makeUnits(open) {
     draw();
   }
 
-  const box = html("div", { class: "panel wide" }, html("h3", {}, "Which there are"), html("p", { class: "sub" }, told), bars, chooser, heading, cards, more);
+  const box = html(
+    "div",
+    { class: "panel wide" },
+    html("h3", {}, "Which there are"),
+    html("p", { class: "sub" }, told),
+    bars,
+    chooser,
+    heading,
+    cards,
+    more,
+  );
   const common = units.counts.find(([one]) => (examples.get(one) ?? []).length > 1) ?? units.counts[0];
   choose(common[0]);
-  return { box, choose, stop, recolour: () => { colours = { in: colour("--accent"), out: colour("--muted") }; draw(); } };
+  return {
+    box,
+    choose,
+    stop,
+    recolour: () => {
+      colours = { in: colour("--accent"), out: colour("--muted") };
+      draw();
+    },
+  };
 }
