@@ -268,8 +268,8 @@ def normalise(samples: Samples, variance_floor: float) -> Samples:
 def average_channels(samples: Samples) -> Samples:
     """The bits of `samples.mean(axis=1)` of (n, channels) float32; of few channels in a twentieth of its time."""
     if samples.shape[1] >= _PAIRWISE:
-        mean: Samples = samples.mean(axis=1, dtype=np.float32)
-        return mean
+        average: Samples = samples.mean(axis=1, dtype=np.float32)
+        return average
     average = samples[:, 0].copy()
     for channel in range(1, samples.shape[1]):
         average += samples[:, channel]
