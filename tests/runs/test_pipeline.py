@@ -1,8 +1,6 @@
 """The chain of stages that GPUs use, here with encoders on CPUs."""
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -19,7 +17,6 @@ from sdhubert_ray.corpus import list_input
 from sdhubert_ray.encoder import fetch_checkpoint
 from sdhubert_ray.evaluation.ssabx import cut_units, embed_clips
 from sdhubert_ray.evaluation.triplets import Clip
-from sdhubert_ray.output import Lease, list_plans, pending_units, publish_plan
 from sdhubert_ray.output.formats import SequenceOptions
 from sdhubert_ray.runs.config import load_config
 from sdhubert_ray.runs.execute import prepare_job, run_job
@@ -48,72 +45,15 @@ def rows(output):
 
 
 @pytest.fixture
-def quantizer(tmp_path):
-    made = Quantizer(np.random.default_rng(0).normal(0, 0.3, (20, 48)).astype(np.float32), None)
-    made.save(str(tmp_path / "quantizer"))
+def quantizers(tmp_path):
+    """Two, saved as `0` and `1`."""
+    made = [Quantizer(np.random.default_rng(seed).normal(0, 0.3, (20, 48)).astype(np.float32), None) for seed in (0, 1)]
+    for number, one in enumerate(made):
+        one.save(str(tmp_path / str(number)))
     return made
 
 
-@pytest.fixture
-def prepare(corpus, tiny_checkpoint, quantizer, tmp_path):
-    checkpoint = fetch_checkpoint(str(tiny_checkpoint))
-    overrides = ["resources.unit_seconds=600", "resources.unit_rows=3", "device=cpu", "resources.encode.max_workers=2"]
-    config = load_config(None, [*overrides, f"quantizer={tmp_path / 'quantizer'}"], {}, checkpoint.options)
-
-    def call(output, engine):
-        job = prepare_job(config, checkpoint, str(corpus), list_input(str(corpus)), str(output), engine=engine)
-        return job, checkpoint, config
-
-    return call
-
-
-def dying_once(stage, death):
-    """A stage whose second call kills its process, the first time that this happens: `death` is a file then."""
-
-    class DyingOnce(stage):
-        calls = 0
-
-        def __call__(self, batch):
-            self.calls += 1
-            if self.calls == 2 and not death.exists():
-                death.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super().__call__(batch)
-
-    return DyingOnce
-
-
-def test_stages_chained_over_workers_write_the_table_of_one_process(prepare, monkeypatch, tmp_path):
-    """In one pass with units; an encoder is killed on the way."""
-    from sdhubert_ray.runs import pipeline
-
-    death = tmp_path / "death"
-    monkeypatch.setattr(pipeline, "EncodePacked", dying_once(pipeline.EncodePacked, death))
-    job, *_ = prepare(tmp_path / "local", "local")
-    run_job(job, lambda count, seconds: None)
-    output = tmp_path / "ray"
-    job, checkpoint, config = prepare(output, "ray")
-    publish_plan(str(output), job.staged, 1, job.run_id, "input")
-    job.folder.cleanup()
-    units = pending_units(list_plans(str(output)), [])
-    assert len(units) == 10
-    lease = Lease(str(output), job.run_id)
-    chain = pipeline.chain_stages(units, checkpoint, config, str(output), job.run_id, job.origin.quantizer)
-    reports = pa.concat_tables(list(chain.iter_batches(batch_size=None, batch_format="pyarrow")))
-    lease.release()
-    assert death.exists()
-    assert sum(reports["rows"].to_pylist()) == 30
-    assert len(set(reports["unit_name"].to_pylist())) == 10
-    assert pending_units(list_plans(str(output)), commits_in(output)) == []
-    made = rows(output)
-    assert sum(map(len, made["units"].to_pylist())) > 100
-    assert made.equals(rows(tmp_path / "local"))
-
-
-# -- where there are GPUs
-
-
-def test_pipelines_of_gpus_can_be_built(tiny_checkpoint, quantizer, golden, tmp_path):
+def test_pipelines_of_gpus_can_be_built(tiny_checkpoint, quantizers, golden, tmp_path):
     """Ray refuses what it is asked for as soon as it is asked."""
     from sdhubert_ray.runs.pipeline import build_embed_pipeline, build_pipeline, build_tokenize_pipeline
 
@@ -121,32 +61,35 @@ def test_pipelines_of_gpus_can_be_built(tiny_checkpoint, quantizer, golden, tmp_
     config = load_config(None, ["device=cuda"], {}, checkpoint.options)
     output = str(tmp_path / "out")
     clips = cut_units([Clip(str(golden / "audio/synth_0.flac"), 0.0, 1.0)], config)
-    build_pipeline([("00001", 0), ("00001", 1)], checkpoint, config, output, "me", quantizer)
-    build_tokenize_pipeline(["segments/00001-0000000.parquet"], quantizer, "cuda", output, "me", "zstd", None)
+    build_pipeline([("00001", 0), ("00001", 1)], checkpoint, config, output, "me", quantizers[0])
+    build_tokenize_pipeline(["segments/00001-0000000.parquet"], quantizers[0], "cuda", output, "me", "zstd", None)
     build_embed_pipeline(clips, checkpoint, config, [9])
 
 
-def test_what_gpus_run_gives_the_results_of_one_process(tiny_checkpoint, quantizer, golden, tmp_path):
-    """On a cluster of its own, which says that it has two GPUs: see the script."""
+def test_what_gpus_run_gives_the_results_of_one_process(corpus, tiny_checkpoint, quantizers, golden, tmp_path):
+    """On a cluster of its own, which says that it has two GPUs, and of which an encoder is killed: see the script."""
     audio, fake = golden / "audio", tmp_path / "fake"
     fake.mkdir()
     script = [sys.executable, TESTS / "fake_gpus.py"]
-    command = [*script, audio, tiny_checkpoint, tmp_path / "quantizer", fake]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    command = [*script, corpus, audio, tiny_checkpoint, tmp_path / "0", tmp_path / "1", fake]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     gpus = {path.name for path in (fake / "gpus").iterdir()}
     assert {"EncodePacked-0", "EncodePacked-1", "EmbedPacked-0", "EmbedPacked-1"} <= gpus
     assert gpus & {"AssignUnits-0", "AssignUnits-1"}
+    assert (fake / "death").exists()
     checkpoint = fetch_checkpoint(str(tiny_checkpoint))
-    layout = ["device=cpu", "resources.unit_seconds=600", "resources.unit_rows=2"]
+    layout = ["device=cpu", "resources.unit_seconds=600", "resources.unit_rows=3", f"quantizer={tmp_path}/0"]
     config = load_config(None, layout, {}, checkpoint.options)
     out = tmp_path / "out"
-    job = prepare_job(config, checkpoint, str(audio), list_input(str(audio)), str(out), engine="local")
+    job = prepare_job(config, checkpoint, str(corpus), list_input(str(corpus)), str(out), engine="local")
     run_job(job, lambda count, seconds: None)
-    assert rows(fake / "out").equals(rows(out))
+    made = rows(fake / "out")
+    assert sum(map(len, made["units"].to_pylist())) > 100
+    assert made.equals(rows(out))
     options = {"target": str(tmp_path / "made"), "engine": "local"}
     run_tokenizing(
-        prepare_tokenizing(str(out), quantizer, "q", SequenceOptions(("txt",)), **options), lambda rows: None
+        prepare_tokenizing(str(out), quantizers[1], "q", SequenceOptions(("txt",)), **options), lambda rows: None
     )
     assert (fake / "made/units.txt").read_bytes() == (tmp_path / "made/units.txt").read_bytes()
     clips = [Clip(str(path), 0.0, 0.3) for path in sorted(audio.glob("*.flac"))]
@@ -165,9 +108,9 @@ def test_rows_come_one_by_one_in_order_to_actors_that_have_all_cpus():
         def __call__(self, batch):
             return pa.table({"rows": [batch.num_rows], "number": batch.column("number")})
 
-    numbers = pa.table({"number": list(range(600))})
+    numbers = pa.table({"number": list(range(300))})
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=1)
     told = one_by_one(numbers).map_batches(Tell, batch_size=None, batch_format="pyarrow", compute=pool, num_cpus=3)
     blocks = list(told.iter_batches(batch_size=None, batch_format="pyarrow"))
-    assert [block.column("rows").to_pylist() for block in blocks] == [[1]] * 600
-    assert [block.column("number")[0].as_py() for block in blocks] == list(range(600))
+    assert [block.column("rows").to_pylist() for block in blocks] == [[1]] * 300
+    assert [block.column("number")[0].as_py() for block in blocks] == list(range(300))
