@@ -17,7 +17,7 @@ from sdhubert_ray.output import FileResult, count_joined, frame_offset, join_pie
 from sdhubert_ray.output.tables import FAILED_STATUSES, MANIFEST_FIELDS, read_ragged, read_vectors
 from sdhubert_ray.runs.config import JobConfig, load_config
 from sdhubert_ray.runs.devices import local_device
-from sdhubert_ray.runs.stages import AudioSource, load_piece
+from sdhubert_ray.runs.stages import AudioSource, load_piece, settle_pieces
 from sdhubert_ray.speech import Samples, Span
 from sdhubert_ray.speech.audio import probe_duration, read_audio
 from sdhubert_ray.speech.spans import find_speech
@@ -181,12 +181,13 @@ def _encode(
     from sdhubert_ray.encoder.inference import batch_seconds_on, encode_pieces
 
     spans = [Span.of_piece(row["start"], row["end"], row["piece"], row["num_pieces"]) for row in rows]
-    pieces = [load_piece(source, span, channel, config.audio, config.windows) for span in spans]
+    device = local_device("auto")
+    loaded = [load_piece(source, span, channel, config.audio, config.windows) for span in spans]
+    pieces = settle_pieces(loaded, config.audio, device)
     for piece in pieces:
         if piece.status in FAILED_STATUSES:
             raise UserError(f"the audio of recording {rows[0]['id']}, {source}, {piece.error}")
     present = [piece for piece in pieces if piece.samples is not None]
-    device = local_device("auto")
     model = load_model(checkpoint, config.encoder, config.dtype, device)
     encoded = encode_pieces(
         model,
