@@ -54,6 +54,10 @@ def test_frames_are_the_same_kept_or_made_anew(recording: str, kept: Path) -> No
     assert one.threshold == other.threshold == 0.1
     np.testing.assert_array_equal(one.features, other.features)
     np.testing.assert_array_equal(one.norm, other.norm)
+    assert one.norm is not None
+    is_speech = one.norm > one.threshold
+    assert not is_speech.all()
+    np.testing.assert_array_equal(one.features.any(axis=1), is_speech)
     samples = seen[1].read(3.0, 4.0)
     file, channel = ("long.flac", 1) if recording == "long" else ("short.flac", 0)
     told = soundfile.read(kept / "in" / file, always_2d=True, dtype="float32")[0][3 * 16_000 : 4 * 16_000, channel]

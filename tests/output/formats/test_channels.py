@@ -48,6 +48,7 @@ def test_channels_share_a_grid_that_is_called_as_the_audio():
         ([("a", "/x.wav", 0)], "one channel alone"),
         ([("a", "/x.wav", 0), ("b", "/y.wav", 1)], "of two files"),
         ([("a", "/x.wav", 0), ("b", "/x.wav", 0)], "the same channel twice"),
+        ([("a", "/x.wav", 0), ("b", "/x.wav", 0), ("c", "/x.wav", 1)], "one of two channels twice"),
         ([("a", "/x.wav", 0), ("b", "/x.wav", 1, 2.0)], "of other parts of the file"),
         ([("a", "/x.wav", None), ("b", "/x.wav", 1)], "the mean of all, and one"),
         ([("a", "/x.wav", 0), ("b", "/x.wav", 1), ("x", "/z.wav", None)], "the name is another recording's"),
