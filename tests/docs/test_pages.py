@@ -181,3 +181,12 @@ def test_what_counts_as_a_block(tmp_path: Path) -> None:
     page.write_text("```bash\nnever closed\n")
     with pytest.raises(ValueError, match="line 1: this block is not closed"):
         list(read_blocks(page))
+
+
+def test_readme_has_the_two_commands_a_picture_and_what_both_checkpoints_are() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert re.findall(r"^    make (\w+) ", readme, flags=re.MULTILINE) == ["demo", "test"]
+    (picture,) = re.findall(r'<img src="([^"]+)"', readme)
+    assert (ROOT / picture).exists()
+    assert {"bundled", "sdhubert_base"} <= set(re.findall(r"`(\w+)`", readme))
+    assert len(readme.splitlines()) < 60  # all else is on the site
