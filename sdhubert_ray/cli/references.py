@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sdhubert_ray.cli.console import note
+from sdhubert_ray.cli.help import MORE
 from sdhubert_ray.cli.options import split_rename
 from sdhubert_ray.errors import UserError
 
@@ -20,6 +21,7 @@ Beside = Annotated[
     typer.Option(
         "--references",
         metavar="FILE",
+        rich_help_panel=MORE,
         help="With --format textgrid: a folder of TextGrids whose tiers come along, or syllable JSON.",
     ),
 ]
