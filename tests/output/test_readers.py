@@ -58,6 +58,8 @@ def test_datasets(output, tmp_path):
     check_rows(list(loaded))
     streamed = datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
     check_rows(list(streamed))
+    # As from a repository of the hub that holds the output.
+    check_rows(list(datasets.load_dataset(output, data_dir="segments", split="train", cache_dir=str(tmp_path))))
 
 
 def test_polars(output):
