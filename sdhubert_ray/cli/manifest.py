@@ -5,15 +5,21 @@ from typing import Annotated
 import typer
 
 from sdhubert_ray.cli.help import MORE
-from sdhubert_ray.cli.options import Input, Limit, Split, Where, read_piped, select
+from sdhubert_ray.cli.options import Limit, Split, Where, read_piped, select
 from sdhubert_ray.cli.running import waiting
 from sdhubert_ray.cli.targets import Replace, check_file
+from sdhubert_ray.errors import UserError
 
 
 def manifest(
-    source: Input,
-    target: Annotated[str, typer.Argument(metavar="MANIFEST.parquet", help="The file or URI to write.")],
-    further: Annotated[list[str] | None, typer.Argument(metavar="", hidden=True)] = None,
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT... MANIFEST.parquet",
+            help="Files, folders, globs, shards, manifests, any URI, or - for a list on standard input; last the file "
+            "or URI to write.",
+        ),
+    ],
     piece_seconds: Annotated[float, typer.Option(help="Longer audio is cut into pieces (audio.piece_seconds).")] = 600,
     where: Where = None,
     limit: Limit = None,
@@ -32,8 +38,9 @@ def manifest(
     from sdhubert_ray.corpus import list_inputs, write_manifest
     from sdhubert_ray.storage.entries import SCHEMES
 
-    paths = [source, target, *(further or ())]
-    inputs, target = paths[:-1], paths[-1]
+    *inputs, target = paths
+    if not inputs:
+        raise UserError(f"{target} alone is given; name what is to be listed, and then the MANIFEST.parquet to write")
     check_file(target, overwrite, ".parquet")
     allowed = (*SCHEMES, *(schemes or ()))
     with waiting("listing"):

@@ -44,6 +44,7 @@ def output(tmp_path_factory, tiny_checkpoint):
     ("arguments", "code", "said"),
     [
         (["segment", "{audio}", "{new}", "--engine", "nope"], 2, "engine is 'nope'"),
+        (["segment", "{audio}", "/nowhere", "{new}"], 2, "input /nowhere does not exist"),
         (["segment", "{audio}", "{new}", "--checkpoint", "nowhere.pt"], 2, "checkpoint nowhere.pt does not exist"),
         (["segment", "{audio}", "{new}", "--checkpoint", "bundled", "syllables.sil=1"], 2, "did you mean"),
         (["segment", "{audio}", "{out}", "--checkpoint", "{tiny}", "--frame-features", "float32"], 0, "nothing was"),

@@ -125,6 +125,8 @@ def test_several_inputs_on_the_command_line(audio, tiny_checkpoint, tmp_path, mo
     assert read_run("out")["config"]["syllables"]["syl_dur"] == 0.2
     found = sdhubert("manifest", "audio/synth_0.flac", "audio/synth_3.flac", "m.parquet")
     assert "2 recordings in 2 rows" in found.stdout
+    said = complaint(sdhubert("manifest", "m2.parquet", expect=2))
+    assert "m2.parquet alone is given; name what is to be listed" in said
     said = complaint(sdhubert("segment", "audio/synth_0.flac", "audio/synth_3.flac", *words, expect=2))
     assert "audio/synth_3.flac" in said
     assert "is a file" in said
