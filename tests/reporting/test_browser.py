@@ -72,7 +72,7 @@ def syllables(page):
 def reset(page):
     if page.locator("#clear").is_visible():
         page.locator("#clear").click()
-    page.locator("h1").click()  # no field has the keys
+    page.locator("#listen h2").click()  # no field has the keys
 
 
 def names(page):
@@ -135,6 +135,15 @@ def test_keys_play_go_on_and_change_the_speed(page):
     page.locator("#search").press_sequentially("synth_0")  # keys are letters in a field
     assert names(page) == ["synth_0.flac"]
     reset(page)
+
+
+def test_keys_are_the_pages_own_where_the_player_is_out_of_view(page):
+    page.locator("h1").click()
+    page.evaluate("document.getElementById('audio').heard.splice(0)")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Space")
+    assert page.evaluate("document.getElementById('audio').paused")
+    assert page.evaluate("document.getElementById('audio').heard.length") == 0
 
 
 def test_zoom_keeps_syllables_on_their_times(page):

@@ -151,10 +151,16 @@ by("theme").addEventListener("click", () => {
 dark.addEventListener("change", recolour);
 showTheme();
 
+/** Keys are the player's while it is in view; elsewhere Space scrolls the page, as everywhere. */
+function isListening() {
+  const box = by("listen").getBoundingClientRect();
+  return box.top < 0.7 * innerHeight && box.bottom > 0.2 * innerHeight;
+}
+
 document.addEventListener("keydown", (event) => {
   const focus = document.activeElement;
   const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(focus.tagName);
-  if (!player || typing || event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
+  if (!player || typing || !isListening() || event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
   if (event.key === " " && /^(BUTTON|SUMMARY|A)$/.test(event.composedPath()[0].tagName)) return; // they take it themselves
   const action = {
     " ": player.toggle,
