@@ -107,7 +107,7 @@ function curves(one, alarms, best) {
     .map(([, values], place) => `${one.names[place]} ${short(values[values.length - 1])}`)
     .join(", ");
   const chart = svg("svg", {
-    class: "chart",
+    class: "chart curves",
     viewBox: `0 0 ${width} ${height}`,
     role: "img",
     tabindex: 0,
