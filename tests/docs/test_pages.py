@@ -53,7 +53,7 @@ def test_a_command_is_one_that_is_understood(where: str, line: str) -> None:
 
 def test_a_command_that_is_not_understood_is_found() -> None:
     for line, said in (
-        ("sdhubert segment speech", "Missing argument"),
+        ("sdhubert status", "Missing"),
         ("sdhubert segment speech out --chekpoint bundled", "No such option"),
     ):
         with pytest.raises(UsageError, match=said):
