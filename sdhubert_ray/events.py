@@ -5,6 +5,8 @@ import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+SAID_ALWAYS = "has constructor arguments in the object store and max_restarts"
+"""What Ray's core logs as an error in every run: actors of Ray's own libraries may fail to start again."""
 _logger = logging.getLogger("sdhubert_ray.events")
 _FIELDS = "sdhubert_fields"
 

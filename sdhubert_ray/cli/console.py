@@ -17,7 +17,7 @@ from typing import TextIO
 from rich.console import Console, RenderableType
 
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.events import JsonLines
+from sdhubert_ray.events import SAID_ALWAYS, JsonLines
 
 EXIT_UNFINISHED, EXIT_USAGE, EXIT_FAILED_ROWS = 1, 2, 3
 
@@ -40,6 +40,8 @@ class _Manner:
     out: TextIO | None = None
 
 
+_LEFT_OUT = "RAY_DEDUP_LOGS_SKIP_REGEX"
+"""What Ray, when it is imported, takes for lines of its workers not to be shown."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _manner = _Manner()
 _interrupted = threading.Event()
@@ -76,6 +78,7 @@ class _Plain(io.TextIOWrapper):
 def begin_anew() -> None:
     """Say what is said by default: each command begins so."""
     _manner.quiet, _manner.debug, _manner.out = False, False, None
+    os.environ.setdefault(_LEFT_OUT, SAID_ALWAYS)  # by its workers; what this process's core says, `connected` sieves
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever called
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the end
@@ -98,6 +101,8 @@ def choose_manner(*, quiet: bool, debug: bool) -> None:
     _manner.quiet |= quiet
     _manner.debug |= debug
     if debug:
+        if os.environ.get(_LEFT_OUT) == SAID_ALWAYS:
+            del os.environ[_LEFT_OUT]
         log_as("json" if logs_are_json() else "text")
 
 

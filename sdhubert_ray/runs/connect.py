@@ -18,11 +18,11 @@ import ray.data
 from ray.exceptions import RayError
 
 from sdhubert_ray.errors import BusyError, UserError
+from sdhubert_ray.events import SAID_ALWAYS
 
 _CONNECT_SECONDS = 5.0
 _STDERR, _SIEVE_SECONDS = 2, 2.0
 _TOKENS = "ray._private.authentication.authentication_token_setup"
-_SAID_ALWAYS = "has constructor arguments in the object store and max_restarts"
 # The name of a socket has 107 bytes at most; this comes behind the folder, with process numbers of seven digits.
 _LONGEST_FOLDER = 107 - len("/ray/session_2026-11-30_06-28-08_448356_4194304/sockets/plasma_store")
 _EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception)): (.+)$", re.MULTILINE)
@@ -65,7 +65,7 @@ def _hushed() -> Iterator[None]:
         yield
         return
     before = os.dup(_STDERR)
-    command = ["grep", "--line-buffered", "--text", "--invert-match", "--fixed-strings", _SAID_ALWAYS]
+    command = ["grep", "--line-buffered", "--text", "--invert-match", "--fixed-strings", SAID_ALWAYS]
     sieve = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=before, start_new_session=True)
     assert sieve.stdin is not None
     os.dup2(sieve.stdin.fileno(), _STDERR)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shlex
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from commands import SDHUBERT, complaint, sdhubert
 
 from sdhubert_ray.cli import console
+from sdhubert_ray.events import SAID_ALWAYS
 
 
 @pytest.fixture
@@ -118,3 +120,18 @@ def test_colours_of_others_end_where_nobody_looks() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == done.stderr == "(worker pid=1) done\n"
+
+
+def test_what_rays_workers_always_say_is_left_out_but_with_debug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "RAY_DEDUP_LOGS_SKIP_REGEX"
+    monkeypatch.setenv(name, "")  # so that it is put back
+    monkeypatch.delenv(name)
+    sdhubert("--version")
+    assert os.environ[name] == SAID_ALWAYS
+    sdhubert("status", tmp_path, "--debug", expect=2)
+    assert name not in os.environ
+    monkeypatch.setenv(name, "mine")
+    sdhubert("status", tmp_path, "--debug", expect=2)
+    assert os.environ[name] == "mine"
