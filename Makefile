@@ -85,8 +85,8 @@ peers: $(PEERS)/.installed ## make .venv-peers, with the packages that bench com
 
 install: $(INSTALLED) ## make .venv and build the extension, if that is not done
 
-clean: ## remove what was built, the demo's output and caches; keep .venv
-	rm -rf build dist *.egg-info mincut/*.so mincut/*.c mincut/*.html $(DEMO) $(INSTALLED)
+clean: ## remove what was built, the demo's output, the site and caches; keep .venv
+	rm -rf build dist *.egg-info mincut/*.so mincut/*.c mincut/*.html $(DEMO) out/site $(INSTALLED)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -not -path './.*' -prune -exec rm -rf {} +
 
