@@ -30,6 +30,7 @@ from sdhubert_ray.viewing.images import (
     similarity,
     similarity_by_lag,
 )
+from sdhubert_ray.viewing.notebook import ShownFigure
 from sdhubert_ray.viewing.view import Frames, Labelled, View, look
 
 # Of Okabe and Ito's palette: two that everybody tells apart. In grey, the tint does it.
@@ -154,7 +155,7 @@ def draw(view: View) -> Drawing:
     panels = _list_panels(view, tiers, count == 1)
     height_of_row = sum(panel.height + _GAP for panel in panels) - _GAP
     height = _TOP + count * (height_of_row + _ROW_GAP) - _ROW_GAP + _BOTTOM
-    figure = Figure(figsize=(_WIDTH, height), dpi=_POINTS_PER_INCH)
+    figure = ShownFigure(figsize=(_WIDTH, height), dpi=_POINTS_PER_INCH)
     painter = _Painter(view, tiers, count == 1)
     rows = []
     for number in range(count):

@@ -100,6 +100,12 @@ def test_every_panel_holds_its_own(recording):
     assert save(figure).startswith(b"\x89PNG")
 
 
+def test_a_notebook_shows_the_figure(recording):
+    """IPython asks for this where pyplot was not imported, whose import teaches it figures."""
+    shown = plot_segmentation(recording[0], SEGMENTS, sample_rate=16_000)._repr_png_()
+    assert shown.startswith(b"\x89PNG")
+
+
 def test_only_what_is_given_is_drawn(recording):
     figure = plot_segmentation(recording[0], SEGMENTS, sample_rate=16_000)
     assert [*panels(figure)] == ["amplitude", "kHz (mel)", "syllable"]
