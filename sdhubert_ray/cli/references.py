@@ -54,7 +54,7 @@ def with_tiers(job: "Job", further: "FurtherTiers | None") -> "Job":
     ids = set(planned_ids(job))
     without = sorted(file_id for file_id in ids if file_id not in further)
     if without and len(without) == len(ids):
-        job.folder.cleanup()
+        job.discard()
         way = find_rename(further.names, without)
         raise UserError(
             f"no recording has a reference; recordings are called like {without[0]!r}, references like "

@@ -150,7 +150,9 @@ def segment(
         job = with_tiers(job, tiers)
     print_found(job)
     if plan:
-        with job.folder:
+        try:
             print_plan(job, json_file)
+        finally:
+            job.discard()
     else:
         do_job(job, profile, json_file)

@@ -38,8 +38,11 @@ def recall_lengths(output: str, places: Sequence[object]) -> npt.NDArray[np.floa
 
 
 def forget_lengths(output: str) -> None:
-    """Remove all that are kept in an output: it has its plan. Raises OSError, UserError."""
-    storage.remove_own(storage.join(output, _FOLDER), _NAME.fullmatch)
+    """Remove all that are kept in an output, and its folder if nothing else is there. Raises OSError, UserError."""
+    folder = storage.join(output, _FOLDER)
+    if storage.is_folder(folder):
+        storage.remove_own(folder, _NAME.fullmatch)
+        storage.tidy(output)
 
 
 def _uri(output: str, places: Sequence[object]) -> str:

@@ -131,17 +131,13 @@ def prepare_job(
     weights = {"name": checkpoint.name, "sha256": checkpoint.sha256, "options": checkpoint.options}
     origin = Origin(name_inputs(inputs), weights, checkpoint, quantizer=quantizer)
     identity = config.identity(checkpoint.sha256, quantizer.sha256 if quantizer else None)
-    try:
-        job = plan_job(config, origin, identity, output, stage, engine=engine, address=address, overwrite=overwrite)
-        if job.rows_left:
-            try:
-                check_model()
-            except BaseException:
-                job.folder.cleanup()
-                raise
-    except UserError:
-        forget_lengths(output)  # what is refused has written nothing
-        raise
+    job = plan_job(config, origin, identity, output, stage, engine=engine, address=address, overwrite=overwrite)
+    if job.rows_left:
+        try:
+            check_model()
+        except BaseException:
+            job.discard()
+            raise
     return job
 
 
@@ -239,8 +235,10 @@ def plan_job(
             engine_reason=reason,
             record={**job.record, "planning": coming, "formats": noted},
         )
-    except BaseException:
+    except BaseException as error:
         folder.cleanup()
+        if isinstance(error, UserError):
+            forget_lengths(output)  # what is refused has written nothing
         raise
 
 

@@ -150,6 +150,11 @@ class Job:
     engine_reason: str = ""
     further: formats.FurtherTiers | None = None
 
+    def discard(self) -> None:
+        """Give up a job that is not to be run: nothing of it stays, in the output neither."""
+        self.folder.cleanup()
+        forget_lengths(self.output)
+
     @property
     def rows_left(self) -> int:
         """Rows that this run has to do."""

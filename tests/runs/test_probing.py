@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import soundfile
+from commands import sdhubert
 from segmented import Segmenting
 
 from sdhubert_ray.corpus import cut_pieces, probe_durations
@@ -138,6 +139,14 @@ def test_a_run_goes_on_with_its_lengths_and_removes_them_when_it_has_its_plan(ti
     monkeypatch.setattr(probing, "probe_durations", None)  # nobody reads them again
     assert segmenting(speech, output).totals.statuses == {"silent": 8}
     assert not (output / "lengths").exists()
+
+
+@pytest.mark.usefixtures("kept_from_five")
+def test_a_plan_keeps_no_lengths(files, tmp_path):
+    speech = tmp_path / "speech.csv"
+    speech.write_text("\n".join(["id,uri", *(f"{number},{uri}" for number, (uri, *_) in enumerate(files))]))
+    assert "hours" in sdhubert("segment", speech, tmp_path / "out", "--checkpoint", "bundled", "--plan").stdout
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("kept_from_five")
