@@ -10,7 +10,7 @@ from sdhubert_ray.speech.presets import PRESETS, EncoderOptions, SegmentationOpt
 # The table of the design, row by row.
 TABLE = {
     "readme": {
-        "audio": {"variance_floor": 0.0, "channel": None, "piece_seconds": 600.0},
+        "audio": {"variance_floor": 0.0, "channel": None, "piece_seconds": 600.0, "resampler": "soxr"},
         "windows": {"window_seconds": 5.0, "overlap_seconds": 0.5, "pad_samples": 160},
         "encoder": {"layer": 9, "normcut_layer": 11},
         "speech": {
@@ -31,7 +31,7 @@ TABLE = {
         },
     },
     "paper": {
-        "audio": {"variance_floor": 1e-7, "channel": None, "piece_seconds": 600.0},
+        "audio": {"variance_floor": 1e-7, "channel": None, "piece_seconds": 600.0, "resampler": "soxr"},
         "windows": {"window_seconds": None, "pad_samples": 0},
         "encoder": {"layer": 9, "normcut_layer": 11},
         "speech": {
