@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import sdhubert_ray
-from sdhubert_ray import read_segments
+from sdhubert_ray import read_segments, segment_corpus
 
 DEMO = Path(sdhubert_ray.__file__).parent / "assets" / "demo"
 
@@ -20,7 +20,7 @@ DEMO = Path(sdhubert_ray.__file__).parent / "assets" / "demo"
 def main(source: str = str(DEMO), output: str = "out/units", clusters: str = "16", units: str = "8") -> None:
     """Print a line of units for each recording."""
     segments, quantizer, sequences = (f"{output}/{name}" for name in ("segments", "quantizer", "sequences"))
-    sdhubert("segment", source, segments, "--checkpoint", "bundled")
+    segment_corpus(source, segments, checkpoint="bundled")
     sdhubert("cluster", segments, quantizer, "--n-clusters", clusters, "--n-units", units)
     # Lines of JSON for a language model, runs of one unit merged; without a folder for them the table gets the units.
     sdhubert("tokenize", segments, sequences, "--quantizer", quantizer, "--format", "jsonl", "--dedup", "--durations")

@@ -4,14 +4,13 @@ Credentials come from where users of S3 have them: AWS_* variables, ~/.aws, the 
 leads to other stores than Amazon's.
 """
 
-import subprocess
 import sys
 from pathlib import Path
 
 import fsspec
 
 import sdhubert_ray
-from sdhubert_ray import read_segments
+from sdhubert_ray import read_segments, segment_corpus
 
 DEMO = Path(sdhubert_ray.__file__).parent / "assets" / "demo"
 
@@ -22,9 +21,8 @@ def main(place: str) -> None:
     for path in DEMO.glob("*.flac"):  # a corpus of yours is there already
         with fsspec.open(f"{audio}/{path.name}", "wb") as file:
             file.write(path.read_bytes())
-    # On a cluster, with --address HEAD:6379 or by `ray job submit`, nodes read and write the store themselves.
-    command = [sys.executable, "-m", "sdhubert_ray", "segment", audio, output, "--checkpoint", "bundled"]
-    subprocess.run(command, check=True)
+    # On a cluster, with address="HEAD:6379" or by `ray job submit`, nodes read and write the store themselves.
+    segment_corpus(audio, output, checkpoint="bundled")
     for recording in read_segments(output):
         print(recording.id, recording.uri, recording.status, len(recording.segments), "syllables")
 
