@@ -1,18 +1,24 @@
-"""Minimum normalised cut of a similarity matrix into consecutive segments. Needs NumPy only."""
+"""Segments of consecutive frames: minimum normalised cut, greedy, least squared error. Needs NumPy only."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mincut import _mincut
+from mincut.checks import checked_count
+from mincut.greedy import greedy_segments
+from mincut.sse import sse_cut
 
-__all__ = ["PROJECT", "min_cut"]
+__all__ = ["PROJECT", "greedy_segments", "min_cut", "sse_cut"]
 
 PROJECT = "sdhubert_ray"
 """Whose module this is: others are called so, too."""
 
 
 def min_cut(
-    similarity: NDArray[np.float32] | NDArray[np.float64], num_segments: int, max_frames: int | None = None
+    similarity: NDArray[np.float32] | NDArray[np.float64],
+    num_segments: int,
+    max_frames: int | None = None,
+    min_frames: int = 1,
 ) -> NDArray[np.int64]:
     """Cut n consecutive frames into segments that are alike inside and unlike the rest.
 
@@ -34,6 +40,7 @@ def min_cut(
         num_segments: from 1 to n - 1.
         max_frames: no segment is longer; none leaves them as long as they get. Where no segment of that result is
             longer, the results are the same.
+        min_frames: no segment is shorter.
 
     Returns:
         (num_segments + 1,) int64 boundaries in frames, ascending, the first 0, the last n - 1. Segment k is
@@ -41,13 +48,15 @@ def min_cut(
 
     Raises:
         ValueError: if similarity is not 2-D, square, non-empty, float32 or float64, finite and positive, if
-            its sums could overflow, if num_segments is not an integer from 1 to n - 1, or if max_frames is not an
-            integer, or so small that num_segments of them do not reach frame n - 1.
+            its sums could overflow, if num_segments is not an integer from 1 to n - 1, if max_frames is not an
+            integer, or so small that num_segments of them do not reach frame n - 1, or if min_frames is not an integer
+            of 1 or more, or so large that num_segments of them go beyond.
     """
     matrix = _checked_similarity(similarity)
     n = len(matrix)
     num_segments = _checked_num_segments(num_segments, n)
     longest = _checked_max_frames(max_frames, num_segments, n)
+    shortest = _checked_min_frames(min_frames, num_segments, n)
     boundaries = np.empty(num_segments + 1, np.int64)
     _mincut.cut(
         matrix,
@@ -56,6 +65,7 @@ def min_cut(
         costs=np.empty((n, longest)),
         best=np.empty((num_segments + 1, n - num_segments)),
         boundaries=boundaries,
+        shortest=shortest,
     )
     return boundaries
 
@@ -119,3 +129,14 @@ def _checked_max_frames(max_frames: int | None, num_segments: int, n: int) -> in
             f"max_frames must be {least} or more for {num_segments} segments of {n} frames, but it is {max_frames}"
         )
     return min(int(max_frames), n - 1)
+
+
+def _checked_min_frames(min_frames: int, num_segments: int, n: int) -> int:
+    """Return how long segments have to be, or raise ValueError."""
+    shortest = checked_count("min_frames", min_frames, 1)
+    if shortest * num_segments > n - 1:
+        raise ValueError(
+            f"min_frames must be {(n - 1) // num_segments} or less for {num_segments} segments of {n} frames, "
+            f"but it is {shortest}"
+        )
+    return shortest

@@ -8,4 +8,5 @@ def cut(
     costs: NDArray[np.float64],
     best: NDArray[np.float64],
     boundaries: NDArray[np.int64],
+    shortest: int = 1,
 ) -> None: ...

@@ -23,6 +23,9 @@ from libc.stdint cimport int64_t
 cdef enum:
     TILE = 4
 
+# The cost of what is too short: more than all costs of a cut together, so that a cut that needs none has none.
+cdef double FORBIDDEN = 1e30
+
 
 cdef inline const double* cost_of(
     const double[:, ::1] costs, Py_ssize_t start, Py_ssize_t end
@@ -37,8 +40,9 @@ cdef void fill_costs(
     double[::1] rows,
     double[::1] blocks,
     double[:, ::1] costs,
+    Py_ssize_t shortest,
 ) noexcept nogil:
-    """Set the cost cut / (cut + within) of each segment [j, i) of up to L frames.
+    """Set the cost cut / (cut + within) of each segment [j, i) of up to L frames, and forbid the too short.
 
     While i ascends, rows[j] = sum S[j:i, :] and blocks[j] = sum S[j:i, j:i] only ever
     grow by positive terms: differences of 2-D prefix sums would lose the small entries
@@ -60,6 +64,8 @@ cdef void fill_costs(
             rows[start] += row_sums[last]
             cut = rows[start] - blocks[start]
             row[start] = cut / (cut + 0.5 * blocks[start])
+        for start in range(max(first, end - shortest + 1), end):
+            row[start] = FORBIDDEN
 
 
 cdef inline double least(
@@ -114,7 +120,7 @@ cdef inline void least_of_tile(
 cdef void fill_best(const double[:, ::1] costs, double[:, ::1] best) noexcept nogil:
     """Fill best[k, a] for k in 1..K; row 0 is not used.
 
-    Where k segments cannot reach, it is DBL_MAX: a cost, at most 1, makes it no larger.
+    Where k segments cannot reach, it is DBL_MAX: a cost, far smaller, makes it no larger.
     """
     cdef Py_ssize_t num_segments = best.shape[0] - 1
     cdef Py_ssize_t width = best.shape[1]
@@ -178,10 +184,11 @@ def cut(
     double[:, ::1] costs,
     double[:, ::1] best,
     int64_t[::1] boundaries,
+    Py_ssize_t shortest=1,
 ):
     """Write the K + 1 boundaries of the minimum cut into K segments of up to L frames.
 
-    Nothing is checked here: that sizes agree, that 1 <= K <= n - 1 <= K * L, that
+    Nothing is checked here: that sizes agree, that K * shortest <= n - 1 <= K * L, that
     entries are positive and sums finite is the caller's part.
 
     Args:
@@ -191,8 +198,9 @@ def cut(
         costs: (n, L) scratch; costs[i, l] is set to the cost of [i - L + l, i).
         best: (K + 1, n - K) scratch; set to the table of the recurrence.
         boundaries: (K + 1,) result, frames.
+        shortest: frames of a segment, at least.
     """
     with nogil:
-        fill_costs(similarity, row_sums, sums[0], sums[1], costs)
+        fill_costs(similarity, row_sums, sums[0], sums[1], costs, shortest)
         fill_best(costs, best)
         trace_back(costs, best, boundaries)
