@@ -1,5 +1,6 @@
 """The three segmentations straight from their definitions: slow, obvious, and what the kernels are tested against."""
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -100,7 +101,8 @@ def greedy_reference(
 def chunk_error(features: NDArray[np.float64], start: int, end: int) -> float:
     """Return the squared distances of the frames [start, end) to their mean, over the dimensions."""
     chunk = features[start:end]
-    return float(((chunk - chunk.mean(axis=0)) ** 2).sum()) / features.shape[1]
+    error: float = ((chunk - chunk.mean(axis=0)) ** 2).sum() / features.shape[1]
+    return error
 
 
 def sse_reference(
@@ -137,4 +139,4 @@ def sse_reference(
 
 
 def _norm(x: NDArray[np.float64]) -> float:
-    return float(np.sqrt((x**2).sum() + 1e-8))
+    return math.sqrt(float((x**2).sum()) + 1e-8)

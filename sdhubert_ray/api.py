@@ -21,7 +21,7 @@ from sdhubert_ray.speech.arrays import AudioInput, check_input, is_pair, read_sa
 from sdhubert_ray.speech.audio import FRAME_RATE, Audio, Span, resample_or_leave
 from sdhubert_ray.speech.presets import get_preset, with_values
 from sdhubert_ray.speech.spans import Speech, find_speech
-from sdhubert_ray.speech.syllables import cut_syllables, to_seconds
+from sdhubert_ray.speech.syllables import MIN_CUT, SEGMENTERS, find_syllables, to_seconds
 
 if TYPE_CHECKING:  # it takes seconds, and whoever cuts features needs none
     from sdhubert_ray.encoder.inference import EncodedPiece
@@ -262,7 +262,7 @@ class SDHuBERTSegmenter:
 
 
 class MincutWrapper:
-    """Speech spans to syllables: min-cut, merging, pooling.
+    """Speech spans to syllables: min-cut and merging, or another segmenter; pooling.
 
     Arguments that are None are the checkpoint's or, where it says nothing, the preset's.
     """
@@ -275,6 +275,8 @@ class MincutWrapper:
         min_cut_minimum: int | None = None,
         *,
         preset: str = "readme",
+        segmenter: str | None = None,
+        segmenter_options: Mapping[str, object] | None = None,
     ) -> None:
         """Choose the rules.
 
@@ -284,15 +286,26 @@ class MincutWrapper:
             ft_sr: frames per second of the features, Hz.
             min_cut_minimum: a span of fewer frames is one segment.
             preset: `readme` or `paper`.
+            segmenter: another one than `min-cut`, which the arguments before are for: `min-cut-banded`, `greedy`,
+                `sse-dp`, `norm-peaks` or `uniform`.
+            segmenter_options: its own, as in the section of its name in `configs/segment.yaml`.
 
         Raises:
-            UserError: an unknown preset, or a value that is refused.
+            UserError: an unknown preset or segmenter, or a value that is refused.
         """
         if not 0 < ft_sr < np.inf:
             raise UserError(f"ft_sr is {ft_sr}; it has to be a positive frame rate in Hz")
         self.ft_sr = ft_sr
         self._preset = get_preset(preset)
-        given = {"syl_dur": syl_dur, "merge_threshold": merge_threshold, "min_cut_minimum": min_cut_minimum}
+        of_min_cut = {"syl_dur": syl_dur, "merge_threshold": merge_threshold, "min_cut_minimum": min_cut_minimum}
+        given: dict[str, object] = {**of_min_cut, "segmenter": segmenter}
+        if segmenter_options is not None:
+            section = SEGMENTERS.get(segmenter or "")
+            if section is None:
+                raise UserError("segmenter_options are for a segmenter that is given, and is not min-cut")
+            given[section] = segmenter_options
+        if segmenter not in (None, MIN_CUT) and any(value is not None for value in of_min_cut.values()):
+            raise UserError(f"{', '.join(of_min_cut)} are for min-cut, and the segmenter is {segmenter}")
         self._given = _only_given({"syllables": given})
         with_values(self._preset, self._given)
 
@@ -311,7 +324,9 @@ class MincutWrapper:
     def _cut(self, speech: SpeechFeatures) -> SyllableFeatures:
         options = with_values(self._preset, {"syllables": speech.get("syllable_options", {})})
         options = with_values(options, self._given)
-        syllables = cut_syllables(speech["features"], speech["segments"], options.syllables, self.ft_sr)
+        syllables = find_syllables(
+            speech["features"], speech["norm"], speech["segments"], options.syllables, self.ft_sr
+        )
         return {
             "segments": to_seconds(syllables.frames, 0.0, self.ft_sr),
             "features": speech["features"],

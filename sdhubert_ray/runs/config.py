@@ -4,13 +4,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
+from omegaconf import DictConfig
+
 from sdhubert_ray.composing import compose, merge, read_parts
-from sdhubert_ray.errors import require_choice
+from sdhubert_ray.errors import UserError, require_choice
 from sdhubert_ray.output import OutputOptions
 from sdhubert_ray.speech.audio import SOXR, AudioOptions
 from sdhubert_ray.speech.presets import EncoderOptions, SegmentationOptions, get_preset
 from sdhubert_ray.speech.spans import SpeechOptions
-from sdhubert_ray.speech.syllables import SyllableOptions
+from sdhubert_ray.speech.syllables import SEGMENTERS, SyllableOptions
 from sdhubert_ray.speech.windows import WindowOptions
 from sdhubert_ray.storage.entries import SCHEMES
 
@@ -161,8 +163,7 @@ class JobConfig:
         # No key without a quantizer: outputs from before there were any can go on.
         units: dict[str, object] = {"quantizer": {"sha256": quantizer_sha256}} if quantizer_sha256 else {}
         options = asdict(self.segmentation)
-        if self.syllables.max_frames is None:  # likewise
-            del options["syllables"]["max_frames"]
+        options["syllables"] = _that_count(options["syllables"])
         if self.audio.resampler == SOXR:
             del options["audio"]["resampler"]
         return {
@@ -175,6 +176,18 @@ class JobConfig:
             },
             **units,
         }
+
+
+def _that_count(syllables: Mapping[str, object]) -> dict[str, object]:
+    """The options of the segmenter alone: those of others change nothing. Min-cut's are as before there were others."""
+    name = str(syllables["segmenter"])
+    section = SEGMENTERS[name]
+    if section is not None:
+        return {"segmenter": name, section: syllables[section]}
+    others = {"segmenter", *SEGMENTERS.values()}
+    if syllables["max_frames"] is None:  # no key without it: outputs from before there was one can go on
+        others.add("max_frames")
+    return {key: value for key, value in syllables.items() if key not in others}
 
 
 def flags_of_output(formats: Sequence[str] | None, frame_features: str | None, precision: str) -> dict[str, object]:
@@ -206,7 +219,8 @@ def load_config(
             that is given counts for `RESEGMENT_SECTIONS` only.
 
     Raises:
-        UserError: an unknown key (naming the near one), a value of the wrong type or out of range.
+        UserError: an unknown key (naming the near one), a value of the wrong type or out of range, an option of another
+            segmenter than the one that is chosen.
     """
     given = read_parts(path, overrides, flags)
     preset = get_preset(str(merge(JobConfig, given).preset))
@@ -214,4 +228,20 @@ def load_config(
     if saved is not None:
         chosen = RESEGMENT_SECTIONS if any("preset" in part for part in given) else ()
         defaults = [saved, *({name: part[name] for name in chosen if name in part} for part in defaults)]
-    return compose(JobConfig, [*defaults, *given])
+    config = compose(JobConfig, [*defaults, *given])
+    _refuse_unused(config.syllables.segmenter, given[1:] if path else given)  # a file may hold all that there are
+    return config
+
+
+def _refuse_unused(segmenter: str, given: Sequence[DictConfig]) -> None:
+    """Refuse options of a segmenter that is not the one: they would do nothing, and nobody would see."""
+    own = SEGMENTERS[segmenter]
+    for part in given:
+        for key in map(str, part.get("syllables") or {}):
+            section = key if key in SEGMENTERS.values() else None
+            if key != "segmenter" and section != own:
+                whose = next(name for name, value in SEGMENTERS.items() if value == section)
+                raise UserError(
+                    f"syllables.{key} is for the segmenter {whose}, but syllables.segmenter is {segmenter}; "
+                    "leave it out, or choose that one"
+                )

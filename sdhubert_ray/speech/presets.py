@@ -1,7 +1,7 @@
 """The options of a segmentation together, and the two published sets of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, get_args, get_type_hints
 
 from sdhubert_ray.errors import UserError
@@ -85,17 +85,25 @@ def with_values(options: SegmentationOptions, values: Mapping[str, Mapping[str, 
     for section, changes in values.items():
         if section not in sections:
             raise UserError(f"unknown options {section!r}; the sections are {', '.join(sorted(sections))}")
-        current = getattr(options, section)
-        unknown = [name for name in changes if name not in {known.name for known in fields(current)}]
-        if unknown:
-            raise UserError(f"unknown option {section}.{unknown[0]}")
-        for name, value in changes.items():
-            _check_type(f"{section}.{name}", value, get_type_hints(type(current))[name])
-        try:
-            options = replace(options, **{section: replace(current, **dict(changes))})
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{error}") from error
+        options = replace(options, **{section: _with_changes(section, getattr(options, section), changes)})
     return options
+
+
+def _with_changes(key: str, current: Any, changes: Mapping[str, object]) -> Any:  # noqa: ANN401 - any options
+    """One section with changes, those of the sections within it included."""
+    values = dict(changes)
+    for name, value in changes.items():
+        if name not in {known.name for known in fields(current)}:
+            raise UserError(f"unknown option {key}.{name}")
+        inner = getattr(current, name)
+        if is_dataclass(inner) and isinstance(value, Mapping):
+            values[name] = _with_changes(f"{key}.{name}", inner, value)
+        else:
+            _check_type(f"{key}.{name}", value, get_type_hints(type(current))[name])
+    try:
+        return replace(current, **values)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{error}") from error
 
 
 def _check_type(key: str, value: object, hint: Any) -> None:  # noqa: ANN401 - a type or a union of types

@@ -1,16 +1,28 @@
-"""Speech spans to syllables: min-cut over frame similarities, merging of similar neighbours, mean pooling."""
+"""Speech spans to syllables: min-cut over frame similarities and merging, or another segmenter; mean pooling."""
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 import mincut
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import UserError, require_choice
 from sdhubert_ray.speech.audio import FRAME_RATE
+from sdhubert_ray.speech.segmenters import (
+    GreedyOptions,
+    PeakOptions,
+    Segmenter,
+    SseOptions,
+    UniformOptions,
+    greedy,
+    least_error,
+    norm_peaks,
+    uniform,
+)
 from sdhubert_ray.speech.spans import Spans
 
 if getattr(mincut, "PROJECT", None) != "sdhubert_ray":  # such as the original system's, in the working folder
@@ -22,11 +34,56 @@ if getattr(mincut, "PROJECT", None) != "sdhubert_ray":  # such as the original s
 _SIMILARITY_FLOOR = 1e-7
 # What the original's callers give to merge nothing.
 _BEYOND_COSINE = 1.1
+_BANDED_MERGE_MINIMUM = 3
+MIN_CUT = "min-cut"
+SEGMENTERS = {
+    MIN_CUT: None,
+    "min-cut-banded": "banded",
+    "greedy": "greedy",
+    "sse-dp": "sse_dp",
+    "norm-peaks": "norm_peaks",
+    "uniform": "uniform",
+}
+"""What may be `syllables.segmenter`, and the section of `syllables` that holds its options, if it has one."""
+
+
+@dataclass(frozen=True)
+class BandedOptions:
+    """How spans are cut by min-cut into segments of bounded length; the defaults are SylReg's.
+
+    Attributes:
+        syl_dur: seconds per segment of the initial cut.
+        merge_threshold: neighbours of at least this cosine similarity are merged while 3 remain; none merges nothing.
+        min_frames: no segment of the cut is shorter.
+        max_frames: no segment of the cut is longer, but that its last frame is added to the last one.
+    """
+
+    syl_dur: float = 0.15
+    merge_threshold: float | None = 0.7
+    min_frames: int = 3
+    max_frames: int = 35
+
+    def __post_init__(self) -> None:
+        if not (self.syl_dur > 0 and math.isfinite(self.syl_dur)):
+            raise ValueError(f"syllables.banded.syl_dur is {self.syl_dur}; it has to be a positive number of seconds")
+        if self.merge_threshold is not None and not abs(self.merge_threshold) <= _BEYOND_COSINE:
+            raise ValueError(
+                f"syllables.banded.merge_threshold is {self.merge_threshold:g}; cosine similarities go from -1 to 1"
+            )
+        if self.min_frames < 1:
+            raise ValueError(f"syllables.banded.min_frames is {self.min_frames}; it has to be 1 frame or more")
+        # So many segments of the longest, or of the shortest, have to be as long as a span of any length.
+        least = max(2 * self.min_frames - 1, math.ceil(self.syl_dur * FRAME_RATE - 1e-9))
+        if self.max_frames < least:
+            raise ValueError(
+                f"syllables.banded.max_frames is {self.max_frames}; with syllables.banded.syl_dur {self.syl_dur:g} "
+                f"and syllables.banded.min_frames {self.min_frames} it has to be {least} frames or more"
+            )
 
 
 @dataclass(frozen=True)
 class SyllableOptions:
-    """How spans are cut and merged.
+    """How spans are cut and merged. What is not in a section of its own is for the segmenter `min-cut`.
 
     Attributes:
         syl_dur: seconds per segment of the initial cut.
@@ -38,6 +95,12 @@ class SyllableOptions:
         merge_minimum: merging goes on only while at least this many segments remain.
         max_frames: segments of the cut have this many frames at most (before `keep_last_frame` adds one): long spans
             take less time; none leaves them as long as they get.
+        segmenter: one of `SEGMENTERS`.
+        banded: options of the segmenter `min-cut-banded`.
+        greedy: of `greedy`.
+        sse_dp: of `sse-dp`.
+        norm_peaks: of `norm-peaks`.
+        uniform: of `uniform`.
     """
 
     syl_dur: float = 0.1
@@ -47,8 +110,15 @@ class SyllableOptions:
     drop_frames: int = 0
     merge_minimum: int = 2
     max_frames: int | None = None
+    segmenter: str = MIN_CUT
+    banded: BandedOptions = field(default_factory=BandedOptions)
+    greedy: GreedyOptions = field(default_factory=GreedyOptions)
+    sse_dp: SseOptions = field(default_factory=SseOptions)
+    norm_peaks: PeakOptions = field(default_factory=PeakOptions)
+    uniform: UniformOptions = field(default_factory=UniformOptions)
 
     def __post_init__(self) -> None:
+        require_choice("syllables.segmenter", self.segmenter, tuple(SEGMENTERS))
         if not (self.syl_dur > 0 and math.isfinite(self.syl_dur)):
             raise ValueError(f"syllables.syl_dur is {self.syl_dur}; it has to be a positive number of seconds")
         if self.merge_threshold is not None and not abs(self.merge_threshold) <= _BEYOND_COSINE:
@@ -80,6 +150,80 @@ class Syllables(NamedTuple):
 
     frames: Spans
     features: npt.NDArray[np.float32]
+
+
+def find_syllables(
+    features: npt.NDArray[np.floating],
+    norms: npt.NDArray[np.float32],
+    spans: Spans,
+    options: SyllableOptions,
+    frame_rate: float = FRAME_RATE,
+) -> Syllables:
+    """Cut each speech span into syllables by the segmenter that the options name.
+
+    Args:
+        features: (T, D) floating, one row per frame.
+        norms: (T,) float32, norms of the states that tell speech.
+        spans: (P, 2) frames [start, end), not empty, in order.
+        options: the segmenter and its rules.
+        frame_rate: frames per second, Hz.
+    """
+    if options.segmenter == MIN_CUT:
+        return cut_syllables(features, spans, options, frame_rate)
+    frames = bind_segmenter(options, frame_rate)(features, norms, spans)
+    means = [features[start:end].mean(axis=0, dtype=np.float64) for start, end in frames]
+    pooled = np.stack(means) if means else np.zeros((0, features.shape[1]))
+    return Syllables(frames, pooled.astype(np.float32))
+
+
+def bind_segmenter(options: SyllableOptions, frame_rate: float = FRAME_RATE) -> Segmenter:
+    """The segmenter that the options name, with its own ones bound."""
+    segmenters: dict[str, Segmenter] = {
+        MIN_CUT: partial(_min_cut, options=options, frame_rate=frame_rate),
+        "min-cut-banded": partial(_min_cut_banded, options=options.banded, frame_rate=frame_rate),
+        "greedy": partial(greedy, options=options.greedy),
+        "sse-dp": partial(least_error, options=options.sse_dp),
+        "norm-peaks": partial(norm_peaks, options=options.norm_peaks),
+        "uniform": partial(uniform, options=options.uniform, frame_rate=frame_rate),
+    }
+    return segmenters[options.segmenter]
+
+
+def _min_cut(
+    features: npt.NDArray[np.floating],
+    _norms: npt.NDArray[np.float32],
+    spans: Spans,
+    *,
+    options: SyllableOptions,
+    frame_rate: float,
+) -> Spans:
+    return cut_syllables(features, spans, options, frame_rate).frames
+
+
+def _min_cut_banded(
+    features: npt.NDArray[np.floating],
+    _norms: npt.NDArray[np.float32],
+    spans: Spans,
+    *,
+    options: BandedOptions,
+    frame_rate: float,
+) -> Spans:
+    rules = SyllableOptions(options.syl_dur, options.merge_threshold, merge_minimum=_BANDED_MERGE_MINIMUM)
+    found = [np.zeros((0, 2), np.int64)]
+    for start, end in spans:
+        span = features[start:end].astype(np.float64)
+        count = _count_segments(len(span), options.syl_dur, frame_rate)
+        # At the frame rate of the encoder neither bound changes the count but in spans of a few frames.
+        count = min(count, max(1, (len(span) - 1) // options.min_frames))
+        count = max(count, -(-(len(span) - 1) // options.max_frames))
+        if len(span) <= options.min_frames:
+            cut = np.array([[0, len(span)]], np.int64)
+        else:
+            boundaries = mincut.min_cut(similarity_of(span), count, options.max_frames, options.min_frames)
+            boundaries[-1] = len(span)
+            cut = np.stack([boundaries[:-1], boundaries[1:]], axis=1)
+        found.append(merge(span, cut, rules)[0] + start)
+    return np.concatenate(found)
 
 
 def cut_syllables(
@@ -115,15 +259,25 @@ def initial_cut(features: npt.NDArray[np.float64], options: SyllableOptions, fra
     n = len(features)
     if n == 1 or n < options.min_cut_minimum:
         return np.array([[0, n]], dtype=np.int64)
-    count = math.ceil(min(n / frame_rate / options.syl_dur, n))
-    similarity = features @ features.T
-    similarity = similarity - similarity.min() + _SIMILARITY_FLOOR
-    boundaries = mincut.min_cut(similarity, min(max(count, 1), n - 1), options.max_frames)
+    count = _count_segments(n, options.syl_dur, frame_rate)
+    boundaries = mincut.min_cut(similarity_of(features), count, options.max_frames)
     if options.keep_last_frame:
         boundaries[-1] = n
     segments = np.stack([boundaries[:-1], boundaries[1:]], axis=1)
     long_enough = segments[:, 1] - segments[:, 0] > options.drop_frames
     return segments[long_enough] if long_enough.any() else segments
+
+
+def similarity_of(features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """X X^T - min(X X^T) + 1e-7 of (n, D) float64 features X."""
+    products = features @ features.T
+    similarity: npt.NDArray[np.float64] = products - products.min() + _SIMILARITY_FLOOR
+    return similarity
+
+
+def _count_segments(n: int, syl_dur: float, frame_rate: float) -> int:
+    """ceil(n / frame_rate / syl_dur), 1 to n - 1."""
+    return min(max(math.ceil(min(n / frame_rate / syl_dur, n)), 1), n - 1)
 
 
 def merge(

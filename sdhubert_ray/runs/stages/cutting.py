@@ -26,14 +26,14 @@ from sdhubert_ray.output.tables import (
 from sdhubert_ray.runs.stages.rows import GIVEN_UP, failed, replaced, timed
 from sdhubert_ray.speech.presets import SegmentationOptions
 from sdhubert_ray.speech.spans import find_speech
-from sdhubert_ray.speech.syllables import cut_syllables, to_seconds
+from sdhubert_ray.speech.syllables import find_syllables, to_seconds
 
 if TYPE_CHECKING:
     from sdhubert_ray.units import Quantizer
 
 
 class CutSyllables:
-    """Find speech in each row and cut it into syllables (min-cut and merge), on CPU.
+    """Find speech in each row and cut it into syllables, on CPU.
 
     In:  frame_features (T, D), raw_norm and amplitude (T,), or nulls.
     Out: the segments table (and the stages' report columns), with units where there is a quantizer.
@@ -110,7 +110,7 @@ class CutSyllables:
         if features is None or raw_norm is None or amplitude is None:
             return None
         speech = find_speech(raw_norm, amplitude, self.options.speech)
-        syllables = cut_syllables(features, speech.spans, self.options.syllables)
+        syllables = find_syllables(features, raw_norm, speech.spans, self.options.syllables)
         return _CutRow(to_seconds(syllables.frames, offset), syllables.features, *speech)
 
 
