@@ -98,9 +98,9 @@ distclean: clean ## clean, and remove .venv and its like
 # An editable install: the sources in this tree are what runs, and the extension is built beside its .pyx. It is
 # built with the Cython and setuptools of .venv (no isolation), so a rebuild needs no network. torch comes first and
 # alone, because the index of TORCH_INDEX may lack the pinned versions of its dependencies.
-$(INSTALLED): pyproject.toml constraints.txt mincut/_mincut.pyx | $(VENV)/bin/python
+$(INSTALLED): pyproject.toml constraints.txt $(wildcard mincut/*.pyx) | $(VENV)/bin/python
 	@echo "installing the pinned packages into $(VENV): 4 minutes and 2.5 GB the first time (a CUDA torch: more)"
-	@rm -f mincut/_mincut.*.so mincut/_mincut.c
+	@rm -f mincut/_*.so mincut/_*.c
 	$(PIP) install -q -c constraints.txt pip setuptools Cython
 	$(PIP) install -q -c constraints.txt --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	PYTHONWARNINGS=ignore $(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev,s3]'

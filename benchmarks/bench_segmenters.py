@@ -35,8 +35,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import scipy.ndimage
-import scipy.signal
 import soundfile
 import torch
 from reporting import record
@@ -57,8 +55,10 @@ from sdhubert_ray.metrics import (
 )
 from sdhubert_ray.output import publish_plan, read_segments, stage_plan, unit_name, write_commit, write_run
 from sdhubert_ray.output.tables import MANIFEST_FIELDS, RESULT_FIELDS, SEGMENTS, ragged_intervals
-from sdhubert_ray.speech.audio import FRAME_RATE, FRAME_SAMPLES, SAMPLE_RATE, normalise, resample
+from sdhubert_ray.speech.audio import FRAME_SAMPLES, SAMPLE_RATE, normalise, resample
+from sdhubert_ray.speech.mel import BANDS, log_mel, mel_levels
 from sdhubert_ray.speech.presets import PRESETS, SegmentationOptions
+from sdhubert_ray.speech.segmenters import UniformOptions, ValleyOptions, uniform, valleys
 from sdhubert_ray.speech.spans import SpeechOptions, find_speech
 from sdhubert_ray.speech.syllables import cut_syllables, to_seconds
 from sdhubert_ray.speech.windows import frame_amplitude
@@ -69,7 +69,6 @@ PARTS = ("validation", "test")
 PROTOCOLS = ("sdhubert", "onsets_offsets")
 FIGURES = ("precision", "recall", "f1", "r_value")
 CLUSTERS = (256, 1024)
-WINDOW, FFT, BANDS = 400, 512, 80
 MEL_SPEECH = tuple(SpeechOptions("relative", share / 10, silence_threshold=None) for share in range(1, 9))
 SMOOTHINGS, PROMINENCES = (1.0, 1.5, 2.0, 3.0), (0.0, 0.01, 0.02, 0.05)
 Segmenter = Callable[[np.ndarray], np.ndarray]
@@ -100,24 +99,6 @@ def read_recordings(speech: Path, corpus: str, part: str) -> list[Recording]:
 # -- without an encoder
 
 
-@functools.cache
-def mel_filters() -> np.ndarray:
-    """(80, 257) triangles between 0 and 8 kHz, evenly spaced on the mel scale."""
-    mels = np.linspace(0, 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700), BANDS + 2)
-    edges = 700 * (10 ** (mels / 2595) - 1)
-    bins = np.fft.rfftfreq(FFT, 1 / SAMPLE_RATE)
-    low, peak, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    return np.maximum(0, np.minimum((bins - low) / (peak - low), (high - bins) / (high - peak)))
-
-
-def log_mel(samples: np.ndarray) -> np.ndarray:
-    """(n // 320, 80) log energies of 25 ms around each frame of 20 ms."""
-    padded = np.pad(samples.astype(np.float64), (WINDOW - FRAME_SAMPLES) // 2)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::FRAME_SAMPLES][: len(samples) // FRAME_SAMPLES]
-    power = np.abs(np.fft.rfft(frames * scipy.signal.get_window("hann", WINDOW), FFT)) ** 2
-    return np.log(power @ mel_filters().T + 1e-6)
-
-
 def encode_mel(samples: np.ndarray, syllables: np.ndarray) -> Encoded:
     features = log_mel(samples)
     scaled = (features - features.mean(axis=0)) / (features.std(axis=0) + 1e-6)
@@ -125,14 +106,9 @@ def encode_mel(samples: np.ndarray, syllables: np.ndarray) -> Encoded:
     return Encoded({0: scaled}, amplitude, syllables, mel_levels(features))
 
 
-def mel_levels(features: np.ndarray) -> np.ndarray:
-    """What tells speech in a mel spectrogram: (T,) float32."""
-    return features.mean(axis=1).astype(np.float32)
-
-
-def uniform(samples: np.ndarray) -> np.ndarray:
-    edges = np.append(np.arange(0, len(samples) / SAMPLE_RATE, 0.2), len(samples) / SAMPLE_RATE)
-    return np.stack([edges[:-1], edges[1:]], axis=1)
+def uniform_segments(samples: np.ndarray) -> np.ndarray:
+    frames = np.array([[0, len(samples) // FRAME_SAMPLES]])
+    return to_seconds(uniform(np.zeros((0, 0)), np.zeros(0, np.float32), frames, options=UniformOptions()))
 
 
 def mel_min_cut(samples: np.ndarray, options: SegmentationOptions) -> np.ndarray:
@@ -144,12 +120,7 @@ def mel_min_cut(samples: np.ndarray, options: SegmentationOptions) -> np.ndarray
 def mel_valleys(samples: np.ndarray, speech: SpeechOptions, smoothing: float, prominence: float) -> np.ndarray:
     level = mel_levels(log_mel(samples))
     spans = find_speech(level, frame_amplitude(samples, len(level)), speech).spans
-    smooth = scipy.ndimage.gaussian_filter1d(level, smoothing)
-    valleys, _ = scipy.signal.find_peaks(-smooth, prominence=prominence * float(np.ptp(smooth)))
-    segments: list[tuple[int, int]] = []
-    for start, end in spans:
-        segments += itertools.pairwise([start, *valleys[(valleys > start) & (valleys < end)], end])
-    return np.array(segments, dtype=np.float64).reshape(-1, 2) / FRAME_RATE
+    return to_seconds(valleys(np.zeros((0, 0)), level, spans, options=ValleyOptions(smoothing, prominence)))
 
 
 def coarse_grid(layers: Sequence[tuple[int, int]], width: int) -> Grid:
@@ -164,13 +135,17 @@ def choose_baselines(corpora: list[list[Recording]]) -> dict[str, Segmenter]:
     options = tuned.options
     print(f"mel min-cut takes {overrides_of(options)}, chosen on validation", flush=True)
 
-    valleys = [
+    candidates = [
         functools.partial(mel_valleys, speech=speech, smoothing=smoothing, prominence=prominence)
         for speech, smoothing, prominence in itertools.product(MEL_SPEECH, SMOOTHINGS, PROMINENCES)
     ]
-    best = max(valleys, key=functools.partial(mean_score, corpora))
+    best = max(candidates, key=functools.partial(mean_score, corpora))
     print(f"mel valleys takes {best.keywords}, chosen on validation", flush=True)
-    return {"mel min-cut": functools.partial(mel_min_cut, options=options), "mel valleys": best, "uniform": uniform}
+    return {
+        "mel min-cut": functools.partial(mel_min_cut, options=options),
+        "mel valleys": best,
+        "uniform": uniform_segments,
+    }
 
 
 def mean_score(corpora: list[list[Recording]], segmenter: Segmenter) -> float:

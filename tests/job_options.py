@@ -46,6 +46,22 @@ RESULT_OPTIONS = {
     "output.frame_features": "float16",
     "output.segment_features": "none",
 }
+# Of segmenters other than min-cut; they are taken with theirs only.
+SEGMENTER_OPTIONS = {
+    "syllables.banded.syl_dur": 0.25,
+    "syllables.banded.merge_threshold": 0.95,
+    "syllables.banded.min_frames": 2,
+    "syllables.banded.max_frames": 50,
+    "syllables.greedy.norm_threshold": 1.5,
+    "syllables.greedy.merge_threshold": 0.75,
+    "syllables.greedy.reset_count": True,
+    "syllables.sse_dp.max_error": 0.25,
+    "syllables.sse_dp.min_frames": 2,
+    "syllables.sse_dp.max_frames": 50,
+    "syllables.norm_peaks.window_frames": 5,
+    "syllables.norm_peaks.prominence": 0.25,
+    "syllables.uniform.seconds": 0.25,
+}
 LAYOUT_OPTIONS = {
     "preset": "paper",  # its options count, not its name
     "checkpoint": "elsewhere/copy.pt",  # the hash of its content counts

@@ -31,6 +31,15 @@ def test_arguments_of_mincut_reach_the_cut(segmenter, sounds):
     assert len(MincutWrapper(syl_dur=0.2, merge_threshold=1.1)(found)["segments"]) == sum(counts)
 
 
+def test_another_segmenter(segmenter, sounds):
+    found = segmenter(sounds[1])
+    uniform = MincutWrapper(segmenter="uniform", segmenter_options={"seconds": 0.1})(found)["segments"]
+    spans = found["segments"]
+    assert len(uniform) == sum(-(-(end - start) // 5) for start, end in spans)
+    peaks = MincutWrapper(segmenter="norm-peaks")(found)
+    assert len(spans) < len(peaks["segments"]) == len(peaks["segment_features"])
+
+
 def test_other_frame_rates_scale_times_and_counts(segmenter, sounds):
     """At 100 Hz the same frames last half as long: half of syl_dur cuts them alike."""
     found = segmenter(sounds[0])
@@ -84,6 +93,11 @@ def test_wrong_arguments_of_the_segmenter(tiny_checkpoint, arguments, sentence):
         ({"ft_sr": 0}, "ft_sr is 0"),
         ({"ft_sr": float("nan")}, "ft_sr is nan"),
         ({"min_cut_minimum": 0}, "min_cut_minimum is 0"),
+        ({"segmenter": "greed"}, "syllables.segmenter is 'greed'"),
+        ({"segmenter": "greedy", "syl_dur": 0.2}, "are for min-cut, and the segmenter is greedy"),
+        ({"segmenter": "greedy", "segmenter_options": {"tau": 1}}, r"unknown option syllables\.greedy\.tau"),
+        ({"segmenter": "uniform", "segmenter_options": {"seconds": 0}}, r"uniform\.seconds is 0"),
+        ({"segmenter_options": {"tau": 1}}, "segmenter_options are for a segmenter that is given"),
     ],
 )
 def test_wrong_arguments_of_mincut(arguments, sentence):

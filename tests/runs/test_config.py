@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from job_options import LAYOUT_OPTIONS, OPTIONAL, RESULT_OPTIONS, as_text, get, load, refusal
+from job_options import LAYOUT_OPTIONS, OPTIONAL, RESULT_OPTIONS, SEGMENTER_OPTIONS, as_text, get, load, refusal
 from omegaconf import OmegaConf
 from option_trees import flatten, leaves
 from places import CONFIGS
@@ -12,11 +12,13 @@ from sdhubert_ray.errors import UserError
 from sdhubert_ray.output import fingerprint
 from sdhubert_ray.runs.config import JobConfig, load_config
 from sdhubert_ray.speech.presets import PRESETS, with_values
+from sdhubert_ray.speech.syllables import SEGMENTERS
 
 
 def test_every_option_is_known_to_this_test():
-    """A new option has to be put into one of the two tables: does it change results or not?"""
-    assert {key for key, _ in leaves(JobConfig())} == RESULT_OPTIONS.keys() | LAYOUT_OPTIONS.keys()
+    """A new option has to be put into one of the tables: does it change results or not, with one segmenter alone?"""
+    known = {*RESULT_OPTIONS, *LAYOUT_OPTIONS, *SEGMENTER_OPTIONS, "syllables.segmenter"}
+    assert {key for key, _ in leaves(JobConfig())} == known
 
 
 # -- values
@@ -130,7 +132,9 @@ def test_null_is_none_for_optional_values(tmp_path, key):
     assert get(load(path=str(path), carried=base), key) is None
 
 
-@pytest.mark.parametrize("key", [key for key, _ in leaves(JobConfig()) if key not in OPTIONAL])
+@pytest.mark.parametrize(
+    "key", [key for key, _ in leaves(JobConfig()) if key not in (*OPTIONAL, "syllables.banded.merge_threshold")]
+)
 def test_null_is_refused_for_all_others(key):
     assert key in refusal(f"{key}=null")
 
@@ -154,7 +158,7 @@ def all_options(options):
 def test_every_options_object_is_frozen():
     for config in (JobConfig(), load("output.formats=[parquet,textgrid]", flags={"preset": "paper"})):
         objects = list(all_options(config))
-        assert len(objects) == 11
+        assert len(objects) == 16
         for options in objects:
             for option in dataclasses.fields(options):
                 with pytest.raises(dataclasses.FrozenInstanceError):
@@ -212,6 +216,49 @@ def test_identity_holds_a_longest_segment_if_there_is_one():
     """An output from before segments could have one has the identity of one without."""
     assert not [key for key in identity(load()) if "max_frames" in key]
     assert identity(load("syllables.max_frames=50"))["syllables.max_frames"] == "50"
+
+
+@pytest.mark.parametrize(("key", "value"), SEGMENTER_OPTIONS.items())
+def test_options_of_a_segmenter_can_be_set_in_every_way_with_it_and_are_of_its_identity(tmp_path, key, value):
+    section, name = key.split(".")[1:]
+    segmenter = next(one for one, own in SEGMENTERS.items() if own == section)
+    chosen = f"syllables.segmenter={segmenter}"
+    path = tmp_path / "job.yaml"
+    path.write_text(f"syllables:\n  segmenter: {segmenter}\n  {section}:\n    {name}: {as_text(value)}\n")
+    ways = [
+        load(chosen, f"{key}={as_text(value)}"),
+        load(path=str(path)),
+        load(flags={"syllables.segmenter": segmenter, key: value}),
+        load(chosen, carried={"syllables": {section: {name: value}}}),
+    ]
+    for config in ways:
+        assert dict(leaves(config)) == {**dict(leaves(load())), "syllables.segmenter": segmenter, key: value}
+        before, after = identity(load(chosen)), identity(config)
+        assert {one for one in {*before, *after} if before.get(one) != after.get(one)} == {key}
+    message = refusal(f"{key}={as_text(value)}")
+    assert message.startswith(
+        f"syllables.{section} is for the segmenter {segmenter}, but syllables.segmenter is min-cut;"
+    )
+
+
+@pytest.mark.parametrize("segmenter", SEGMENTERS)
+def test_identity_holds_the_options_of_the_segmenter_alone(segmenter):
+    """An output from before there was a choice has the identity of one by min-cut."""
+    found = {
+        key.split(".")[1] for key in identity(load(f"syllables.segmenter={segmenter}")) if key[:10] == "syllables."
+    }
+    of_min_cut = {key.split(".")[1] for key in RESULT_OPTIONS if key.startswith("syllables.")} - {"max_frames"}
+    assert found == ({"segmenter", SEGMENTERS[segmenter]} if SEGMENTERS[segmenter] else of_min_cut)
+    assert load("syllables.segmenter=greedy", carried={"syllables": {"syl_dur": 9.0}}).syllables.syl_dur == 9
+
+
+def test_options_of_min_cut_are_refused_where_they_would_do_nothing(tmp_path):
+    message = refusal("syllables.segmenter=greedy", "syllables.syl_dur=0.2")
+    assert message.startswith("syllables.syl_dur is for the segmenter min-cut, but syllables.segmenter is greedy;")
+    assert "sse-dp" in refusal("syllables.segmenter=greedy", "syllables.sse_dp.max_error=0.2")
+    assert "'greedi'" in refusal("syllables.segmenter=greedi")
+    (tmp_path / "all.yaml").write_text("syllables: {segmenter: greedy, syl_dur: 0.2}\n")
+    assert load(path=str(tmp_path / "all.yaml")).syllables.segmenter == "greedy"
 
 
 def test_identity_is_the_same_however_a_value_was_written():

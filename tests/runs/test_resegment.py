@@ -85,6 +85,26 @@ def test_it_is_what_segmenting_with_these_options_gives(
     assert resegment(tmp_path / "features", tmp_path / "out").rows_done == 0
 
 
+@pytest.mark.parametrize("segmenter", ["min-cut-banded", "greedy", "sse-dp", "norm-peaks", "uniform"])
+def test_another_segmenter_gives_what_segmenting_by_it_gives(
+    segmenter: str, golden: Path, segment: Segmenting, tmp_path: Path
+) -> None:
+    chosen = [f"syllables.segmenter={segmenter}"]
+    segment(golden / "audio", tmp_path / "features", FEATURES)
+    segment(golden / "audio", tmp_path / "expected", chosen)
+    resegment(tmp_path / "features", tmp_path / "out", chosen)
+    assert read_table(tmp_path / "out").equals(read_table(tmp_path / "expected"))
+    assert read_table(tmp_path / "out")["segments"] != read_table(tmp_path / "features")["segments"]
+    record, other, before = (
+        json.loads((tmp_path / name / "run.json").read_text())["fingerprint"]
+        for name in ("out", "expected", "features")
+    )
+    assert record == other
+    assert (record["syllables.segmenter"], "syllables.segmenter" in before) == (f'"{segmenter}"', False)
+    with pytest.raises(UserError, match=r"syllables\.segmenter"):  # its output is not gone on with by another
+        resegment(tmp_path / "features", tmp_path / "out", ["syllables.segmenter=min-cut"])
+
+
 def test_golden_segments_of_another_cut(golden: Path, segment: Segmenting, tmp_path: Path) -> None:
     segment(golden / "audio", tmp_path / "features", FEATURES)
     unmerged = ["syllables.syl_dur=0.2", "syllables.merge_threshold=null"]
@@ -317,6 +337,12 @@ def made(golden: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathF
         ("features", ["dtype=bfloat16"], 'dtype is "float32" in {features}'),
         ("features", ["device=cuda"], 'device is "auto" in {features}'),
         ("features", ["preset=papier"], "unknown preset 'papier'"),
+        ("features", ["syllables.segmenter=greed"], "syllables.segmenter is 'greed'"),
+        (
+            "features",
+            ["syllables.greedy.merge_threshold=0.7"],
+            "is for the segmenter greedy, but syllables.segmenter is",
+        ),
         ("plain", [], "{plain} keeps no frame features; run `sdhubert segment` with --frame-features float32"),
         ("nowhere", [], "holds no run; name an output folder of `sdhubert segment --frame-features float32`"),
     ],

@@ -6,6 +6,7 @@ import pytest
 
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.speech.presets import PRESETS, EncoderOptions, SegmentationOptions, get_preset, with_values
+from sdhubert_ray.speech.syllables import SEGMENTERS
 
 # The table of the design, row by row.
 TABLE = {
@@ -28,6 +29,7 @@ TABLE = {
             "drop_frames": 0,
             "merge_minimum": 2,  # down to 1 segment
             "max_frames": None,
+            "segmenter": "min-cut",
         },
     },
     "paper": {
@@ -49,6 +51,7 @@ TABLE = {
             "drop_frames": 2,
             "merge_minimum": 3,
             "max_frames": None,
+            "segmenter": "min-cut",
         },
     },
 }
@@ -62,8 +65,9 @@ def test_presets_are_those_of_the_design(name):
         options = getattr(preset, section)
         assert {key: getattr(options, key) for key in values} == values
         unmentioned = {field.name for field in fields(options)} - set(values)
-        # The overlap means nothing where whole pieces are encoded.
-        assert unmentioned <= ({"overlap_seconds"} if name == "paper" else set())
+        # The overlap means nothing where whole pieces are encoded; the sections are of other segmenters.
+        unmentioned -= {"overlap_seconds"} if name == "paper" else set()
+        assert unmentioned <= (set(SEGMENTERS.values()) if section == "syllables" else set())
 
 
 def test_there_are_two_presets_and_readme_is_the_default():
@@ -121,3 +125,19 @@ def test_options_cannot_be_changed_in_place():
     with pytest.raises(FrozenInstanceError):
         get_preset("readme").encoder.layer = 3  # type: ignore[misc]
     assert get_preset("readme").encoder == EncoderOptions(9, 11)
+
+
+def test_values_of_a_section_within_a_section():
+    options = with_values(PRESETS["readme"], {"syllables": {"segmenter": "greedy", "greedy": {"merge_threshold": 0.5}}})
+    assert (options.syllables.greedy.merge_threshold, options.syllables.greedy.norm_threshold) == (0.5, 2.6)
+    for values, message in [
+        ({"greedy": {"tau": 1}}, r"^unknown option syllables\.greedy\.tau$"),
+        (
+            {"greedy": {"merge_threshold": "x"}},
+            r"^syllables\.greedy\.merge_threshold is 'x'; it has to be float or int$",
+        ),
+        ({"greedy": {"merge_threshold": 2}}, r"^syllables\.greedy\.merge_threshold is 2; it has to be from 0 to 1$"),
+        ({"greedy": 3}, r"^syllables\.greedy is 3; it has to be GreedyOptions$"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            with_values(PRESETS["readme"], {"syllables": values})
