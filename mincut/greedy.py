@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mincut import _greedy
-from mincut.checks import checked_features, checked_number
+from mincut.checks import checked_features, checked_number, refuse_infinite
 
 
 def greedy_segments(
@@ -41,17 +41,18 @@ def greedy_segments(
     quiet = checked_number("norm_threshold", norm_threshold, 0)
     alike = checked_number("merge_threshold", merge_threshold, 0, 1)
     n, width = matrix.shape
-    segments = np.empty((n, 2), np.int64)
+    segments, norms = np.empty((n, 2), np.int64), np.empty(n)
     count = _greedy.find(
         matrix,
         norm_threshold=quiet,
         merge_threshold=alike,
         reset_count=bool(reset_count),
-        norms=np.empty(n),
+        norms=norms,
         sums=np.empty((n, width)),
         first_counts=np.empty(n),
         contrast=np.empty(width),
         segments=segments,
     )
+    refuse_infinite(features, matrix, norms)
     found = segments[:count]
     return found[found[:, 0] < found[:, 1]]

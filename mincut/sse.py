@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mincut import _sse
-from mincut.checks import checked_count, checked_features, checked_number
+from mincut.checks import checked_count, checked_features, checked_number, refuse_infinite
 
 QUANTILE = 0.75
 """Of the errors per frame of the chunks: what decides on their number."""
@@ -48,12 +48,15 @@ def sse_cut(
     longest = checked_count("max_frames", max_frames, shortest)
     n, width = matrix.shape
     most = max(1, int(MOST_PER_FRAME * n))
+    longest = min(longest, n)
+    with np.errstate(invalid="ignore"):
+        products = _products(matrix, longest)
+    refuse_infinite(features, matrix, products[:, 0])
     boundaries = np.empty(most + 1, np.int64)
     count = 0
     if n >= shortest:
-        longest = min(longest, n)
         count = _sse.cut(
-            _products(matrix, longest),
+            products,
             shortest=shortest,
             width=float(width),
             fewest=max(1, most // 3),

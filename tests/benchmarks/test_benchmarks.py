@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import bench_cuts
 import bench_mincut
 import bench_peers
 import bench_schedule
@@ -13,6 +14,8 @@ import pytest
 import reporting
 import run
 from places import ROOT
+
+from sdhubert_ray.speech.syllables import SEGMENTERS
 
 BENCHMARKS = ROOT / "benchmarks"
 
@@ -57,6 +60,20 @@ def test_min_cut(results, monkeypatch, capsys):
     shown = dict(zip(names, (table[2].split()[column] for column in (2, 3, 4, 6)), strict=True))
     for line in found[:4]:
         assert float(shown[line["name"].rpartition(": ")[2]]) == pytest.approx(line["value"], abs=1e-3)
+
+
+def test_cuts(results, monkeypatch, capsys):
+    monkeypatch.setattr(bench_cuts, "SECONDS", 1)
+    monkeypatch.setattr(bench_cuts, "WIDTH", 16)
+    monkeypatch.setattr(sys, "argv", ["bench_cuts.py", "--seconds", "0"])
+    bench_cuts.main()
+    table = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row[1].strip() for row in table[1:]] == list(SEGMENTERS)
+    found = {line["name"]: line["value"] for line in lines(results, "cuts")}
+    assert set(found) == {f"{name}, 1 s" for name in SEGMENTERS} | {
+        f"{name}, 1 s: oracle" for name in ("greedy", "sse-dp")
+    }
+    assert float(table[3][3]) == pytest.approx(found["greedy, 1 s"], abs=0.01)
 
 
 def test_a_line_tells_machine_code_and_command(results, monkeypatch):
