@@ -1,11 +1,24 @@
-"""Work in several threads, in each of which torch computes alone."""
+"""Work in several threads, in each of which torch computes alone, and imports in one that nobody interrupts."""
 
 import contextlib
+import importlib
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 _beginning = threading.Lock()
+
+
+def import_whole(name: str) -> None:
+    """Import a module that needs torch, and be it that this is interrupted.
+
+    Ray cancels a task by an interrupt of the main thread, and gives the process to other tasks. Where torch was
+    imported by half it cannot be imported again: it defines types in C++, once.
+    """
+    if name not in sys.modules:
+        with ThreadPoolExecutor(1) as pool:  # which is waited for, whatever comes
+            pool.submit(importlib.import_module, name).result()
 
 
 @contextlib.contextmanager

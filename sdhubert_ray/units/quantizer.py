@@ -19,6 +19,7 @@ from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError, first_line
 from sdhubert_ray.output import read_run
 from sdhubert_ray.output.tables import Array
+from sdhubert_ray.threads import import_whole
 
 if TYPE_CHECKING:
     from sdhubert_ray.units.kmeans import NearestCenters
@@ -109,6 +110,7 @@ class Quantizer:
         if not len(features):
             return np.zeros(0, np.int32)
         if device not in self._finders:
+            import_whole("sdhubert_ray.units.kmeans")
             from sdhubert_ray.units.kmeans import NearestCenters
 
             self._finders[device] = NearestCenters(self.centers, device)
