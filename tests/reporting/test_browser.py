@@ -158,6 +158,17 @@ def test_zoom_keeps_syllables_on_their_times(page):
     assert last.bounding_box()["x"] - first.bounding_box()["x"] == pytest.approx(wide, rel=0.02)
 
 
+def test_zoom_waits_for_the_sound(page):
+    choose(page, "synth_2.flac")
+    page.evaluate("""() => {
+        const item = [...document.querySelectorAll("#list li")].find((one) => one.textContent.includes("synth_2.flac"));
+        item.click();
+        document.getElementById("in").click();
+    }""")
+    choose(page, "synth_2.flac")
+    assert not page.problems
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [

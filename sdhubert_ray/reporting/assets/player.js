@@ -259,6 +259,7 @@ function makePlayer(openUnit) {
   async function load(chosen) {
     stopClip();
     number = chosen;
+    delete box.dataset.ready; // until its sound is there
     one = data.recordings[chosen];
     at = null;
     title.textContent = one.id;
@@ -366,7 +367,7 @@ function makePlayer(openUnit) {
   }
 
   function zoom(factor) {
-    if (one === null || !silent.hidden) return;
+    if (one === null || box.dataset.ready !== String(number)) return;
     const fit = wave.getWidth() / one.shown;
     const middle = at === null ? wave.getCurrentTime() : (start(at) + end(at)) / 2;
     pixels = Math.min(CLOSEST, WIDEST / one.shown, Math.max(fit, (pixels || fit) * factor));
