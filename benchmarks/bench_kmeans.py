@@ -117,6 +117,8 @@ def compare(options: argparse.Namespace) -> None:
     )
     rows: list[dict[str, float]] = []
     for name, method in methods.items():
+        if name not in options.only:
+            continue
         began = time.perf_counter()
         with threadpoolctl.threadpool_limits(options.threads):
             centers, steps, seeding = method()
@@ -213,6 +215,8 @@ def main() -> None:
     parser.add_argument("--units", type=int, default=4096)
     parser.add_argument("--steps", type=int, help="at most (default: 100, with --default 20)")
     parser.add_argument("--tolerance", type=float, default=1e-4)
+    names = ("ours", "KMeans", "MiniBatchKMeans", "faiss")
+    parser.add_argument("--only", choices=names, nargs="+", default=names, metavar="METHOD")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
     sizes = (1_000_000, 64, 16_384, 20) if options.default else (100_000, 768, 1024, 100)
