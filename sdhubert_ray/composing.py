@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from sdhubert_ray import storage
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import UserError, first_line
 
 Options = TypeVar("Options")
 
@@ -109,7 +109,7 @@ def _as_user_errors(kind: type[Options]) -> Iterator[None]:
     except ConfigKeyError as error:
         raise UserError(_unknown_key(str(error.full_key), kind)) from error
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"config key {error.full_key or '?'}: {reason}") from error
     except ValueError as error:  # a section's own check, which names the key
         raise UserError(str(error)) from error
@@ -146,7 +146,7 @@ def _read_yaml(path: str) -> DictConfig:
     except FileNotFoundError as error:
         raise UserError(f"config file {path} does not exist") from error
     except (OSError, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise UserError(f"config file {path} cannot be read ({str(error).splitlines()[0]})") from error
+        raise UserError(f"config file {path} cannot be read ({first_line(error)})") from error
     if not isinstance(loaded, DictConfig):
         raise UserError(f"config file {path} is no mapping of keys to values")
     return loaded
@@ -160,7 +160,7 @@ def _read_override(text: str) -> DictConfig:
     try:
         return DictConfig(OmegaConf.from_dotlist([text]))
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise UserError(f"override {text!r} cannot be read ({str(error).splitlines()[0]})") from error
+        raise UserError(f"override {text!r} cannot be read ({first_line(error)})") from error
 
 
 def _unknown_key(key: str, kind: type[Any]) -> str:

@@ -154,7 +154,7 @@ def main() -> None:
             _end_unforeseen(error)
         complain(str(error))
         sys.exit(EXIT_UNFINISHED if isinstance(error, TransientError) else EXIT_USAGE)
-    except Exception as error:
+    except Exception as error:  # whatever it is: people get a sentence, and its trace in a file
         _end_unforeseen(error)
     finally:
         try:

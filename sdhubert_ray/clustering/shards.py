@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sdhubert_ray import storage
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import UserError, first_line
 from sdhubert_ray.output.tables import Array
 
 SHARD_BYTES = 64 << 20
@@ -110,7 +110,7 @@ def read_shard(uri: str, limit: int) -> tuple[Array, npt.NDArray[np.uint64]]:
     except storage.TransientError:
         raise
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{uri} is gone or damaged ({str(error).splitlines()[0]}); {advice}") from error
+        raise UserError(f"{uri} is gone or damaged ({first_line(error)}); {advice}") from error
     if limit < ALL and not (priorities < np.uint64(limit)).all():
         chosen = priorities < np.uint64(limit)
         return features[chosen], priorities[chosen]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sdhubert_ray import storage
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import UserError, first_line
 
 Centers = npt.NDArray[np.float32]
 
@@ -77,4 +77,4 @@ def read_state(work: str) -> FitState | None:
     except storage.TransientError:
         raise
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{uri} is damaged ({str(error).splitlines()[0]}); --overwrite the output") from error
+        raise UserError(f"{uri} is damaged ({first_line(error)}); --overwrite the output") from error

@@ -13,7 +13,7 @@ from sdhubert_ray.corpus.columns import cast, check_names, check_rows, conform, 
 from sdhubert_ray.corpus.selection import BATCH_ROWS, Source
 from sdhubert_ray.corpus.shards import beside
 from sdhubert_ray.corpus.texts import URI_NAMES, parse_manifest
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import UserError, first_line
 from sdhubert_ray.output.parquet import parquet_file
 from sdhubert_ray.output.tables import MANIFEST_FIELDS
 
@@ -186,5 +186,5 @@ def _duplicate_hint(schema: pa.Schema) -> str:
 
 
 def _unreadable(where: str, error: Exception) -> UserError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = first_line(error)
     return UserError(f"{where} cannot be read ({reason})")

@@ -14,7 +14,7 @@ from sdhubert_ray import storage
 from sdhubert_ray.composing import configs_folder
 from sdhubert_ray.encoder.hub import read_folder
 from sdhubert_ray.encoder.official import Checkpoint, CheckpointConfig, parse_config, peek
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import UserError, first_line
 
 if TYPE_CHECKING:  # torch takes seconds, and whoever refuses a checkpoint's name needs none
     from torch import Tensor
@@ -231,7 +231,7 @@ def _read_upstream(upstream: str, checkpoint_uri: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(
             f"speech_upstream {upstream!r} of checkpoint {checkpoint_uri} is neither a folder beside it nor on the hub "
-            f"({str(error).strip().splitlines()[0]}); put its config.json into {beside}"
+            f"({first_line(error)}); put its config.json into {beside}"
         ) from error
 
 
@@ -277,7 +277,7 @@ def _read_hub(name: str) -> "tuple[dict[str, Any], dict[str, Tensor]]":
     except (OSError, ValueError) as error:
         raise UserError(
             f"speech_upstream {name!r} is neither a folder with a config.json nor can it be had from the hub "
-            f"({str(error).strip().splitlines()[0]}); copy its config.json and weights into a folder and name that, "
+            f"({first_line(error)}); copy its config.json and weights into a folder and name that, "
             f"or begin with {BUNDLED}, or with random weights: {RANDOM} or {TINY}"
         ) from error
     return dict(model.config.to_dict()), dict(model.state_dict())

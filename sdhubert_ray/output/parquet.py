@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sdhubert_ray import storage
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import UserError, first_line
 
 TOTALS = b"sdhubert.totals"
 """In the metadata of a file of the table: what its rows amount to."""
@@ -151,5 +151,5 @@ def _opened(uri: str, size: int | None, advice: str = _ADVICE) -> Iterator[pq.Pa
     except PermissionError as error:
         raise UserError(f"{uri} may not be read ({error}); mend the access to it") from error
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{uri} is damaged ({reason}); {advice}") from error

@@ -17,7 +17,7 @@ import ray
 import ray.data
 from ray.exceptions import RayError
 
-from sdhubert_ray.errors import BusyError, UserError
+from sdhubert_ray.errors import BusyError, UserError, first_line
 from sdhubert_ray.events import SAID_ALWAYS
 
 _CONNECT_SECONDS = 5.0
@@ -120,7 +120,7 @@ def _init(address: str | None, place: str | None) -> None:
             cpus = max(2, joblib.cpu_count())
             ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING, _temp_dir=place)
     except (OSError, ValueError, RuntimeError, RayError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         if not address:
             raise UserError(f"Ray cannot be started on this machine ({reason})") from error
         raise BusyError(
@@ -130,7 +130,7 @@ def _init(address: str | None, place: str | None) -> None:
     except Exception as error:
         if type(error) is not Exception:  # which Ray raises where it does not start in time
             raise
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise BusyError(f"Ray could not be started on this machine ({reason}); it may be too busy now") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own, which exits with 15

@@ -3,7 +3,7 @@
 import logging
 from functools import cache
 
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import UserError, first_line
 from sdhubert_ray.runs.placement import alive_nodes, total
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def torch_device(device: str) -> str:
         torch.zeros(1, device=device).tolist()
     # What torch raises for an unknown name, for CUDA in a build without it, and for `meta`.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"device {device!r} cannot be used ({str(error).splitlines()[0]}); try cpu") from error
+        raise UserError(f"device {device!r} cannot be used ({first_line(error)}); try cpu") from error
     return device
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sdhubert_ray.corpus import Listing, Probe, cut_pieces, probe_durations, split_units
-from sdhubert_ray.errors import UserError
+from sdhubert_ray.errors import UserError, first_line
 from sdhubert_ray.output import Commit, Contents, Plan, StagedPlan, read_plan, stage_plan
 from sdhubert_ray.output.commits import read_commits
 
@@ -143,7 +143,7 @@ def _common_schema(output: str, plans: Sequence[Plan]) -> pa.Schema:
     try:
         return pa.unify_schemas(schemas)
     except pa.ArrowException as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"output {output} was made from inputs whose columns differ in type ({reason}); choose another output"
         ) from error

@@ -134,6 +134,15 @@ def test_banded_segments_are_merged_while_three_remain():
     assert len(find_syllables(features, np.ones(60), whole(60), kept).frames) == 8
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", SEGMENTERS)
+def test_a_recording_without_speech_has_no_syllables(name):
+    """Of norms that are all alike the scaled ones are -inf."""
+    nothing = np.zeros((0, 2), np.int64)
+    found = find_syllables(np.zeros((20, 4), np.float32), np.full(20, -np.inf, np.float32), nothing, options_of(name))
+    assert (found.frames.shape, found.features.shape) == ((0, 2), (0, 4))
+
+
 @settings(deadline=None, max_examples=40)
 @given(seed=seeds, frames=st.integers(1, 80), window=st.sampled_from([1, 3, 7]), prominence=st.floats(0, 1))
 def test_norm_peaks_equal_the_definition(seed, frames, window, prominence):

@@ -59,8 +59,10 @@ def norm_peaks(
     """
     from scipy.signal import find_peaks  # it takes a while, and few need it
 
+    if not len(spans):  # as where all norms are alike, and scaled ones are -inf
+        return spans.copy()
     level = norms.astype(np.float64)
-    deviation = level.std() if len(level) else 0.0
+    deviation = level.std()
     if not deviation > 0:  # all alike: there are no peaks
         return spans.copy()
     half = options.window_frames // 2
