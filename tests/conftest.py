@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import os
+import signal
 import uuid
 
 import hypothesis
@@ -18,6 +19,15 @@ os.environ["COLUMNS"] = "200"
 # How long an example takes is no property of the code, least of all where others share the cores.
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("tests")
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_left_as_it_was():
+    """Nothing that a test runs keeps Ctrl-C from those after it, as Ray Train's own handler does."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    after = signal.signal(signal.SIGINT, before)
+    assert after == before
 
 
 def _existing(folder):

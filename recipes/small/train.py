@@ -16,7 +16,6 @@ import torch
 from ray.exceptions import RayError
 from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
-from ray.train.v2.api.result import Result
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import AdamW
@@ -116,9 +115,7 @@ def _fit(given: _Given, out: Path) -> None:
             ),
         )
         try:
-            result: Result = trainer.fit()  # type: ignore[assignment]
-        except SystemExit as error:  # Ray Train's answer to Ctrl-C
-            raise KeyboardInterrupt from error
+            result = trainer.fit()
         except (RayError, TrainingFailedError) as error:
             raise IncompleteRunError(f"training in {out} could not finish ({explain(error)})") from error
     if result.return_value is not None:

@@ -20,7 +20,7 @@ class OwnInterrupt:
 
     def __enter__(self) -> Self:
         """Handle SIGINT; what handles it outside still gets those that are not ours."""
-        if _in_main_thread():
+        if in_main_thread():
             self._outside = signal.signal(signal.SIGINT, self._handle)
         return self
 
@@ -28,7 +28,7 @@ class OwnInterrupt:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Put back what handles SIGINT outside."""
-        if _in_main_thread() and self._outside is not None:
+        if in_main_thread() and self._outside is not None:
             signal.signal(signal.SIGINT, self._outside)
 
     def send(self) -> None:
@@ -45,6 +45,6 @@ class OwnInterrupt:
             self._outside(number, frame)
 
 
-def _in_main_thread() -> bool:
+def in_main_thread() -> bool:
     """Whether handlers of signals can be set here."""
     return threading.current_thread() is threading.main_thread()

@@ -5,6 +5,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 import threading
 import warnings
@@ -32,7 +33,7 @@ from ray.train.v2.api.result import Result
 from sdhubert_ray.errors import UserError, first_line
 from sdhubert_ray.output import Lease, LeaseLostError
 from sdhubert_ray.runs.connect import connected, explain
-from sdhubert_ray.runs.interrupts import OwnInterrupt
+from sdhubert_ray.runs.interrupts import OwnInterrupt, in_main_thread
 from sdhubert_ray.runs.placement import GIB, Reservation, alive_nodes, count_places, most_cpus, total
 from sdhubert_ray.runs.session import IncompleteRunError
 from sdhubert_ray.training.checkpoints import (
@@ -69,6 +70,20 @@ class QuietTrainer(TorchTrainer):
 
     It gives CPUs back that a dead driver has held; Ray does so by itself, if a little later.
     """
+
+    def fit(self) -> Result:
+        """Train; Ctrl-C comes as KeyboardInterrupt, and is left to whom it was left to before.
+
+        Ray Train puts a handler of its own, which ends the process, and leaves it there for good.
+        """
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            return super().fit()  # type: ignore[return-value]
+        except SystemExit as error:
+            raise KeyboardInterrupt from error
+        finally:
+            if in_main_thread():
+                signal.signal(signal.SIGINT, before)
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         return [
@@ -166,9 +181,7 @@ def _fit(loop: LoopConfig, scaling: ScalingConfig) -> str | None:
         ),
     )
     try:
-        result: Result = trainer.fit()  # type: ignore[assignment]
-    except SystemExit as error:  # Ray Train's answer to Ctrl-C
-        raise KeyboardInterrupt from error
+        result = trainer.fit()
     except (RayError, TrainingFailedError) as error:
         raise IncompleteRunError(explain(error)) from error
     return None if result.return_value is None else str(result.return_value)
