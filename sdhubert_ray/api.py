@@ -119,7 +119,7 @@ class SDHuBERTSegmenter:
         if dtype not in DTYPES:
             raise UserError(f"dtype is {dtype!r}; it has to be one of {', '.join(DTYPES)}")
         checkpoint = fetch_checkpoint(str(ckpt_path))
-        options = with_values(get_preset(preset), checkpoint.options)
+        options = with_values(get_preset(preset), checkpoint.carried(preset))
         given: dict[str, dict[str, object]] = {
             "audio": {"piece_seconds": piece_seconds, "channel": channel, "resampler": resampler},
             "encoder": {"layer": layer, "normcut_layer": normcut_layer},

@@ -25,6 +25,7 @@ RESULT_OPTIONS = {
     "audio.channel": 1,
     "audio.piece_seconds": 300.0,
     "audio.variance_floor": 0.5,
+    "audio.normalisation": "sample",
     "audio.resampler": "torchaudio",
     "windows.window_seconds": 10.0,
     "windows.overlap_seconds": 1.0,

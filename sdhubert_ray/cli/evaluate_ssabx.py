@@ -120,7 +120,9 @@ def ssabx(
     from sdhubert_ray.encoder import fetch_checkpoint
 
     weights = fetch_checkpoint(checkpoint)
-    config = load_config(None, overrides or [], flags, weights.options)
+    if "cls" in embeddings and not weights.has_cls:
+        raise UserError(f"checkpoint {checkpoint} has no CLS state; take --embedding favg")
+    config = load_config(None, overrides or [], flags, weights.carried(preset))
     layers = tuple(dict.fromkeys(layer or [config.encoder.layer]))
     scoring = Scoring(embeddings, layers, Bootstrap(bootstrap, seed))
     address = choose_address(context, engine, address)

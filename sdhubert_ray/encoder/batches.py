@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sdhubert_ray.encoder.model import SDHuBERT
+from sdhubert_ray.encoder.protocol import Encoder
 from sdhubert_ray.speech import SAMPLE_RATE, Samples
 from sdhubert_ray.speech.windows import padded_samples
 from sdhubert_ray.threads import torch_threads
@@ -21,7 +21,7 @@ class Batch(NamedTuple):
     Attributes:
         members: which windows, B numbers.
         counts: the valid frames of each.
-        states: (B, 1 + T, D) of each layer that is read, the CLS state at position 0; on the model's device.
+        states: (B, prefix + T, D) of each layer that is read, on the model's device.
     """
 
     members: list[int]
@@ -29,9 +29,7 @@ class Batch(NamedTuple):
     states: list[Tensor]
 
 
-def forward(
-    model: SDHuBERT, windows: Sequence[Samples], layers: Sequence[int], batch_seconds: float
-) -> Iterator[Batch]:
+def forward(model: Encoder, windows: Sequence[Samples], layers: Sequence[int], batch_seconds: float) -> Iterator[Batch]:
     """Batches of windows through the model, the shortest windows first; on a GPU they are not waited for.
 
     Args:
@@ -82,7 +80,7 @@ def batch_rows(left: int, most: int) -> int:
     return min(rows, most)
 
 
-def _forward_alone(model: SDHuBERT, windows: Sequence[Samples], layers: Sequence[int]) -> Iterator[Batch]:
+def _forward_alone(model: Encoder, windows: Sequence[Samples], layers: Sequence[int]) -> Iterator[Batch]:
     """Windows as many at once as torch has threads, each in a thread of its own; as `forward` yields them.
 
     Never one window in several threads: products of some shapes then have other last bits, and a window would hang on
@@ -101,7 +99,7 @@ def _forward_alone(model: SDHuBERT, windows: Sequence[Samples], layers: Sequence
 
 
 def _try_batch(
-    model: SDHuBERT, windows: list[Samples], length: int, rows: int, masked: bool, layers: Sequence[int]
+    model: Encoder, windows: list[Samples], length: int, rows: int, masked: bool, layers: Sequence[int]
 ) -> tuple[list[int], list[Tensor]] | None:
     """`_forward_batch`, or None where memory is too small for more than one row.
 
@@ -116,7 +114,7 @@ def _try_batch(
 
 
 def _forward_batch(
-    model: SDHuBERT, windows: list[Samples], length: int, rows: int, masked: bool, layers: Sequence[int]
+    model: Encoder, windows: list[Samples], length: int, rows: int, masked: bool, layers: Sequence[int]
 ) -> tuple[list[int], list[Tensor]]:
     """The valid frames of each window, and its states; rows beyond the windows are computed and left out.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sdhubert_ray.encoder.batches import forward
-from sdhubert_ray.encoder.model import SDHuBERT
+from sdhubert_ray.encoder.protocol import Encoder
 from sdhubert_ray.speech import Samples
 from sdhubert_ray.speech.presets import EncoderOptions
 from sdhubert_ray.speech.windows import (
@@ -37,7 +37,7 @@ class EncodedPiece(NamedTuple):
 
 
 def encode_on_device(
-    model: SDHuBERT,
+    model: Encoder,
     pieces: Sequence[Samples],
     cut: Sequence[Sequence[Samples]],
     windows: WindowOptions,
@@ -72,7 +72,7 @@ def encode_on_device(
     arriving: dict[int, tuple[Tensor, Tensor]] = {}
     with torch.inference_mode():
         for batch in forward(model, [window for part in cut for window in part], reading, batch_seconds):
-            states = [layer[:, 1:].to(kept_as) for layer in batch.states]
+            states = [layer[:, model.prefix :].to(kept_as) for layer in batch.states]
             for row, (index, count) in enumerate(zip(batch.members, batch.counts, strict=True)):
                 piece = owners[index]
                 parts[piece][index] = [layer[row, :count] for layer in states]

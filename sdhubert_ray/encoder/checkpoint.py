@@ -10,17 +10,19 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import Tensor
 
-from sdhubert_ray.encoder.model import DTYPES, SDHuBERT, build_encoder
+from sdhubert_ray.encoder.data2vec2 import build_data2vec
+from sdhubert_ray.encoder.layouts import LAYOUTS, rename_keys, rename_state
+from sdhubert_ray.encoder.model import DTYPES, SDHuBERT, TransformersEncoder, build_transformer
 from sdhubert_ray.encoder.official import UPSTREAM_KEY, Checkpoint, check_content
+from sdhubert_ray.encoder.protocol import Encoder
 from sdhubert_ray.errors import UserError, first_line
 from sdhubert_ray.speech.presets import EncoderOptions
+from sdhubert_ray.speech.systems import SDHUBERT, SYLBOOST, TRANSFORMERS
 
 # State of the training that a checkpoint may hold and that inference has no use for.
 _TRAINING_KEYS = frozenset(
@@ -93,7 +95,7 @@ def _todays_name(name: str) -> str:
     return name
 
 
-def load_model(checkpoint: Checkpoint, options: EncoderOptions, dtype: str, device: str) -> SDHuBERT:
+def load_model(checkpoint: Checkpoint, options: EncoderOptions, dtype: str, device: str) -> Encoder:
     """Build the encoder for inference: eval mode, no layer past the ones that `options` read.
 
     On a GPU this process then computes float32 as float32, also where torch would round it to TF32, as in convolutions.
@@ -103,18 +105,17 @@ def load_model(checkpoint: Checkpoint, options: EncoderOptions, dtype: str, devi
     """
     try:
         with torch.device("meta"):  # without memory: the weights of the file are taken as they are
-            model = build_encoder(checkpoint.upstream)
+            model = _build(checkpoint)
     except ValueError as error:
-        raise UserError(f"checkpoint {checkpoint.name}: no encoder of its speech_upstream config ({error})") from error
-    _fill(model, read_state(checkpoint), checkpoint.name)
+        whose = "its speech_upstream config" if checkpoint.layout == SDHUBERT else "its config"
+        raise UserError(f"checkpoint {checkpoint.name}: no encoder of {whose} ({error})") from error
+    _fill(model, read_state(checkpoint), checkpoint)
     last = max(options.layer, options.normcut_layer)
     if last > model.num_layers:
         key = "layer" if options.layer == last else "normcut_layer"
         raise UserError(f"encoder.{key} is {last}, but checkpoint {checkpoint.name} has {model.num_layers} layers")
     model.keep_layers(last)
-    if hasattr(model.speech_model, "masked_spec_embed"):
-        del model.speech_model.masked_spec_embed  # a training device, which files may leave out
-    fold_weight_norm(model.speech_model.encoder.pos_conv_embed.conv)
+    model.fold()
     forbid_tf32()
     model.requires_grad_(False).eval().to(device=device, dtype=DTYPES[dtype])
     if device == "cpu":
@@ -122,26 +123,16 @@ def load_model(checkpoint: Checkpoint, options: EncoderOptions, dtype: str, devi
     return model
 
 
+def _build(checkpoint: Checkpoint) -> Encoder:
+    if checkpoint.layout == SYLBOOST:
+        return build_data2vec(checkpoint.upstream)
+    return build_transformer(checkpoint.upstream, SDHuBERT if checkpoint.has_cls else TransformersEncoder)
+
+
 def forbid_tf32() -> None:
     """Have torch compute products and convolutions of float32 with all its digits; TF32 has ten bits of them."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-
-
-def fold_weight_norm(conv: Any) -> None:  # noqa: ANN401 - torch does not type what a parametrization holds
-    """Compute a normalised weight once, not in every call: `weight = v * g / norm(v)`.
-
-    The norm is summed in float64 by NumPy, whose sums do not hang on how many threads there are. Those of torch do, in
-    the last bits: results would differ between a process of all cores and a worker of one.
-    """
-    parts = conv.parametrizations.weight
-    magnitude, direction = (part.detach().double().cpu().numpy() for part in (parts.original0, parts.original1))
-    others = tuple(axis for axis, length in enumerate(magnitude.shape) if length == 1)
-    norm = np.sqrt(np.sum(np.square(direction), axis=others, keepdims=True))
-    with np.errstate(divide="ignore", invalid="ignore"):  # weights of zeros are NaN, as torch has it
-        weight = torch.from_numpy(direction * (magnitude / norm)).to(parts.original1.dtype)
-    parametrize.remove_parametrizations(conv, "weight")
-    conv.weight = nn.Parameter(weight)
 
 
 def load_plain(name: str, data: bytes) -> Any:  # noqa: ANN401 - whatever it holds
@@ -201,25 +192,26 @@ def read_upstream_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     }
 
 
-def _fill(model: SDHuBERT, state: Mapping[str, Tensor], name: str) -> None:
+def _fill(model: Encoder, state: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
+    name, ours = checkpoint.name, checkpoint.layout == SDHUBERT
     # Half precision is for smaller files: what is computed of weights before they are used is not rounded to it.
     used = {
         key: value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
         for key, value in state.items()
-        if not _is_training_state(key)
+        if not (ours and _is_training_state(key))
     }
     try:
         result = model.load_state_dict(used, strict=False, assign=True)
     except RuntimeError as error:
         mismatch = str(error).split("\n\t")[-1].strip().rstrip(".")
-        raise UserError(f"checkpoint {name} does not fit its speech_upstream: {mismatch}") from error
+        what = "its speech_upstream" if ours else "its config"
+        raise UserError(f"checkpoint {name} does not fit {what}: {mismatch}") from error
     missing = [key for key in result.missing_keys if not _is_training_state(key)]
+    what = "no SD-HuBERT of its speech_upstream" if ours else f"not {LAYOUTS[checkpoint.layout].title} of its shape"
     for problem, keys in (("lacks", missing), ("has the unknown", result.unexpected_keys)):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise UserError(
-                f"checkpoint {name} {problem} key {keys[0]!r}{more}; it is no SD-HuBERT of its speech_upstream"
-            )
+            raise UserError(f"checkpoint {name} {problem} key {keys[0]!r}{more}; it is {what}")
 
 
 def _is_training_state(key: str) -> bool:
@@ -227,20 +219,29 @@ def _is_training_state(key: str) -> bool:
 
 
 def read_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The state dict of a checkpoint, of the official file or of one in safetensors.
+    """The state dict of a checkpoint, of a pickled file or of one in safetensors, under the names of our encoder.
 
     Raises:
         UserError: it is damaged, or no checkpoint.
     """
-    if not _is_safetensors(checkpoint.data):
-        state: dict[str, Tensor] = unpickle(checkpoint.name, checkpoint.data)["state_dict"]
-        return state
+    name, layout = checkpoint.name, checkpoint.layout
+    if layout == TRANSFORMERS:
+        return rename_keys(name, layout, _read_tensors(name, checkpoint.data))
+    if layout != SDHUBERT:
+        return rename_state(name, load_plain(name, checkpoint.data))
+    if _is_safetensors(checkpoint.data):
+        return _read_tensors(name, checkpoint.data)
+    state: dict[str, Tensor] = unpickle(name, checkpoint.data)["state_dict"]
+    return state
+
+
+def _read_tensors(name: str, data: bytes) -> dict[str, Tensor]:
+    if not _is_safetensors(data):
+        return read_weights(name, data)
     try:
-        return dict(safetensors.torch.load(checkpoint.data))
+        return dict(safetensors.torch.load(data))
     except safetensors.SafetensorError as error:
-        raise UserError(
-            f"the weights of checkpoint {checkpoint.name} are damaged ({error}); fetch them again"
-        ) from error
+        raise UserError(f"the weights of checkpoint {name} are damaged ({error}); fetch them again") from error
 
 
 def _is_safetensors(data: bytes) -> bool:

@@ -1,8 +1,12 @@
 """Two convolutions that take longer than their products have to: of samples, and of positions."""
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 _TRANSFORM_KERNELS = 3
 """Kernels to a transform: all frames of a window of 5 s are in one, with a kernel of 128."""
@@ -84,3 +88,19 @@ class SpectralConvolution(nn.Module):
         # The first values of a block hang on what was before it.
         convolved: Tensor = torch.fft.irfft(apart, n=self._size)[..., self._kernel - 1 :]
         return convolved.flatten(2)[..., :count] + self.bias
+
+
+def fold_weight_norm(conv: Any) -> None:  # noqa: ANN401 - torch does not type what a parametrization holds
+    """Compute a normalised weight once, not in every call: `weight = v * g / norm(v)`.
+
+    The norm is summed in float64 by NumPy, whose sums do not hang on how many threads there are. Those of torch do, in
+    the last bits: results would differ between a process of all cores and a worker of one.
+    """
+    parts = conv.parametrizations.weight
+    magnitude, direction = (part.detach().double().cpu().numpy() for part in (parts.original0, parts.original1))
+    others = tuple(axis for axis, length in enumerate(magnitude.shape) if length == 1)
+    norm = np.sqrt(np.sum(np.square(direction), axis=others, keepdims=True))
+    with np.errstate(divide="ignore", invalid="ignore"):  # weights of zeros are NaN, as torch has it
+        weight = torch.from_numpy(direction * (magnitude / norm)).to(parts.original1.dtype)
+    parametrize.remove_parametrizations(conv, "weight")
+    conv.weight = nn.Parameter(weight)

@@ -1,4 +1,4 @@
-"""Checkpoints as folders, as the Hugging Face hub has them: config.json, model.safetensors and a card, no pickle.
+"""Checkpoints as folders, as the Hugging Face hub has them: ours, without a pickle, and those of transformers.
 
 Reading the folder needs no torch, making one does.
 """
@@ -6,21 +6,25 @@ Reading the folder needs no torch, making one does.
 import json
 from collections.abc import Mapping
 from importlib.metadata import version
+from typing import Any
 
 from sdhubert_ray import storage
+from sdhubert_ray.encoder import layouts
 from sdhubert_ray.encoder.official import UPSTREAM_KEY, Checkpoint, parse_config
 from sdhubert_ray.errors import UserError
+from sdhubert_ray.speech.systems import TRANSFORMERS
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FILES = (CARD, WEIGHTS, CONFIG)
 """In the order in which they are written: without a config the folder is no checkpoint yet."""
 
+_PREPROCESSOR, _PICKLED = "preprocessor_config.json", "pytorch_model.bin"
 _MODEL_TYPE = "sdhubert"
 """None that transformers knows: its own classes have no CLS state, and would take the weights for another model's."""
 
 
 def read_folder(name: str, folder: str) -> Checkpoint:
-    """Read a checkpoint from such a folder.
+    """Read a checkpoint from a folder of `pack_folder`, or of an encoder of transformers.
 
     Args:
         name: what the user called it.
@@ -31,13 +35,13 @@ def read_folder(name: str, folder: str) -> Checkpoint:
         OSError: it cannot be read.
     """
     config_uri, weights_uri = storage.join(folder, CONFIG), storage.join(folder, WEIGHTS)
-    try:
-        config = storage.read_json(config_uri)
-    except ValueError as error:
-        raise UserError(f"config {config_uri} of checkpoint {name} cannot be read ({error})") from error
+    config = _read_config(name, config_uri)
+    if config is not None and config.get("model_type") in layouts.MODEL_TYPES:
+        return _read_transformers(name, folder, config)
     if config is None or config.get("model_type") != _MODEL_TYPE:
         raise UserError(
-            f"checkpoint {name} is a folder; name the .pt file in it, or a folder of `sdhubert export --hub`"
+            f"checkpoint {name} is a folder; name the .pt file in it, or a folder of `sdhubert export --hub`, or one "
+            f"of transformers whose config.json has a model_type of {', '.join(layouts.MODEL_TYPES)}"
         )
     found = parse_config(name, {"state_dict": {}, **config})
     if found.upstream is None:
@@ -47,6 +51,30 @@ def read_folder(name: str, folder: str) -> Checkpoint:
     except FileNotFoundError as error:
         raise UserError(f"checkpoint {name} has no {WEIGHTS} beside its config; export it again") from error
     return Checkpoint(name, data, found.upstream, found.options)
+
+
+def _read_config(name: str, uri: str) -> dict[str, Any] | None:
+    try:
+        return storage.read_json(uri)
+    except ValueError as error:
+        raise UserError(f"config {uri} of checkpoint {name} cannot be read ({error})") from error
+
+
+def _read_transformers(name: str, folder: str, config: Mapping[str, Any]) -> Checkpoint:
+    preprocessor = _read_config(name, storage.join(folder, _PREPROCESSOR))
+    if preprocessor is None:
+        raise UserError(
+            f"checkpoint {name} is a folder; name the .pt file in it, or, if it is of transformers, copy its "
+            f"{_PREPROCESSOR} too, which says whether samples are normalised"
+        )
+    defaults = layouts.describe_folder(name, config, preprocessor)
+    for file in (WEIGHTS, _PICKLED):
+        try:
+            data = storage.read_bytes(storage.join(folder, file))
+        except FileNotFoundError:
+            continue
+        return Checkpoint(name, data, config, {}, TRANSFORMERS, defaults)
+    raise UserError(f"checkpoint {name} has neither {WEIGHTS} nor {_PICKLED} beside its config.json; copy one of them")
 
 
 def pack_folder(checkpoint: Checkpoint, title: str, made: Mapping[str, str]) -> dict[str, bytes]:

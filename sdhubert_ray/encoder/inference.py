@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sdhubert_ray.encoder.batches import forward
 from sdhubert_ray.encoder.blending import EncodedPiece, encode_on_device
-from sdhubert_ray.encoder.model import SDHuBERT
+from sdhubert_ray.encoder.protocol import Encoder
 from sdhubert_ray.speech import Samples
 from sdhubert_ray.speech.presets import EncoderOptions
 from sdhubert_ray.speech.windows import (
@@ -45,7 +45,7 @@ def batch_seconds_on(device: str, batch_seconds: float) -> float:
 
 
 def encode_pieces(
-    model: SDHuBERT,
+    model: Encoder,
     pieces: Sequence[Samples],
     windows: WindowOptions,
     layers: EncoderOptions,
@@ -76,7 +76,7 @@ def encode_pieces(
 
 
 def encode_windows(
-    model: SDHuBERT, windows: Sequence[Samples], options: EncoderOptions, batch_seconds: float
+    model: Encoder, windows: Sequence[Samples], options: EncoderOptions, batch_seconds: float
 ) -> list[tuple[Features, Features]]:
     """Encode windows of any lengths in few, full batches.
 
@@ -100,7 +100,7 @@ def encode_windows(
     half = next(model.parameters()).dtype != torch.float32
     found: dict[int, tuple[Features, Features]] = {}
     for batch in forward(model, windows, (options.layer, options.normcut_layer), batch_seconds):
-        features, normed = (_to_numpy(layer[:, 1:], half) for layer in batch.states)
+        features, normed = (_to_numpy(layer[:, model.prefix :], half) for layer in batch.states)
         for row, (index, count) in enumerate(zip(batch.members, batch.counts, strict=True)):
             found[index] = features[row, :count], normed[row, :count]
     return [found[index] for index in range(len(windows))]
@@ -111,15 +111,15 @@ class PooledPiece(NamedTuple):
 
     Attributes:
         means: (L, D) float32, mean over its frames.
-        cls: (L, D) float32, its CLS state.
+        cls: (L, D) float32, its CLS state; None where the encoder has none.
     """
 
     means: npt.NDArray[np.float32]
-    cls: npt.NDArray[np.float32]
+    cls: npt.NDArray[np.float32] | None
 
 
 def pool_pieces(
-    model: SDHuBERT, pieces: Sequence[Samples], pad_samples: int, layers: Sequence[int], batch_seconds: float
+    model: Encoder, pieces: Sequence[Samples], pad_samples: int, layers: Sequence[int], batch_seconds: float
 ) -> list[PooledPiece]:
     """Encode z-scored pieces, (n,) float32 each, as one window each, and keep only what they are as a whole.
 
@@ -135,16 +135,17 @@ def pool_pieces(
     """
     whole = WindowOptions(window_seconds=None, pad_samples=pad_samples)
     windows = [np.pad(samples, pad_samples) for samples in pieces]
-    found: dict[int, tuple[Tensor, Tensor]] = {}
+    found: dict[int, tuple[Tensor, Tensor | None]] = {}
     for batch in forward(model, windows, layers, batch_seconds):
         for row, index in enumerate(batch.members):
-            frames = slice(1, 1 + count_frames(len(pieces[index]), whole))
+            frames = slice(model.prefix, model.prefix + count_frames(len(pieces[index]), whole))
             # Sums in float64: rounded to float32, they are the same whatever the order of the terms.
             means = torch.stack([layer[row, frames].mean(0, dtype=torch.float64) for layer in batch.states])
-            cls = torch.stack([layer[row, 0] for layer in batch.states])
-            found[index] = means.float(), cls.float()
+            cls = torch.stack([layer[row, 0] for layer in batch.states]).float() if model.prefix else None
+            found[index] = means.float(), cls
     # Only here: a GPU would be waited for at each.
-    return [PooledPiece(*(part.cpu().numpy() for part in found[index])) for index in range(len(pieces))]
+    pooled = [found[index] for index in range(len(pieces))]
+    return [PooledPiece(means.cpu().numpy(), None if cls is None else cls.cpu().numpy()) for means, cls in pooled]
 
 
 def _to_numpy(states: Tensor, half: bool) -> Features:

@@ -14,12 +14,14 @@ import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from sdhubert_ray.encoder.layouts import check_preset
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.speech.presets import PRESETS, with_values
+from sdhubert_ray.speech.presets import CHANGES, PRESETS, Options, with_values
+from sdhubert_ray.speech.systems import SDHUBERT, VG_HUBERT
 
 UPSTREAM_KEY = "upstream"
 _MOST_PLAIN_BYTES = 16 << 20
@@ -41,24 +43,57 @@ _PEEK_ERRORS = (
     ArithmeticError,
     MemoryError,
 )
-_TENSOR_MAKERS = ("_rebuild_tensor_v2", "_rebuild_parameter")
+
+
+class _Shaped(NamedTuple):
+    """Stands for a tensor, of which it has the shape."""
+
+    shape: tuple[int, ...]
+
+
+def _stand_in(_storage: object, _offset: object, shape: object, *_: object) -> _Shaped:
+    return _Shaped(shape if isinstance(shape, tuple) else ())
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An SD-HuBERT as read from its file.
+    """An encoder as read from its file.
 
     Attributes:
         name: what the user called it.
         data: the bytes of the file.
-        upstream: the values of the HubertConfig of `speech_upstream`.
+        upstream: the values of the encoder's config; of an SD-HuBERT, those of its `speech_upstream`.
         options: segmentation options that it carries (section -> field -> value), to replace the preset's.
+        layout: whose file it is, `layouts.SDHUBERT` or one of `layouts.LAYOUTS`.
+        defaults: options of another system's encoder, which a preset that says otherwise replaces.
     """
 
     name: str
     data: bytes
     upstream: Mapping[str, Any]
     options: Mapping[str, Mapping[str, object]]
+    layout: str = SDHUBERT
+    defaults: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+    def carried(self, preset: str) -> Options:
+        """The options that come with it, less those that a preset of another system's encoder says itself.
+
+        Raises:
+            UserError: there is no such preset, or it is for another system's checkpoint.
+        """
+        check_preset(preset, self.name, self.layout)
+        if self.layout == SDHUBERT:
+            return self.options
+        own = CHANGES[preset]
+        return {
+            section: {name: value for name, value in values.items() if name not in own.get(section, {})}
+            for section, values in self.defaults.items()
+        }
+
+    @property
+    def has_cls(self) -> bool:
+        """Whether there is a CLS state in front of those of the frames."""
+        return self.layout in (SDHUBERT, VG_HUBERT)
 
     @cached_property
     def sha256(self) -> str:
@@ -109,8 +144,10 @@ class _Peeking(pickle.Unpickler):
         """Only what torch's own files name."""
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
-        if module == "torch._utils" and name in _TENSOR_MAKERS:
-            return lambda *_: None  # a new one each time: a pickle may write on it
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda *parts: _stand_in(*parts)  # a new one each time: a pickle may write on it
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return lambda tensor, *_: tensor
         if module == "torch" and name.endswith("Storage"):
             return object
         raise pickle.UnpicklingError(f"{module}.{name}")

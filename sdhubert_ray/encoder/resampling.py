@@ -10,7 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdhubert_ray.errors import UserError, first_line
-from sdhubert_ray.speech.audio import LEFT_RATES, SAMPLE_RATE, SILENT_STD, TORCHAUDIO, count_resampled
+from sdhubert_ray.speech.audio import (
+    LEFT_RATES,
+    NONE,
+    POPULATION,
+    SAMPLE_RATE,
+    SILENT_STD,
+    TORCHAUDIO,
+    correction_of,
+    count_resampled,
+)
 from sdhubert_ray.speech.decoders import Samples
 from sdhubert_ray.threads import torch_threads
 
@@ -46,8 +55,10 @@ def check_resampler(resampler: str) -> None:
         ) from error
 
 
-def resample_on(device: str, pieces: Sequence[tuple[Samples, int]], variance_floor: float) -> list[Samples | None]:
-    """Resample pieces to 16 kHz and z-score them.
+def resample_on(
+    device: str, pieces: Sequence[tuple[Samples, int]], variance_floor: float, normalisation: str = POPULATION
+) -> list[Samples | None]:
+    """Resample pieces to 16 kHz and normalise them, as `audio.normalise` does.
 
     What comes of a piece does not depend on the others, nor, on a CPU, on how many threads torch has.
 
@@ -55,6 +66,7 @@ def resample_on(device: str, pieces: Sequence[tuple[Samples, int]], variance_flo
         device: of the encoder.
         pieces: (n,) float32 each, and its rate, Hz.
         variance_floor: added to the variance under the root of the z-score.
+        normalisation: one of `audio.NORMALISATIONS`.
 
     Returns:
         of each piece (round(n * 16000 / rate),) float32, or None where it is constant (`audio.is_silent`).
@@ -71,7 +83,10 @@ def resample_on(device: str, pieces: Sequence[tuple[Samples, int]], variance_flo
         with torch.inference_mode():
             resampled = resample_tensor(_send(piece[0], place), piece[1])
             variance, mean = torch.var_mean(resampled.double(), correction=0)
-            normed = (resampled - mean.float()) / (variance + variance_floor).sqrt().float()
+            if normalisation == NONE:
+                return copies.start(resampled), copies.start(variance)
+            corrected = variance * (len(resampled) / (len(resampled) - correction_of(normalisation)))
+            normed = (resampled - mean.float()) / (corrected + variance_floor).sqrt().float()
             return copies.start(normed), copies.start(variance)
 
     if place.type == "cpu":

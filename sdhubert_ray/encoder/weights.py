@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sdhubert_ray import storage
 from sdhubert_ray.composing import configs_folder
 from sdhubert_ray.encoder.hub import read_folder
+from sdhubert_ray.encoder.layouts import recognise
 from sdhubert_ray.encoder.official import Checkpoint, CheckpointConfig, parse_config, peek
 from sdhubert_ray.errors import UserError, first_line
 
@@ -30,7 +31,8 @@ _RANDOM_UPSTREAMS = {RANDOM: "hubert-base-ls960.json", TINY: "hubert-tiny.json"}
 _MIN_RELEASED_BYTES = 100 << 20
 _DOWNLOAD_TIMEOUT_SECONDS = 60.0
 _MAX_REASON = 300
-_HUB_DEFAULT = "main"
+_HUB, _HUB_DEFAULT = "hf://", "main"
+_HUB_NAME = r"[\w.-]+/[\w.-]+(@[\w./-]+)?"
 _DIGEST_MARK = "@sha256:"
 _DIGEST_ENDING = ".sha256"
 
@@ -58,8 +60,9 @@ def fetch_checkpoint(name: str) -> Checkpoint:
 
     Args:
         name: `bundled` (small, docs/bundled.md), `sdhubert_base` (downloaded once into the cache), a path, or any URI
-            that fsspec knows, of a file or of a folder with config.json and model.safetensors; a file (there that of
-            the weights) is refused if it has another digest than `@sha256:HEX` behind the name, where that is given.
+            that fsspec knows, of a file or of a folder with config.json and model.safetensors, or USER/NAME of the hub;
+            of an SD-HuBERT or another system (`layouts.LAYOUTS`). A file (there that of the weights) is refused if it
+            has another digest than `@sha256:HEX` behind the name, where that is given.
 
     Raises:
         UserError: it cannot be had or is no checkpoint, or its file has another digest than was given or, of one that
@@ -77,13 +80,19 @@ def fetch_checkpoint(name: str) -> Checkpoint:
     try:
         data = storage.read_bytes(uri)
     except FileNotFoundError as error:
+        if re.fullmatch(_HUB_NAME, asked):
+            return _fetch_folder(name, f"{_HUB}{asked}", digest)
         raise UserError(f"checkpoint {name} does not exist; give a path or URI, {RELEASED} or {BUNDLED}") from error
     except IsADirectoryError:
         return _fetch_folder(name, uri, digest)
     except OSError as error:
         raise UserError(f"checkpoint {name} cannot be read ({error})") from error
     _check_digest(name, data, digest or (_kept_digest(uri) if asked == RELEASED else None))
-    found = read_config(name, data)
+    content = read_content(name, data)
+    foreign = recognise(name, content)
+    if foreign is not None:
+        return Checkpoint(name, data, foreign.upstream, {}, foreign.layout, foreign.defaults)
+    found = parse_config(name, content)
     shape = found.upstream if found.upstream is not None else _read_upstream(found.speech_upstream, uri)
     return Checkpoint(name, data, shape, found.options)
 
@@ -103,12 +112,21 @@ def read_config(name: str, data: bytes) -> CheckpointConfig:
     Raises:
         UserError: not a checkpoint in the official format.
     """
+    return parse_config(name, read_content(name, data))
+
+
+def read_content(name: str, data: bytes) -> object:
+    """What a checkpoint's file holds, its tensors or stand-ins that have their `shape`.
+
+    Raises:
+        UserError: it is damaged, or would have to be executed.
+    """
     content = peek(data)
     if content is None:
-        from sdhubert_ray.encoder.checkpoint import unpickle
+        from sdhubert_ray.encoder.checkpoint import load_plain
 
-        content = unpickle(name, data)
-    return parse_config(name, content)
+        content = load_plain(name, data)
+    return content
 
 
 def cache_folder() -> Path:

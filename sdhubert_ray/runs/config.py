@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from sdhubert_ray.composing import compose, merge, read_parts
 from sdhubert_ray.errors import UserError, require_choice
 from sdhubert_ray.output import OutputOptions
-from sdhubert_ray.speech.audio import SOXR, AudioOptions
+from sdhubert_ray.speech.audio import POPULATION, SOXR, AudioOptions
 from sdhubert_ray.speech.presets import EncoderOptions, SegmentationOptions, get_preset
 from sdhubert_ray.speech.spans import SpeechOptions
 from sdhubert_ray.speech.syllables import SEGMENTERS, SyllableOptions
@@ -164,8 +164,9 @@ class JobConfig:
         units: dict[str, object] = {"quantizer": {"sha256": quantizer_sha256}} if quantizer_sha256 else {}
         options = asdict(self.segmentation)
         options["syllables"] = _that_count(options["syllables"])
-        if self.audio.resampler == SOXR:
-            del options["audio"]["resampler"]
+        for name, usual in (("resampler", SOXR), ("normalisation", POPULATION)):
+            if options["audio"][name] == usual:  # as before there were others
+                del options["audio"][name]
         return {
             "checkpoint_sha256": checkpoint_sha256,
             "dtype": self.dtype,

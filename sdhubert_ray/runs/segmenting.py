@@ -69,7 +69,7 @@ def prepare_segmenting(
         logger.warning(
             "note: checkpoint %s brings its own %s, which go before those of %r", weights.name, brought, asked.preset
         )
-    config = compose(weights.options)
+    config = compose(weights.carried(asked.preset))
     return prepare_job(
         config,
         weights,

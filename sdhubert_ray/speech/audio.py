@@ -33,6 +33,9 @@ LEFT_RATES = (8_000, 12_000, 24_000, 32_000, 48_000)
 """Hz. Of these torchaudio makes what soxr does, to 80 dB below: soxr has other filters for others, as 44,100.
 At most three times the samples of 16 kHz cross to the encoder.
 """
+POPULATION, SAMPLE, NONE = "population", "sample", "none"
+NORMALISATIONS = (POPULATION, SAMPLE, NONE)
+"""Samples are z-scored by the variance of the population or, divided by n - 1, of the sample; `none`: left alone."""
 MIN_SAMPLES = SAMPLE_RATE // 10
 """Shorter audio (under 0.1 s) has the status `too_short`."""
 SILENT_STD = 1e-6
@@ -62,15 +65,18 @@ class AudioOptions:
         channel: the channel to use, counted from 0; none averages all channels.
         piece_seconds: longer audio is decoded in pieces of at most about this many seconds.
         variance_floor: added to the variance under the root of the z-score (`paper`: 1e-7).
+        normalisation: the z-score's variance, one of `NORMALISATIONS`.
         resampler: what makes 16 kHz of other rates, one of `RESAMPLERS`.
     """
 
     channel: int | None = None
     piece_seconds: float = 600.0
     variance_floor: float = 0.0
+    normalisation: str = POPULATION
     resampler: str = SOXR
 
     def __post_init__(self) -> None:
+        require_choice("audio.normalisation", self.normalisation, NORMALISATIONS)
         require_choice("audio.resampler", self.resampler, RESAMPLERS)
         if self.channel is not None and self.channel < 0:
             raise ValueError(f"audio.channel is {self.channel}; channels are counted from 0")
@@ -258,11 +264,18 @@ def _deviation(samples: Samples) -> float:
     return float(np.std(samples, dtype=np.float64)) if len(samples) else 0.0
 
 
-def normalise(samples: Samples, variance_floor: float) -> Samples:
-    """Z-score (n,) float32 samples: (x - mean) / sqrt(population variance + variance_floor)."""
+def normalise(samples: Samples, variance_floor: float = 0.0, normalisation: str = POPULATION) -> Samples:
+    """Z-score (n,) float32 samples: (x - mean) / sqrt(variance + variance_floor); see `NORMALISATIONS`."""
+    if normalisation == NONE:
+        return samples
     mean = np.mean(samples, dtype=np.float64)
-    scale = math.sqrt(np.var(samples, dtype=np.float64) + variance_floor)
+    scale = math.sqrt(np.var(samples, dtype=np.float64, ddof=correction_of(normalisation)) + variance_floor)
     return ((samples - np.float32(mean)) / np.float32(scale)).astype(np.float32, copy=False)
+
+
+def correction_of(normalisation: str) -> int:
+    """What is taken from n where the sum of squares is divided."""
+    return 1 if normalisation == SAMPLE else 0
 
 
 def average_channels(samples: Samples) -> Samples:

@@ -1,4 +1,4 @@
-"""The options of a segmentation together, and the two published sets of them."""
+"""The options of a segmentation together, and the published sets of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -9,6 +9,9 @@ from sdhubert_ray.speech.audio import AudioOptions
 from sdhubert_ray.speech.spans import SpeechOptions
 from sdhubert_ray.speech.syllables import SyllableOptions
 from sdhubert_ray.speech.windows import WindowOptions
+
+Options = Mapping[str, Mapping[str, object]]
+"""Single options: section -> field -> value."""
 
 
 @dataclass(frozen=True)
@@ -41,26 +44,79 @@ class SegmentationOptions:
     syllables: SyllableOptions = field(default_factory=SyllableOptions)
 
 
-PRESETS: Mapping[str, SegmentationOptions] = {
-    # What the original's page describes: the field defaults.
-    "readme": SegmentationOptions(),
-    # What the paper reports: whole utterances, an absolute threshold, short segments dropped.
-    "paper": SegmentationOptions(
-        audio=AudioOptions(variance_floor=1e-7),
-        windows=WindowOptions(window_seconds=None, pad_samples=0),
-        speech=SpeechOptions(
-            normcut_strategy="absolute", normcut_threshold=2.0, silence_threshold=None, min_span_frames=0
-        ),
-        syllables=SyllableOptions(
-            syl_dur=0.2,
-            merge_threshold=0.3,
-            min_cut_minimum=5,
-            keep_last_frame=False,
-            drop_frames=2,
-            merge_minimum=3,
-        ),
-    ),
+_WHOLE_SPEECH: Mapping[str, object] = {  # nothing is taken for silence
+    "normcut_strategy": "absolute",
+    "normcut_threshold": -1.0,
+    "silence_threshold": None,
+    "min_span_frames": 0,
+    "max_span_seconds": 3600.0,
 }
+_WHOLE_WINDOWS: Mapping[str, object] = {"window_seconds": None, "pad_samples": 0}
+_BY_THE_MINUTE = 60.0
+"""Seconds. Attention to whole recordings takes memory by their square: longer ones are cut where it is quiet."""
+
+
+def _sylboost(max_error: float) -> Options:
+    return {
+        "audio": {"normalisation": "none", "piece_seconds": _BY_THE_MINUTE},
+        "windows": _WHOLE_WINDOWS,
+        "encoder": {"layer": 11, "normcut_layer": 11},
+        "speech": _WHOLE_SPEECH,
+        "syllables": {"segmenter": "sse-dp", "sse_dp": {"max_error": max_error}},
+    }
+
+
+CHANGES: Mapping[str, Options] = {
+    # What the original's page describes: the field defaults.
+    "readme": {},
+    # What the paper reports: whole utterances, an absolute threshold, short segments dropped.
+    "paper": {
+        "audio": {"variance_floor": 1e-7},
+        "windows": _WHOLE_WINDOWS,
+        "speech": {
+            "normcut_strategy": "absolute",
+            "normcut_threshold": 2.0,
+            "silence_threshold": None,
+            "min_span_frames": 0,
+        },
+        "syllables": {
+            "syl_dur": 0.2,
+            "merge_threshold": 0.3,
+            "min_cut_minimum": 5,
+            "keep_last_frame": False,
+            "drop_frames": 2,
+            "merge_minimum": 3,
+        },
+    },
+    # Systems as they were published; `systems` tells of each.
+    "sd-hubert": {},
+    "hubert": {},
+    "sylber": {
+        "audio": {"normalisation": "sample", "piece_seconds": _BY_THE_MINUTE},
+        "windows": _WHOLE_WINDOWS,
+        "encoder": {"layer": 9, "normcut_layer": 9},
+        "speech": _WHOLE_SPEECH,
+        "syllables": {"segmenter": "greedy"},
+    },
+    "sylboost-8.33": _sylboost(0.0033),
+    "sylboost-6.25": _sylboost(0.0028),
+    "sylboost-5.0": _sylboost(0.0019),
+    "vg-hubert": {
+        "audio": {"normalisation": "none", "piece_seconds": _BY_THE_MINUTE},
+        "windows": _WHOLE_WINDOWS,
+        "encoder": {"layer": 9, "normcut_layer": 9},
+        "speech": _WHOLE_SPEECH,
+        "syllables": {"syl_dur": 0.2, "merge_threshold": 0.3, "keep_last_frame": False, "merge_minimum": 3},
+    },
+    "zerosyl": {
+        "audio": {"normalisation": "population", "variance_floor": 1e-5, "piece_seconds": _BY_THE_MINUTE},
+        "windows": {"window_seconds": None, "pad_samples": 40},
+        "encoder": {"layer": 22, "normcut_layer": 13},
+        "speech": _WHOLE_SPEECH,
+        "syllables": {"segmenter": "norm-peaks"},
+    },
+}
+"""What each preset changes of the field defaults."""
 
 
 def get_preset(name: str) -> SegmentationOptions:
@@ -72,7 +128,7 @@ def get_preset(name: str) -> SegmentationOptions:
     try:
         return PRESETS[name]
     except KeyError:
-        raise UserError(f"unknown preset {name!r}; the presets are {' and '.join(PRESETS)}") from None
+        raise UserError(f"unknown preset {name!r}; the presets are {', '.join(PRESETS)}") from None
 
 
 def with_values(options: SegmentationOptions, values: Mapping[str, Mapping[str, object]]) -> SegmentationOptions:
@@ -113,3 +169,8 @@ def _check_type(key: str, value: object, hint: Any) -> None:  # noqa: ANN401 - a
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         names = " or ".join("none" if kind is type(None) else kind.__name__ for kind in allowed)
         raise UserError(f"{key} is {value!r}; it has to be {names}")
+
+
+PRESETS: Mapping[str, SegmentationOptions] = {
+    name: with_values(SegmentationOptions(), changes) for name, changes in CHANGES.items()
+}

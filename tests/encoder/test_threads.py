@@ -11,7 +11,8 @@ from commands import sdhubert
 from transformers import HubertConfig
 
 from sdhubert_ray.encoder import fetch_checkpoint
-from sdhubert_ray.encoder.checkpoint import fold_weight_norm, load_model
+from sdhubert_ray.encoder.checkpoint import load_model
+from sdhubert_ray.encoder.convolutions import fold_weight_norm
 from sdhubert_ray.encoder.inference import encode_windows
 from sdhubert_ray.encoder.model import SDHuBERT, build_encoder
 from sdhubert_ray.speech.presets import EncoderOptions

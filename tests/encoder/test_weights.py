@@ -13,7 +13,8 @@ import transformers
 from models import HUB_BASE, checkpoint_bytes
 
 from sdhubert_ray.encoder import weights
-from sdhubert_ray.encoder.checkpoint import fold_weight_norm, load_model
+from sdhubert_ray.encoder.checkpoint import load_model
+from sdhubert_ray.encoder.convolutions import fold_weight_norm
 from sdhubert_ray.encoder.weights import fetch_checkpoint
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.speech.presets import EncoderOptions

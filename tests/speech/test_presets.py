@@ -1,4 +1,4 @@
-"""The two published sets of options, as the table of the design has them, and single options replaced."""
+"""The published sets of options, as the table of the design has them, and single options replaced."""
 
 from dataclasses import FrozenInstanceError, fields
 
@@ -7,11 +7,13 @@ import pytest
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.speech.presets import PRESETS, EncoderOptions, SegmentationOptions, get_preset, with_values
 from sdhubert_ray.speech.syllables import SEGMENTERS
+from sdhubert_ray.speech.systems import SYSTEMS
 
+AS_IT_COMES = {"resampler": "soxr", "normalisation": "population"}
 # The table of the design, row by row.
 TABLE = {
     "readme": {
-        "audio": {"variance_floor": 0.0, "channel": None, "piece_seconds": 600.0, "resampler": "soxr"},
+        "audio": {"variance_floor": 0.0, "channel": None, "piece_seconds": 600.0, **AS_IT_COMES},
         "windows": {"window_seconds": 5.0, "overlap_seconds": 0.5, "pad_samples": 160},
         "encoder": {"layer": 9, "normcut_layer": 11},
         "speech": {
@@ -33,7 +35,7 @@ TABLE = {
         },
     },
     "paper": {
-        "audio": {"variance_floor": 1e-7, "channel": None, "piece_seconds": 600.0, "resampler": "soxr"},
+        "audio": {"variance_floor": 1e-7, "channel": None, "piece_seconds": 600.0, **AS_IT_COMES},
         "windows": {"window_seconds": None, "pad_samples": 0},
         "encoder": {"layer": 9, "normcut_layer": 11},
         "speech": {
@@ -70,14 +72,14 @@ def test_presets_are_those_of_the_design(name):
         assert unmentioned <= (set(SEGMENTERS.values()) if section == "syllables" else set())
 
 
-def test_there_are_two_presets_and_readme_is_the_default():
-    assert set(PRESETS) == {"readme", "paper"}
+def test_readme_is_the_default_and_every_preset_stands_for_a_system():
     assert PRESETS["readme"] == SegmentationOptions()
+    assert set(PRESETS) == set(SYSTEMS)
 
 
 @pytest.mark.parametrize("name", ["reademe", "", "Readme"])
 def test_unknown_preset_names_the_known_ones(name):
-    with pytest.raises(UserError, match=f"unknown preset '{name}'.* readme and paper"):
+    with pytest.raises(UserError, match=f"unknown preset '{name}'.* readme, paper, "):
         get_preset(name)
 
 

@@ -15,7 +15,8 @@ from transformers import HubertConfig, HubertModel
 
 from sdhubert_ray import MincutWrapper, SDHuBERTSegmenter
 from sdhubert_ray.encoder import fetch_checkpoint
-from sdhubert_ray.encoder.checkpoint import fold_weight_norm, load_model
+from sdhubert_ray.encoder.checkpoint import load_model
+from sdhubert_ray.encoder.convolutions import fold_weight_norm
 from sdhubert_ray.encoder.weights import fetch_upstream
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.speech.presets import EncoderOptions

@@ -123,7 +123,7 @@ def prepare_piece(decoded: Audio, audio: AudioOptions, windows: WindowOptions) -
         status = "silent"
     usable: Samples | None = None
     if status == "ok":
-        usable = normalise(samples, audio.variance_floor) if is_ready else samples
+        usable = normalise(samples, audio.variance_floor, audio.normalisation) if is_ready else samples
     frames = count_frames(length, windows)
     status = "truncated" if decoded.shortfall else status
     return Piece(status, error, decoded.offset, decoded.duration, frames, usable, rate=decoded.rate)

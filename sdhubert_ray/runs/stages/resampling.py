@@ -54,7 +54,8 @@ def _settle(
     # Only here: torch takes seconds to import.
     from sdhubert_ray.encoder.resampling import resample_on
 
-    resampled = dict(zip(left, resample_on(device, list(left.values()), audio.variance_floor), strict=True))
+    normed = resample_on(device, list(left.values()), audio.variance_floor, audio.normalisation)
+    resampled = dict(zip(left, normed, strict=True))
     return [resampled.get(index, one) for index, one in enumerate(samples)]
 
 

@@ -154,5 +154,6 @@ class Distillation(nn.Module):
 
 def _first_mask_vector(student: SDHuBERT) -> Tensor:
     if hasattr(student.speech_model, "masked_spec_embed"):
-        return student.speech_model.masked_spec_embed.detach().clone()
+        vector: Tensor = student.speech_model.masked_spec_embed
+        return vector.detach().clone()
     return torch.rand(student.hidden_size)
