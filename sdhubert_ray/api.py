@@ -99,14 +99,14 @@ class SDHuBERTSegmenter:
         """Load a checkpoint.
 
         Args:
-            ckpt_path: a path, a URI, `bundled` or `sdhubert_base`.
+            ckpt_path: a path, a URI, `bundled`, `sdhubert_base` or USER/NAME of the hub.
             layer: hidden states that are the features.
             normcut_layer: hidden states whose norm tells speech.
             normcut_strategy: `relative` or `absolute`.
             normcut_threshold: frames of a larger norm are speech.
             silence_threshold: spans of a smaller mean |z-scored sample| are dropped; 0 keeps all.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
-            preset: `readme` or `paper`.
+            preset: `readme`, `paper`, or that of a system (`speech.systems`).
             dtype: precision of the encoder: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where it is fast.
             batch_seconds: padded audio per forward call, seconds.
             piece_seconds: longer audio is decoded and encoded in pieces.
@@ -118,7 +118,7 @@ class SDHuBERTSegmenter:
         """
         if dtype not in DTYPES:
             raise UserError(f"dtype is {dtype!r}; it has to be one of {', '.join(DTYPES)}")
-        checkpoint = fetch_checkpoint(str(ckpt_path))
+        checkpoint = fetch_checkpoint(str(ckpt_path), preset)
         options = with_values(get_preset(preset), checkpoint.carried(preset))
         given: dict[str, dict[str, object]] = {
             "audio": {"piece_seconds": piece_seconds, "channel": channel, "resampler": resampler},
@@ -285,7 +285,7 @@ class MincutWrapper:
             merge_threshold: neighbours of at least this cosine similarity are merged; above 1 merges nothing.
             ft_sr: frames per second of the features, Hz.
             min_cut_minimum: a span of fewer frames is one segment.
-            preset: `readme` or `paper`.
+            preset: `readme`, `paper`, or that of a system (`speech.systems`).
             segmenter: another one than `min-cut`, which the arguments before are for: `min-cut-banded`, `greedy`,
                 `sse-dp`, `norm-peaks` or `uniform`.
             segmenter_options: its own, as in the section of its name in `configs/segment.yaml`.

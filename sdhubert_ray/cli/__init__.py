@@ -18,6 +18,7 @@ import typer
 import sdhubert_ray
 from sdhubert_ray.cli import (
     benchmark,
+    cite,
     cluster,
     evaluate,
     export,
@@ -113,6 +114,7 @@ _add(
     "sdhubert report segments",
     "sdhubert report segments --references syllables.json -o report.html",
 )
+_add(cite.cite, "sdhubert cite sylber", "sdhubert cite sylboost-6.25")
 _add(
     train.train,
     "sdhubert train data.root_dir=LibriSpeech",

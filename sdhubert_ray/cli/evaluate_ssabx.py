@@ -119,7 +119,7 @@ def ssabx(
 
     from sdhubert_ray.encoder import fetch_checkpoint
 
-    weights = fetch_checkpoint(checkpoint)
+    weights = fetch_checkpoint(checkpoint, preset)
     if "cls" in embeddings and not weights.has_cls:
         raise UserError(f"checkpoint {checkpoint} has no CLS state; take --embedding favg")
     config = load_config(None, overrides or [], flags, weights.carried(preset))

@@ -23,7 +23,18 @@ CHECKPOINTS = one_of("sdhubert_base", "bundled")
 DEVICES = one_of("auto", "cpu", "cuda")
 DTYPES = one_of("float32", "bfloat16", "float16", "auto")
 ENGINES = one_of("auto", "local", "ray")
-PRESETS = one_of("readme", "paper")
+PRESETS = one_of(
+    "readme",
+    "paper",
+    "sd-hubert",
+    "hubert",
+    "sylber",
+    "sylboost-8.33",
+    "sylboost-6.25",
+    "sylboost-5.0",
+    "vg-hubert",
+    "zerosyl",
+)
 MISSING = one_of("error", "skip", "empty")
 
 Input = Annotated[

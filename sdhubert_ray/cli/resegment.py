@@ -32,7 +32,7 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Of speech and syllables: syllables.syl_dur=0.2")
 ]
 Preset = Annotated[
-    str | None, typer.Option(autocompletion=PRESETS, help="readme or paper: their speech and syllables options.")
+    str | None, typer.Option(autocompletion=PRESETS, help="The speech and syllables options of a preset.")
 ]
 QuantizerName = Annotated[
     str | None, typer.Option(help="A quantizer for the units (default: that of the features' run, if any).")

@@ -44,13 +44,22 @@ CheckpointName = Annotated[
     str | None,
     typer.Option(
         autocompletion=CHECKPOINTS,
-        help="sdhubert_base (default), bundled (small, no download), a path or a URI.",
+        help="sdhubert_base (default), bundled (small, no download), a path, a URI, or a hub name.",
     ),
 ]
 QuantizerName = Annotated[
     str | None, typer.Option(help="A folder or URI of `sdhubert cluster`: syllables get its units.")
 ]
-Preset = Annotated[str | None, typer.Option(autocompletion=PRESETS, help="readme (default) or paper.")]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=PRESETS,
+        help="readme (default), paper, or a system's, such as sylber.",
+    ),
+]
+EncoderLayer = Annotated[
+    int | None, typer.Option(min=0, help="Hidden states that are the features: encoder.layer.", rich_help_panel=MORE)
+]
 FrameFeatures = Annotated[
     str | None,
     typer.Option(
@@ -92,6 +101,7 @@ def segment(
     checkpoint: CheckpointName = None,
     quantizer: QuantizerName = None,
     preset: Preset = None,
+    encoder_layer: EncoderLayer = None,
     formats: Formats = None,
     references: Beside = None,
     rename: Rename = None,
@@ -128,7 +138,8 @@ def segment(
     from sdhubert_ray.runs.segmenting import prepare_segmenting
 
     of_run = {"checkpoint": checkpoint, "quantizer": quantizer, "preset": preset, "device": device, "dtype": dtype}
-    flags = given({**of_run, "max_failed": max_failed, **flags_of_output(formats, frame_features, "float32")})
+    numbers = {"encoder.layer": encoder_layer, "max_failed": max_failed}
+    flags = given({**of_run, **numbers, **flags_of_output(formats, frame_features, "float32")})
 
     def compose(carried: Mapping[str, Mapping[str, object]]) -> "JobConfig":
         return load_config(config, words, flags, carried)

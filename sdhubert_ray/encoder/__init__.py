@@ -1,10 +1,11 @@
-"""The SD-HuBERT encoder: from samples to frame features.
+"""Encoders: from samples to frame features.
 
-Rooms: `model` (the network), `convolutions` (two of its, faster), `batches` (windows through it), `blending` (their
-states to those of a piece, on a GPU), `inference` (pieces through all of it), `cutting` (many spans at once),
-`checkpoint` (weights of official checkpoints, read strictly, never executed), `official` (the rest of such a file),
-`hub` (checkpoints as folders), `weights` (checkpoints by name, path or URI). All but the last three import torch, most
-of them transformers too, which takes seconds.
+Rooms: `protocol` (what every encoder is), `model` (networks of transformers, SD-HuBERT's among them), `convolutions`
+(two of theirs, faster), `wavlm` (its layers), `data2vec2` (a network that transformers has not), `batches` (windows
+through it), `blending` (their states to those of a piece, on a GPU), `inference` (pieces through all of it), `cutting`
+(many spans at once), `checkpoint` (weights, read strictly, never executed), `layouts` (files of other systems),
+`official` (ours, but for the weights), `hub` (checkpoints as folders), `weights` (checkpoints by name, path or URI).
+The last four import no torch; the others do, and most of them transformers too, which takes seconds.
 """
 
 from sdhubert_ray.encoder.official import Checkpoint

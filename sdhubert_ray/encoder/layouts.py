@@ -163,7 +163,9 @@ def check_preset(preset: str, name: str, layout: str) -> None:
     system = SYSTEMS[preset]
     if system.layouts and layout not in system.layouts:
         wanted = " or ".join(_title(one) for one in system.layouts)
-        raise UserError(f"preset {preset} is for {wanted}, but checkpoint {name} is {_title(layout)}; give its own")
+        raise UserError(
+            f"preset {preset} is for {wanted}, but checkpoint {name} is {_title(layout)}; give --checkpoint one of them"
+        )
 
 
 def _title(layout: str) -> str:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sdhubert_ray import storage
 from sdhubert_ray.composing import configs_folder
 from sdhubert_ray.encoder.hub import read_folder
-from sdhubert_ray.encoder.layouts import recognise
+from sdhubert_ray.encoder.layouts import check_preset, recognise
 from sdhubert_ray.encoder.official import Checkpoint, CheckpointConfig, parse_config, peek
 from sdhubert_ray.errors import UserError, first_line
+from sdhubert_ray.speech.systems import SDHUBERT
 
 if TYPE_CHECKING:  # torch takes seconds, and whoever refuses a checkpoint's name needs none
     from torch import Tensor
@@ -32,7 +33,8 @@ _MIN_RELEASED_BYTES = 100 << 20
 _DOWNLOAD_TIMEOUT_SECONDS = 60.0
 _MAX_REASON = 300
 _HUB, _HUB_DEFAULT = "hf://", "main"
-_HUB_NAME = r"[\w.-]+/[\w.-]+(@[\w./-]+)?"
+# A path of a file that is not there should not be looked for elsewhere.
+_HUB_NAME = r"[\w.-]+/[\w.-]+(?<!\.pt)(?<!\.pth)(?<!\.ckpt)(?<!\.bin)(?<!\.safetensors)(@[\w./-]+)?"
 _DIGEST_MARK = "@sha256:"
 _DIGEST_ENDING = ".sha256"
 
@@ -55,7 +57,7 @@ class Upstream(NamedTuple):
     weights: "dict[str, Tensor] | None"
 
 
-def fetch_checkpoint(name: str) -> Checkpoint:
+def fetch_checkpoint(name: str, preset: str = "readme") -> Checkpoint:
     """Read a checkpoint by name, path or URI.
 
     Args:
@@ -63,14 +65,17 @@ def fetch_checkpoint(name: str) -> Checkpoint:
             that fsspec knows, of a file or of a folder with config.json and model.safetensors, or USER/NAME of the hub;
             of an SD-HuBERT or another system (`layouts.LAYOUTS`). A file (there that of the weights) is refused if it
             has another digest than `@sha256:HEX` behind the name, where that is given.
+        preset: that it is to be used with.
 
     Raises:
-        UserError: it cannot be had or is no checkpoint, or its file has another digest than was given or, of one that
-            was downloaded, than it had then; the message names the ways out.
+        UserError: it cannot be had, is no checkpoint, or one that the preset is not for, or its file has another digest
+            than was given or, of one that was downloaded, than it had then; the message names the ways out.
     """
     asked, mark, digest = name.partition(_DIGEST_MARK)
     if mark and not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
         raise UserError(f"checkpoint {name}: {digest!r} is no SHA-256; it has 64 hexadecimal digits")
+    if asked in (BUNDLED, RELEASED):  # before anything is downloaded
+        check_preset(preset, name, SDHUBERT)
     if asked == BUNDLED:
         uri = str(_ASSETS / "bundled.pt")
     elif asked == RELEASED:
@@ -81,7 +86,7 @@ def fetch_checkpoint(name: str) -> Checkpoint:
         data = storage.read_bytes(uri)
     except FileNotFoundError as error:
         if re.fullmatch(_HUB_NAME, asked):
-            return _fetch_folder(name, f"{_HUB}{asked}", digest)
+            return _fetch_from_hub(name, asked, digest)
         raise UserError(f"checkpoint {name} does not exist; give a path or URI, {RELEASED} or {BUNDLED}") from error
     except IsADirectoryError:
         return _fetch_folder(name, uri, digest)
@@ -95,6 +100,13 @@ def fetch_checkpoint(name: str) -> Checkpoint:
     found = parse_config(name, content)
     shape = found.upstream if found.upstream is not None else _read_upstream(found.speech_upstream, uri)
     return Checkpoint(name, data, shape, found.options)
+
+
+def _fetch_from_hub(name: str, repository: str, digest: str) -> Checkpoint:
+    try:
+        return _fetch_folder(name, f"{_HUB}{repository}", digest)
+    except UserError as error:
+        raise UserError(f"checkpoint {name} is no path here, and cannot be had from the hub: {error}") from error
 
 
 def _fetch_folder(name: str, uri: str, digest: str) -> Checkpoint:

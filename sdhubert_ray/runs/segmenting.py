@@ -63,7 +63,7 @@ def prepare_segmenting(
     listing = None if retry else list_inputs(inputs, selection, asked.audio.schemes, piped=piped)
     if listing is not None:
         on_listing(listing)
-    weights = fetch_checkpoint(asked.checkpoint)
+    weights = fetch_checkpoint(asked.checkpoint, asked.preset)
     if asked.preset != JobConfig().preset and weights.options:
         brought = ", ".join(sorted(weights.options))
         logger.warning(
@@ -119,7 +119,7 @@ def segment_corpus(
         options: single ones by their dotted keys: `{"syllables.syl_dur": 0.2}`.
         checkpoint: a path or URI, `bundled`, or `sdhubert_base` (the default).
         quantizer: a folder or URI of `sdhubert cluster`: syllables get its units.
-        preset: `readme` (the default) or `paper`.
+        preset: `readme` (the default), `paper`, or that of a system (`speech.systems`).
         formats: further ones beside the table: `files`, `textgrid`, `csv`.
         frame_features: `float32` or `float16` keeps the features of all frames, (T, D) at 50 Hz.
         device: `auto`, `cpu` or `cuda`.

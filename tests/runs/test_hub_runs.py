@@ -5,8 +5,10 @@ import os
 import pyarrow.parquet as pq
 import pytest
 from commands import complaint, sdhubert, sdhubert_process
+from foreign import make_folder
 
 from sdhubert_ray import SDHuBERTSegmenter, read_segments, segment_corpus, storage
+from sdhubert_ray.errors import UserError
 
 AUDIO, OUTPUT, MODEL = "hf://datasets/me/audio/takes", "hf://datasets/me/syllables/first", "hf://me/model"
 
@@ -52,6 +54,20 @@ def test_a_checkpoint_of_the_hub_is_a_folder_or_a_file(hub, golden):
     for name in (MODEL, f"{MODEL}/old/tiny.pt"):
         found = SDHuBERTSegmenter(name, device="cpu")(sound)
         assert (found["features"] == expected["features"]).all()
+
+
+def test_a_name_of_the_hub_is_a_checkpoint(hub, golden, tmp_path, monkeypatch):
+    folder, _ = make_folder(tmp_path / "made")
+    hub.repositories["models/me/hubert-made"] = {}
+    for path in folder.iterdir():
+        storage.put(f"hf://me/hubert-made/{path.name}", path.read_bytes())
+    monkeypatch.chdir(tmp_path)  # where a path of that name would go before
+    sound = golden / "audio/synth_0.flac"
+    expected = SDHuBERTSegmenter(folder, preset="hubert", device="cpu")(sound)
+    found = SDHuBERTSegmenter("me/hubert-made", preset="hubert", device="cpu")(sound)
+    assert (found["features"] == expected["features"]).all()
+    with pytest.raises(UserError, match="me/no-such is no path here, and cannot be had from the hub: "):
+        SDHuBERTSegmenter("me/no-such", device="cpu")
 
 
 @pytest.mark.parametrize(
