@@ -1,4 +1,4 @@
-"""How well segments and units meet reference syllables: boundaries, purity, and their bootstrap intervals.
+"""How well segments and units meet reference syllables: boundaries, tokens, purity, and their bootstrap intervals.
 
 All figures are sums over utterances, so an utterance is a row of counts, and a resample is a weighting of the rows.
 """
@@ -9,6 +9,7 @@ from sdhubert_ray.metrics.boundary import (
     TOLERANCE,
     BoundaryCounts,
     BoundaryScores,
+    best_shift,
     bootstrap_boundaries,
     count_onsets_offsets,
     count_sdhubert,
@@ -19,9 +20,11 @@ from sdhubert_ray.metrics.boundary import (
     sdhubert_boundaries,
     tune_shift,
 )
-from sdhubert_ray.metrics.pairs import bootstrap_purity, match_segments, purity
-from sdhubert_ray.metrics.rates import UnitRates, unit_entropy, unit_rates
+from sdhubert_ray.metrics.findsylls import count_nuclei, count_spans
+from sdhubert_ray.metrics.pairs import bootstrap_purity, match_segments, purity, syllable_information
+from sdhubert_ray.metrics.rates import UnitRates, bootstrap_rates, unit_entropy, unit_rates
 from sdhubert_ray.metrics.resampling import LEVEL, Interval
+from sdhubert_ray.metrics.zerosyl import count_zerosyl, overlapped_syllables, speech_runs
 
 __all__ = [
     "LEVEL",
@@ -31,19 +34,27 @@ __all__ = [
     "BoundaryScores",
     "Interval",
     "UnitRates",
+    "best_shift",
     "bootstrap_boundaries",
     "bootstrap_purity",
+    "bootstrap_rates",
     "bootstrap_share",
+    "count_nuclei",
     "count_onsets_offsets",
     "count_sdhubert",
+    "count_spans",
+    "count_zerosyl",
     "match_boundaries",
     "match_segments",
     "onset_offset_boundaries",
+    "overlapped_syllables",
     "pair_boundaries",
     "purity",
     "score_boundaries",
     "sdhubert_boundaries",
+    "speech_runs",
     "ssabx_margins",
+    "syllable_information",
     "tune_shift",
     "unit_entropy",
     "unit_rates",

@@ -1,6 +1,6 @@
-"""Boundaries against reference boundaries, within a tolerance, by two protocols."""
+"""Boundaries against reference boundaries, within a tolerance: the protocols `sdhubert` and `onsets_offsets`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -142,11 +142,28 @@ def tune_shift(utterances: Sequence[tuple[Floats, Floats]], tolerance: float = T
         the shift in seconds and its R-value, or None where nothing matches at any shift.
     """
     unshifted = [sdhubert_boundaries(syllables, segments) for syllables, segments in utterances]
+    sizes = (sum(len(left) for left, _ in unshifted), sum(len(right) for _, right in unshifted))
+
+    def count(shift: float) -> BoundaryCounts:
+        return BoundaryCounts(
+            sum(match_boundaries(left + shift, right, tolerance) for left, right in unshifted), *sizes
+        )
+
+    return best_shift(count)
+
+
+def best_shift(count: Callable[[float], BoundaryCounts]) -> tuple[float, float] | None:
+    """Choose the shift of `SHIFTS` with the greatest R-value, the smallest of equals.
+
+    Args:
+        count: the counts of all utterances at a shift in seconds.
+
+    Returns:
+        the shift in seconds and its R-value, or None where nothing matches at any shift.
+    """
     best: tuple[float, float] | None = None
     for shift in SHIFTS.tolist():
-        matched = sum(match_boundaries(left + shift, right, tolerance) for left, right in unshifted)
-        sizes = (sum(len(left) for left, _ in unshifted), sum(len(right) for _, right in unshifted))
-        r_value = score_boundaries(BoundaryCounts(matched, *sizes)).r_value
+        r_value = score_boundaries(count(shift)).r_value
         if r_value is not None and (best is None or r_value > best[1]):
             best = shift, r_value
     return best

@@ -4,6 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
+from scipy.special import xlogy
+
+from sdhubert_ray.metrics.resampling import Floats, Interval, Ints, interval_of, ratio, resample
+
+_CELLS_AT_ONCE = 8_000_000
 
 
 @dataclass(frozen=True)
@@ -57,3 +63,37 @@ def unit_rates(counts: npt.NDArray[np.int64], audio_seconds: float, segment_seco
         used=len(used),
         unused=len(counts) - len(used),
     )
+
+
+def bootstrap_rates(counts: csr_array, seconds: Floats, resamples: int, seed: int) -> tuple[Interval, Interval]:
+    """95 % intervals of the token rate (Hz) and of rate x entropy (bit/s), over utterances.
+
+    Units that are drawn twice make sequences look more alike than they are: the interval of rate x entropy is moved to
+    have its value as the mean of the resamples.
+
+    Args:
+        counts: (U, n_units) how often each unit is in each utterance.
+        seconds: (U,) audio of each.
+        resamples: how many times utterances are drawn anew; 0 gives no intervals.
+        seed: of the draws.
+    """
+    at_once = max(1, _CELLS_AT_ONCE // max(1, counts.shape[1]))
+    drawn: list[tuple[Floats, Floats]] = []
+    for weights in resample(len(seconds), resamples, seed):
+        for first in range(0, len(weights), at_once):
+            drawn.append(_rates(weights[first : first + at_once], counts, seconds))
+    if not drawn:
+        return Interval(None, None), Interval(None, None)
+    rate, bits = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
+    known = bits[~np.isnan(bits)]
+    value = float(_rates(np.ones((1, len(seconds)), np.int64), counts, seconds)[1][0])
+    return interval_of(rate), interval_of(np.maximum(known - known.mean() + value, 0.0) if len(known) else known)
+
+
+def _rates(weights: Ints, counts: csr_array, seconds: Floats) -> tuple[Floats, Floats]:
+    """Token rate and rate x entropy, (B,) each, of weightings (B, U) of the utterances; NaN without audio."""
+    units = np.ascontiguousarray(weights @ counts)
+    tokens, audio = units.sum(axis=1), weights @ seconds
+    # tokens x entropy, in bits.
+    bits = (xlogy(tokens, tokens) - xlogy(units, units).sum(axis=1)) / np.log(2)
+    return ratio(tokens, audio), ratio(bits, audio)

@@ -30,6 +30,7 @@ from sdhubert_ray.metrics import (
     resampling,
     score_boundaries,
     sdhubert_boundaries,
+    syllable_information,
     tune_shift,
 )
 from sdhubert_ray.metrics import pairs as pairing
@@ -196,6 +197,16 @@ def test_an_assignment_prefers_a_pair_apart_to_none():
     assert (rows.tolist(), columns.tolist(), overlaps.tolist()) == ([0], [0], [-2.0])
 
 
+def slow_information(pairs):
+    """SNMI by its definition, a sum over the table of joint shares; NaN with one syllable only."""
+    joint = Counter(pairs)
+    labels, units = Counter(label for label, _ in pairs), Counter(unit for _, unit in pairs)
+    total = len(pairs)
+    mutual = sum(n / total * math.log(n * total / labels[label] / units[unit]) for (label, unit), n in joint.items())
+    entropy = -sum(n / total * math.log(n / total) for n in labels.values())
+    return mutual / entropy if len(labels) > 1 else math.nan
+
+
 def slow_purity(pairs):
     cells = Counter(pairs)
     cluster = sum(max(n for (label, _), n in cells.items() if label == one) for one in {label for label, _ in pairs})
@@ -209,23 +220,37 @@ def test_purity_is_what_counting_gives(pairs):
     assert purity(labels, units) == pytest.approx(slow_purity(pairs))
     # Other numbers for the same labels and units change nothing.
     assert purity(labels * 7 + 3, units[::1] + 100) == purity(labels, units)
+    information = syllable_information(labels, units)
+    assert (math.nan if information is None else information) == pytest.approx(slow_information(pairs), nan_ok=True)
+
+
+def test_units_that_tell_the_syllable_have_all_of_its_information():
+    labels = np.array([0, 0, 1, 1, 2])
+    assert syllable_information(labels, labels + 5) == 1
+    assert syllable_information(labels, np.array([0, 1, 2, 3, 4])) == pytest.approx(1)
+    assert syllable_information(labels, np.zeros(5, np.int64)) == 0
+    # Two syllables, of one bit, in four pairs: the unit is theirs in three, so it tells 1 - 3/4 h(1/3) bit, where
+    # h(1/3) = log2(3) - 2/3.
+    told = syllable_information(np.array([0, 0, 1, 1]), np.array([0, 0, 0, 1]))
+    assert told == pytest.approx(1 - 0.75 * (math.log2(3) - 2 / 3))
 
 
 def test_purity_of_nothing():
     nothing = np.zeros(0, np.int64)
     assert purity(nothing, nothing) is None
-    assert bootstrap_purity(nothing, nothing, nothing, 5, 10, 0) == (Interval(None, None), Interval(None, None))
+    assert syllable_information(nothing, nothing) is None
+    assert bootstrap_purity(nothing, nothing, nothing, 5, 10, 0) == (Interval(None, None),) * 3
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=40))
 def test_weighted_purity_is_that_of_utterances_drawn_again(rows):
     labels, units, utterances = np.array(rows).T
     weights = np.array([[2, 0, 1, 1], [1, 1, 1, 1]])
-    cluster, syllable = pairing._Cells(labels, units, utterances, 4).purities(weights)
-    for drawn, *found in zip(weights, cluster, syllable, strict=True):
+    figures = pairing._Cells(labels, units, utterances, 4).figures(weights)
+    for drawn, *found in zip(weights, *figures, strict=True):
         pairs = [(label, unit) for label, unit, utterance in rows for _ in range(drawn[utterance])]
         if pairs:
-            assert found == pytest.approx(slow_purity(pairs))
+            assert found == pytest.approx([*slow_purity(pairs), slow_information(pairs)], nan_ok=True)
         else:
             assert np.isnan(found).all()
 
@@ -260,7 +285,7 @@ def test_no_intervals_of_a_single_utterance_or_without_a_match():
     assert found["f1"] == Interval(0.0, 0.0)
     assert found["r_value"] == nothing
     one = np.zeros(3, np.int64)
-    assert bootstrap_purity(one, one, one, 1, 100, 0) == (nothing, nothing)
+    assert bootstrap_purity(one, one, one, 1, 100, 0) == (nothing,) * 3
 
 
 def test_intervals_of_purity_are_as_wide_as_samples_differ():
@@ -277,6 +302,7 @@ def test_intervals_of_purity_are_as_wide_as_samples_differ():
     value = purity(labels, units)
     found = bootstrap_purity(labels, units, np.repeat(np.arange(300), 30), 300, 200, 0)
     others = np.array([purity(*sample(random)) for _ in range(60)])
+    assert found[2].low < syllable_information(labels, units) < found[2].high
     for side in (0, 1):
         assert found[side].low < value[side] < found[side].high
         spread = np.subtract(*np.quantile(others[:, side], [0.975, 0.025]))
