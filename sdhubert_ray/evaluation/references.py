@@ -5,7 +5,7 @@ import math
 import posixpath
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,14 @@ class Reference:
         file_name: of the audio; of a TextGrid its path below the folder, without ending.
         syllables: (R, 2) float64, seconds, sorted by start; they may overlap a little.
         labels: one for each.
+        nuclei: (V, 2) float64, seconds, vowels and syllabic consonants; None where no phones are known.
     """
 
     id: str
     file_name: str
     syllables: npt.NDArray[np.float64]
     labels: tuple[str, ...]
+    nuclei: npt.NDArray[np.float64] | None = None
 
 
 def load_references(uri: str, tier: str | None = None) -> list[Reference]:
@@ -49,7 +51,7 @@ def load_references(uri: str, tier: str | None = None) -> list[Reference]:
     """
     grids = list_textgrids(uri)
     if grids is not None:
-        return [_checked(name, name, read_textgrid(grid, tier), f"references {grid}") for name, grid in grids]
+        return [_from_textgrid(name, grid, tier) for name, grid in grids]
     if tier is not None:
         raise UserError(f"--tier is {tier!r}, but {uri} is no TextGrid; leave it out")
     entries = _read_json(uri)
@@ -93,6 +95,12 @@ def _read_json(uri: str) -> dict[str, Any]:
     if not isinstance(entries, dict):
         raise UserError(f"references {uri} is a {type(entries).__name__}; {_FORM}")
     return entries
+
+
+def _from_textgrid(name: str, uri: str, tier: str | None) -> Reference:
+    syllables, vowels = read_textgrid(uri, tier)
+    reference = _checked(name, name, syllables, f"references {uri}")
+    return reference if vowels is None else replace(reference, nuclei=np.array(vowels, np.float64).reshape(-1, 2))
 
 
 def _from_entry(name: str, entry: object, where: str) -> Reference:

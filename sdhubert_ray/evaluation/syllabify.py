@@ -27,6 +27,7 @@ _CLOSURES = {"BCL": "B", "DCL": "D", "GCL": "G", "PCL": "P", "TCL": "T", "KCL": 
 _AFFRICATES = {"CH": "T", "JH": "D"}
 _TRANSPARENT = frozenset(("EPI",))
 """TIMIT's silence inside a cluster of consonants: it has time, but is no phone."""
+_SYMBOLS = _NUCLEI | _CONSONANTS | _CLOSURES.keys() | _TRANSPARENT
 _SILENCES = frozenset(("", "SIL", "SP", "SPN", "NSN", "PAU", "H#", "#H", "BR", "LAU"))
 _BRACKETS = ("<>", "[]", "{}", "()")
 _CLUSTERS = frozenset(
@@ -89,6 +90,13 @@ def syllabify(phones: Sequence[Phone], where: str) -> list[tuple[float, float, s
     return syllables
 
 
+def vowels(phones: Sequence[Phone]) -> list[tuple[float, float]] | None:
+    """Vowels and syllabic consonants, start and end in seconds; None where a phone is not of ARPAbet."""
+    if not all(is_silence(phone.label) or _symbol(phone) in _SYMBOLS for phone in phones):
+        return None
+    return [(phone.start, phone.end) for phone in phones if _symbol(phone) in _NUCLEI]
+
+
 def _stretches(phones: Sequence[Phone], where: str) -> list[list[Phone]]:
     """Runs of phones without a silence."""
     runs: list[list[Phone]] = [[]]
@@ -97,7 +105,7 @@ def _stretches(phones: Sequence[Phone], where: str) -> list[list[Phone]]:
             runs.append([])
             continue
         symbol = _symbol(phone)
-        if symbol not in _NUCLEI | _CONSONANTS | _CLOSURES.keys() | _TRANSPARENT:
+        if symbol not in _SYMBOLS:
             raise UserError(
                 f"{where} has phone {phone.label!r} at {phone.start:.3f} s, which is not ARPAbet; "
                 "name a tier of syllables with --tier"

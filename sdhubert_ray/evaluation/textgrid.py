@@ -1,4 +1,4 @@
-"""Syllables of a Praat TextGrid: its tier of syllables, or its tier of phones, syllabified."""
+"""Syllables and vowels of a Praat TextGrid: its tier of syllables, or its tier of phones, syllabified."""
 
 import bisect
 import codecs
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from sdhubert_ray import storage
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.evaluation.syllabify import Phone, is_silence, syllabify
+from sdhubert_ray.evaluation.syllabify import Phone, is_silence, syllabify, vowels
 from sdhubert_ray.output.formats.textgrid import Labelled, Tier
 
 _SYLLABLE_TIER = re.compile(r"(.*[ _-])?(syll?|sylls|syllables?|mas)", re.IGNORECASE)
@@ -24,8 +24,8 @@ _TOKEN = re.compile(
 )
 
 
-def read_textgrid(uri: str, tier: str | None) -> list[Labelled]:
-    """Read the syllables of a TextGrid, long or short form, UTF-8 or UTF-16.
+def read_textgrid(uri: str, tier: str | None) -> tuple[list[Labelled], list[tuple[float, float]] | None]:
+    """Read the syllables and the vowels of a TextGrid, long or short form, UTF-8 or UTF-16.
 
     Args:
         uri: its name.
@@ -35,7 +35,8 @@ def read_textgrid(uri: str, tier: str | None) -> list[Labelled]:
             there is one, otherwise across words. Any other tier is taken as syllables. Silences are left out.
 
     Returns:
-        start, end (seconds) and label of each syllable.
+        start, end (seconds) and label of each syllable; start and end of the vowels and syllabic consonants of the
+        tier of phones of the same speaker, or None where there is none, or not in ARPAbet.
 
     Raises:
         UserError: it cannot be read, has no such tier or several, or phones that are not ARPAbet.
@@ -46,9 +47,12 @@ def read_textgrid(uri: str, tier: str | None) -> list[Labelled]:
     if not chosen.of_intervals:
         raise UserError(f"{where} has points, and syllables need intervals; name another tier with --tier")
     if not _PHONE_TIER.fullmatch(chosen.name):
-        return [interval for interval in chosen.intervals if not is_silence(interval[2])]
-    words = _find_words(tiers, chosen)
-    return syllabify([Phone(*interval, _word_at(interval, words)) for interval in chosen.intervals], where)
+        phones = _find_beside(tiers, chosen, _PHONE_TIER)
+        nuclei = None if phones is None else vowels([Phone(*interval) for interval in phones])
+        return [interval for interval in chosen.intervals if not is_silence(interval[2])], nuclei
+    words = _find_beside(tiers, chosen, _WORD_TIER)
+    spoken = [Phone(*interval, _word_at(interval, words)) for interval in chosen.intervals]
+    return syllabify(spoken, where), vowels(spoken)
 
 
 def read_tiers(uri: str) -> list[Tier]:
@@ -139,12 +143,12 @@ def _like(tiers: Sequence[Tier], pattern: str) -> list[Tier]:
     return [tier for tier in tiers if re.fullmatch(pattern, tier.name, re.IGNORECASE)]
 
 
-def _find_words(tiers: Sequence[Tier], phones: Tier) -> list[Labelled] | None:
-    """The words of the speaker whose phones these are, or None where there is no such tier."""
-    speaker = _LAST_WORD.sub("", phones.name)
+def _find_beside(tiers: Sequence[Tier], chosen: Tier, called: re.Pattern[str]) -> list[Labelled] | None:
+    """The intervals, less silences, of the tier of this name that is of the same speaker; None where there is none."""
+    speaker = _LAST_WORD.sub("", chosen.name)
     for tier in tiers:
-        if tier.of_intervals and tier.name.startswith(speaker) and _WORD_TIER.fullmatch(tier.name[len(speaker) :]):
-            return [word for word in tier.intervals if not is_silence(word[2])]
+        if tier.of_intervals and tier.name.startswith(speaker) and called.fullmatch(tier.name[len(speaker) :]):
+            return [interval for interval in tier.intervals if not is_silence(interval[2])]
     return None
 
 
