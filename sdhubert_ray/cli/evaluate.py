@@ -79,12 +79,12 @@ def boundary(
     segments: Segments,
     references: References,
     tune: Annotated[
-        str | None, typer.Option(metavar="REFERENCES", help="Of validation recordings, to choose the shift on.")
+        str | None, typer.Option(metavar="REFERENCES", help="Of validation recordings, to choose the shifts on.")
     ] = None,
     tune_segments: Annotated[
         str | None, typer.Option(metavar="SEGMENTS", help="Their output folder (default: SEGMENTS).")
     ] = None,
-    shift: Annotated[float | None, typer.Option(help="Seconds added to the reference, chosen before.")] = None,
+    shift: Annotated[float | None, typer.Option(help="Seconds added to the reference, chosen before, of both.")] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(
@@ -102,8 +102,9 @@ def boundary(
 ) -> None:
     """How well segments meet the boundaries of syllables, within 50 ms: precision, recall, F1, R-value.
 
-    Two protocols: `sdhubert` (starts and ends of syllables, shifted, and starts of segments) and `onsets_offsets`
-    (starts and ends of both, no shift). The shift is chosen on other recordings with --tune; without, it is 0.
+    Three protocols: `sdhubert` (starts and ends of syllables, shifted, and starts of segments), `onsets_offsets`
+    (starts and ends of both, no shift) and `zerosyl` (within runs of speech, shifted; whole syllables, too). Shifts are
+    chosen on other recordings with --tune; without, they are 0. Spans and nuclei are counted as by findsylls.
     """
     if shift is not None and tune is not None:
         raise UserError("--shift and --tune cannot both be given; leave out one")
@@ -124,25 +125,27 @@ def boundary(
     within = TOLERANCE if tolerance is None else tolerance
     options = JoinOptions(missing, tuple(dict.fromkeys(by or [])), split_rename(rename))
     wanted = load_references(references, tier)
-    chosen = Shift() if shift is None else Shift(shift, "given")
+    chosen = within_runs = Shift() if shift is None else Shift(shift, "given")
     if tune is not None:
-        chosen = _tune(wanted, references, tune, tune_segments or segments, options, tier, within)
+        chosen, within_runs = _tune(wanted, references, tune, tune_segments or segments, options, tier, within)
     joined = _join(wanted, segments, options)
     drawn = Bootstrap(bootstrap, seed)
     with waiting("scoring"):
-        report = evaluate_boundary(joined, chosen.seconds, drawn, within)
-    rate = measure_rate(joined, _units_there(segments)[0])
+        report = evaluate_boundary(joined, chosen.seconds, drawn, within, within_runs.seconds)
+        rate = measure_rate(joined, drawn, _units_there(segments)[0])
     _print_join(joined, missing)
-    console.print(tables.boundary_table(report, chosen), soft_wrap=True)
+    console.print(tables.boundary_table(report, chosen, within_runs), soft_wrap=True)
+    console.print(tables.syllable_table(report), soft_wrap=True)
     console.print(tables.rate_table(rate), soft_wrap=True)
     for table in tables.boundary_groups(report):
         console.print(table, soft_wrap=True)
     published = _print_published(joined, BOUNDARY) if within == TOLERANCE else []
     if chosen.source == "not tuned":
-        note("NOT TUNED: the shift of protocol sdhubert is 0; --tune REFERENCES chooses it on validation recordings")
+        note("NOT TUNED: the shifts of protocols are 0; --tune REFERENCES chooses them on validation recordings")
     if json_file:
         figures = {
             "shift": asdict(chosen),
+            "zerosyl_shift": asdict(within_runs),
             "tolerance": within,
             "token_rate": asdict(rate),
             **asdict(report),
@@ -173,16 +176,17 @@ def purity(
     bootstrap: Resamples = 1000,
     seed: Seed = 0,
 ) -> None:
-    """How well units and syllables agree: cluster purity and syllable purity.
+    """How well units and syllables agree: cluster purity, syllable purity, mutual information (SNMI).
 
-    Each segment is assigned to a syllable. Two protocols: `sdhubert` counts every pair, `strict` those that overlap.
+    Three protocols: segments are assigned to syllables, of which `sdhubert` counts every pair, `strict` those that
+    overlap; by `zerosyl` each is of what it overlaps most, a syllable or silence. Bitrate, too.
     """
     if json_file:
         check_figures(json_file)
-    from sdhubert_ray.evaluation import load_references, tables
+    from sdhubert_ray.evaluation import evaluate_purity, load_references, tables
     from sdhubert_ray.evaluation.joining import JoinOptions
     from sdhubert_ray.evaluation.published import PURITY
-    from sdhubert_ray.evaluation.scoring import Bootstrap, evaluate_purity, measure_rate
+    from sdhubert_ray.evaluation.scoring import Bootstrap, measure_rate
 
     options = JoinOptions(missing, tuple(dict.fromkeys(by or [])), split_rename(rename))
     wanted = load_references(references, tier)
@@ -201,7 +205,7 @@ def purity(
         num_units, identity = loaded.num_units, loaded.sha256
     with waiting("scoring"):
         report = evaluate_purity(joined, drawn)
-    rate = measure_rate(joined, num_units)
+        rate = measure_rate(joined, drawn, num_units)
     _print_join(joined, missing)
     console.print(tables.purity_table(report), soft_wrap=True)
     console.print(tables.rate_table(rate), soft_wrap=True)
@@ -231,7 +235,7 @@ def _tune(
     options: "JoinOptions",
     tier: str | None,
     tolerance: float,
-) -> "Shift":
+) -> "tuple[Shift, Shift]":
     from sdhubert_ray.evaluation import load_references, tune_on
     from sdhubert_ray.evaluation.joining import bare_name
 
@@ -246,7 +250,7 @@ def _tune(
     joined = _join(validation, segments, replace(options, by=()))
     if joined.missing:
         note(f"note: {len(joined.missing)} of {len(validation)} recordings of {tune} are missing ({options.missing})")
-    with waiting("choosing the shift"):
+    with waiting("choosing the shifts"):
         return tune_on(joined, tune, tolerance)
 
 

@@ -9,8 +9,9 @@ from sdhubert_ray.evaluation.joining import (
     join,
     renamed,
 )
+from sdhubert_ray.evaluation.purity import evaluate_purity
 from sdhubert_ray.evaluation.references import Reference, load_references
-from sdhubert_ray.evaluation.scoring import evaluate_boundary, evaluate_purity, tune_on
+from sdhubert_ray.evaluation.scoring import evaluate_boundary, tune_on
 
 __all__ = [
     "JoinOptions",

@@ -6,18 +6,20 @@ from rich.table import Table
 
 from sdhubert_ray.evaluation.joining import Joined
 from sdhubert_ray.evaluation.published import Published
+from sdhubert_ray.evaluation.purity import PurityReport, PurityResult
 from sdhubert_ray.evaluation.scoring import (
     BoundaryReport,
     BoundaryResult,
+    Ends,
     Figure,
-    PurityReport,
-    PurityResult,
     Shift,
+    SyllableResult,
     TokenRate,
 )
 
 _BOUNDARY_ROWS = (("precision", "precision %"), ("recall", "recall %"), ("f1", "F1 %"), ("r_value", "R-value %"))
-_PURITY_ROWS = (("cluster_purity", "cluster purity %"), ("syllable_purity", "syllable purity %"))
+_SYLLABLE_ROWS = _BOUNDARY_ROWS[:3]
+_PURITY_ROWS = (("cluster_purity", "cluster purity %"), ("syllable_purity", "syllable purity %"), ("snmi", "SNMI %"))
 _SHOWN = 3
 
 
@@ -37,31 +39,43 @@ def rate_table(rate: TokenRate) -> Table:
     table = Table(show_header=False, box=None)
     if rate.hertz is None:
         return table
-    table.add_row("token rate", f"{rate.hertz:.2f} Hz ({rate.segments} segments in {rate.seconds:.1f} s of audio)")
+    shown = f"{rate.hertz:.2f} Hz{_between(rate.hertz_interval, 2)}"
+    table.add_row("token rate", f"{shown}, {rate.segments} segments in {rate.seconds:.1f} s of audio")
     if rate.units_in_use is not None:
         of = f"{rate.num_units} units" if rate.num_units else f"the {rate.units_in_use} units in use"
         table.add_row("bitrate", f"{rate.bits_per_second:.1f} bit/s, at log2 of {of} a segment")
-        table.add_row("entropy-coded", f"{rate.entropy_bits_per_second:.1f} bit/s, {rate.units_in_use} units in use")
+        entropy = f"{rate.entropy_bits_per_second:.1f} bit/s{_between(rate.entropy_interval, 1)}"
+        table.add_row("entropy-coded", f"{entropy}, {rate.units_in_use} units in use")
     return table
 
 
-def boundary_table(report: BoundaryReport, shift: Shift) -> Table:
-    """Both protocols side by side, with 95 % intervals."""
+def boundary_table(report: BoundaryReport, shift: Shift, zerosyl_shift: Shift) -> Table:
+    """All protocols side by side, with 95 % intervals."""
     table = _side_by_side("boundaries", [*report.protocols])
-    tuned = f"tuned on {shift.utterances} utterances" if shift.source == "tuned" else shift.source.upper()
-    shown = {"sdhubert": f"{1000 * shift.seconds:+.0f} ms ({tuned})", "onsets_offsets": "none"}
+    shown = {"sdhubert": _told(shift), "onsets_offsets": "none", "zerosyl": _told(zerosyl_shift)}
     results = list(report.protocols.values())
-    table.add_row("shift of reference", *(shown[protocol] for protocol in report.protocols))
+    table.add_row("shift", *(shown[protocol] for protocol in report.protocols))
     for name in ("reference", "predicted", "matched"):
         table.add_row(name, *(str(getattr(result, name)) for result in results))
     for name, title in _BOUNDARY_ROWS:
         table.add_row(title, *(_percent(getattr(result, name)) for result in results))
-    table.add_row("over-segmentation %", *(_percent(result.over_segmentation) for result in results))
+    table.add_row("over-segm. %", *(_percent(result.over_segmentation) for result in results))
+    return table
+
+
+def syllable_table(report: BoundaryReport) -> Table:
+    """Syllables found whole or by their nuclei, side by side, with 95 % intervals."""
+    table = _side_by_side("syllables", [name.replace("_", " ") for name in report.syllables])
+    results = list(report.syllables.values())
+    for name in ("reference", "predicted", "matched"):
+        table.add_row(name, *(str(getattr(result, name)) for result in results))
+    for name, title in _SYLLABLE_ROWS:
+        table.add_row(title, *(_percent(getattr(result, name)) for result in results))
     return table
 
 
 def purity_table(report: PurityReport) -> Table:
-    """Both protocols side by side, with 95 % intervals."""
+    """All protocols side by side, with 95 % intervals."""
     table = _side_by_side("purity", [*report.protocols])
     results = list(report.protocols.values())
     for name in ("pairs", "unmatched_syllables", "unmatched_segments", "syllable_types", "unit_types"):
@@ -72,12 +86,17 @@ def purity_table(report: PurityReport) -> Table:
 
 
 def boundary_groups(report: BoundaryReport) -> Iterator[Table]:
-    """For each column and protocol a table with a line for each value."""
+    """For each column and protocol, and each count of syllables, a table with a line for each value."""
     for column, groups in report.by.items():
         for protocol in report.protocols:
             results = {value: group[protocol] for value, group in groups.items()}
             sizes = {value: result.reference for value, result in results.items()}
             yield _groups(f"by {column}, {protocol}", results, sizes, "boundaries", _BOUNDARY_ROWS)
+        for name in report.syllables:
+            of_name = {value: group[name] for value, group in report.syllables_by[column].items() if name in group}
+            sizes = {value: result.reference for value, result in of_name.items()}
+            title = f"by {column}, {name.replace('_', ' ')}"
+            yield _groups(title, of_name, sizes, "syllables", _SYLLABLE_ROWS)
 
 
 def purity_groups(report: PurityReport) -> Iterator[Table]:
@@ -104,7 +123,7 @@ def published_table(published: Sequence[Published]) -> Table:
 
 
 def _side_by_side(what: str, protocols: Sequence[str]) -> Table:
-    table = Table(box=None)
+    table = Table(box=None, pad_edge=False)
     table.add_column(what)
     for protocol in protocols:
         table.add_column(protocol, justify="right")
@@ -113,7 +132,7 @@ def _side_by_side(what: str, protocols: Sequence[str]) -> Table:
 
 def _groups(
     title: str,
-    results: Mapping[str, BoundaryResult] | Mapping[str, PurityResult],
+    results: Mapping[str, BoundaryResult] | Mapping[str, SyllableResult] | Mapping[str, PurityResult],
     sizes: Mapping[str, int],
     of: str,
     rows: Sequence[tuple[str, str]],
@@ -126,6 +145,17 @@ def _groups(
         figures = [_plain(getattr(result, name)) for name, _ in rows]
         table.add_row(value, str(result.utterances), str(sizes[value]), *figures)
     return table
+
+
+def _told(shift: Shift) -> str:
+    """Milliseconds, and where they are from."""
+    source = f"tuned on {shift.utterances}" if shift.source == "tuned" else shift.source.upper()
+    return f"{1000 * shift.seconds:+.0f} ms ({source})"
+
+
+def _between(ends: Ends, digits: int) -> str:
+    low, high = ends
+    return "" if low is None or high is None else f" ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def _percent(figure: Figure) -> str:

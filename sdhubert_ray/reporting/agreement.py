@@ -1,6 +1,6 @@
 """An output beside references: figures for all and by groups, the worst recordings, and what each of them misses."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -30,8 +30,13 @@ _TITLES = {
     "over_segmentation": "over-segmentation %",
     "cluster_purity": "cluster purity %",
     "syllable_purity": "syllable purity %",
+    "snmi": "SNMI %",
 }
 _OF_GROUPS = ("f1", "r_value", "cluster_purity", "syllable_purity")
+_FOUND = (
+    "zerosyl: within runs of speech, both ends right; findsylls spans: assigned by intersection over union, both ends "
+    "right; findsylls nuclei: vowels with the middle of a segment."
+)
 _MARKED = (
     "onsets_offsets: unique starts and ends of both, nearer than {tolerance:.0f} ms, not shifted; this is what is "
     "marked below the spectrogram."
@@ -48,6 +53,7 @@ class References:
         rename: as `JoinOptions.rename`.
         by: columns of the table to group by.
         shift: seconds that protocol `sdhubert` adds to the reference.
+        zerosyl_shift: seconds that protocol `zerosyl` adds to the reference.
         tolerance: seconds within which boundaries match.
     """
 
@@ -57,6 +63,7 @@ class References:
     by: tuple[str, ...] = ()
     shift: float = 0.0
     tolerance: float = TOLERANCE
+    zerosyl_shift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,14 @@ class Agreement:
         )
 
 
+def _rows(results: Mapping[str, Any], names: Sequence[str]) -> list[list[Cell]]:
+    return [[_TITLES[name], *(_told(one[name]) for one in results.values())] for name in names]
+
+
+def _shifted(shift: float) -> str:
+    return f", shifted by {1000 * shift:+.0f} ms" if shift else ""
+
+
 def compare(output: str, references: References) -> Agreement:
     """Join references to an output and score it. References without a recording are left out, and told.
 
@@ -104,11 +119,12 @@ def compare(output: str, references: References) -> Agreement:
     """
     options = JoinOptions("skip", references.by, references.rename)
     joined = join(load_references(references.uri, references.tier), output, options)
-    report = evaluate_boundary(_with_lengths(joined), references.shift, Bootstrap(), references.tolerance)
+    shifts = references.shift, references.zerosyl_shift
+    report = evaluate_boundary(_with_lengths(joined), shifts[0], Bootstrap(), references.tolerance, shifts[1])
     scored = sorted(_scored(joined, references.tolerance), key=lambda row: (row[1], str(row[0])))
     columns = ("recording", "F1 %", "recall %", "precision %", "missed", "extra", "seconds")
     worst = scored[:_WORST]
-    tables = list(figure_tables(asdict(report), references.shift))
+    tables = list(figure_tables(asdict(report), *shifts))
     marked = _MARKED.format(tolerance=1000 * references.tolerance)
     tables.append(Table("Worst recordings first", columns, worst, marked, links=True))
     notes = []
@@ -120,20 +136,25 @@ def compare(output: str, references: References) -> Agreement:
     return Agreement(tables, [str(row[0]) for row in worst], utterances, references.tolerance, notes)
 
 
-def figure_tables(figures: Mapping[str, Any], shift: float) -> Iterator[Table]:
+def figure_tables(figures: Mapping[str, Any], shift: float, zerosyl_shift: float = 0.0) -> Iterator[Table]:
     """Tables of a boundary or purity report, as `asdict` or the JSON of `sdhubert evaluate` has it.
 
-    One of all, with 95 % intervals, and one for each column that it is grouped by, the worst group first.
+    One of all, with 95 % intervals, one of whole syllables where they are counted, and one for each column that it is
+    grouped by, the worst group first.
     """
     protocols = figures["protocols"]
     names = [name for name in _TITLES if name in next(iter(protocols.values()))]
-    rows: list[list[Cell]] = [[_TITLES[name], *(_told(one[name]) for one in protocols.values())] for name in names]
-    shifted = f", shifted by {1000 * shift:+.0f} ms" if shift else ""
+    shifts = {"sdhubert": shift, "zerosyl": zerosyl_shift}
     size = next(iter(protocols.values()))["utterances"]
     note = f"{size} recordings with a reference; in brackets 95 % of resamples over recordings."
     what = "Boundaries" if "f1" in names else "Purity"
-    heads = [f"protocol {name}{shifted if name == 'sdhubert' else ''}" for name in protocols]
-    yield Table(what, ["", *heads], rows, note)
+    heads = [f"protocol {name}{_shifted(shifts.get(name, 0.0))}" for name in protocols]
+    yield Table(what, ["", *heads], _rows(protocols, names), note)
+    syllables = figures.get("syllables")
+    if syllables:
+        found = [name for name in _TITLES if name in next(iter(syllables.values()))]
+        heads = [name.replace("_", " ") for name in syllables]
+        yield Table("Syllables", ["", *heads], _rows(syllables, found), _FOUND)
     for column, groups in figures.get("by", {}).items():
         chosen = [(protocol, name) for protocol in protocols for name in _OF_GROUPS if name in names]
         headings = [column, "recordings", *(f"{_TITLES[name]}, {protocol}" for protocol, name in chosen)]

@@ -129,12 +129,12 @@ def _figures_page(target: str, figures: Mapping[str, Any], options: ReportOption
 
 def _page_alone(target: str, figures: Mapping[str, Any], options: ReportOptions) -> tuple[Page, References]:
     """The page without recordings, and how these meet their references."""
-    shift = (figures.get("shift") or {}).get("seconds", 0.0)
+    shift, within = ((figures.get(name) or {}).get("seconds", 0.0) for name in ("shift", "zerosyl_shift"))
     by = options.by or tuple(figures.get("by", {}))
     tolerance = figures.get("tolerance") or TOLERANCE
-    references = References(figures["references"], figures["tier"], options.rename, by, shift, tolerance)
+    references = References(figures["references"], figures["tier"], options.rename, by, shift, tolerance, within)
     about = [(name, str(figures[name])) for name in ("segments", "references")]
-    tables = list(figure_tables(figures, shift))
+    tables = list(figure_tables(figures, shift, within))
     return Page("figures", target.rpartition("/")[2], target, about, tables=tables), references
 
 

@@ -1,6 +1,7 @@
 """Tables for people, and whose figures may stand beside ours."""
 
 import io
+import re
 
 import pytest
 from evaluation_inputs import random_utterances, utterance
@@ -17,6 +18,7 @@ from sdhubert_ray.evaluation.tables import (
     purity_groups,
     purity_table,
     rate_table,
+    syllable_table,
 )
 
 
@@ -36,23 +38,28 @@ def joined():
     return Joined(tuple(random_utterances(0, 30)), by=("speaker",))
 
 
-def test_both_protocols_side_by_side_in_eighty_columns(joined):
+def test_all_protocols_side_by_side_in_eighty_columns(joined):
     report = evaluate_boundary(joined, 0.015, Bootstrap(50))
-    text = shown(boundary_table(report, Shift(0.015, "tuned", "val.json", 12, 0.8)), *boundary_groups(report))
+    shifts = Shift(0.015, "tuned", "val.json", 12, 0.8), Shift(-0.005, "given")
+    text = shown(boundary_table(report, *shifts), syllable_table(report), *boundary_groups(report))
     found = report.protocols["sdhubert"]
     assert f"{100 * found.f1.value:.1f} ({100 * found.f1.low:.1f} to {100 * found.f1.high:.1f})" in line(text, "F1 %")
-    assert "+15 ms (tuned on 12 utterances)" in text
-    assert line(text, "reference").split()[-2:] == [str(one.reference) for one in report.protocols.values()]
+    assert re.split(" {2,}", line(text, "shift").strip())[1:] == ["+15 ms (tuned on 12)", "none", "-5 ms (GIVEN)"]
+    assert line(text, "reference").split()[-3:] == [str(one.reference) for one in report.protocols.values()]
     assert f"{100 * report.by['speaker']['g1']['sdhubert'].r_value.value:.1f}" in line(text, "g1")
     assert "by speaker, onsets_offsets" in text
     assert "…" not in text
-    text = shown(boundary_table(report, Shift()))
+    tokens = report.syllables["zerosyl_tokens"]
+    below = text[text.index("zerosyl tokens") :]
+    assert f"{100 * tokens.f1.value:.1f} ({100 * tokens.f1.low:.1f} to" in line(below, "F1 %")
+    assert "by speaker, findsylls spans" in text
+    text = shown(boundary_table(report, Shift(), Shift()))
     assert "+0 ms (NOT TUNED)" in text
 
 
 def test_purity_in_eighty_columns(joined):
     report = evaluate_purity(joined, Bootstrap(50))
-    text = shown(purity_table(report), *purity_groups(report), rate_table(measure_rate(joined, 4096)))
+    text = shown(purity_table(report), *purity_groups(report), rate_table(measure_rate(joined, Bootstrap(50), 4096)))
     assert f"{100 * report.protocols['strict'].cluster_purity.value:.1f} (" in line(text, "cluster purity %")
     assert f"{100 * report.by['speaker']['g2']['sdhubert'].syllable_purity.value:.1f}" in line(text, "g2")
     assert "at log2 of 4096 units" in text
@@ -63,10 +70,11 @@ def test_purity_in_eighty_columns(joined):
 def test_figures_that_do_not_exist_are_dashes():
     nothing = Joined((utterance([(0, 1)], "A", [], duration=0.0),))
     text = shown(
-        boundary_table(evaluate_boundary(nothing, 0.0, Bootstrap()), Shift()), rate_table(measure_rate(nothing))
+        boundary_table(evaluate_boundary(nothing, 0.0, Bootstrap()), Shift(), Shift()),
+        rate_table(measure_rate(nothing, Bootstrap())),
     )
-    assert line(text, "R-value").split()[-2:] == ["-", "-"]
-    assert line(text, "F1").split()[-2:] == ["0.0", "0.0"]
+    assert line(text, "R-value").split()[-3:] == ["-"] * 3
+    assert line(text, "F1").split()[-3:] == ["0.0"] * 3
 
 
 def test_what_did_not_join_is_told():

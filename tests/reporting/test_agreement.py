@@ -48,6 +48,8 @@ def test_figures_are_those_of_evaluate(agreement, golden_output):
     tables = {table.title: table for table in agreement.tables}
     f1 = next(row for row in tables["Boundaries"].rows if row[0] == "F1 %")
     assert [cell.split()[0] for cell in f1[1:]] == [f"{100 * one.f1.value:.1f}" for one in report.protocols.values()]
+    f1 = next(row for row in tables["Syllables"].rows if row[0] == "F1 %")
+    assert [cell.split()[0] for cell in f1[1:]] == [f"{100 * one.f1.value:.1f}" for one in report.syllables.values()]
     by = {row[0]: row for row in tables["By speaker"].rows}
     for speaker, groups in report.by["speaker"].items():
         assert by[speaker][1] == groups["sdhubert"].utterances

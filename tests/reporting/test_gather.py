@@ -102,7 +102,7 @@ def test_figures_of_evaluate_lead_to_their_recordings(golden_output, tmp_path):
     sdhubert("evaluate", "boundary", golden_output, references, "--shift", "0.02", "--by", "speaker", "--json", file)
     page = page_of(file)
     titles = [table.title for table in page.tables]
-    assert titles == ["Boundaries", "By speaker", "By length", "Worst recordings first"]
+    assert titles == ["Boundaries", "Syllables", "By speaker", "By length", "Worst recordings first"]
     assert page.tables[0].columns[1] == "protocol sdhubert, shifted by +20 ms"
     figures = json.loads(file.read_text())
     f1 = next(row for row in page.tables[0].rows if row[0] == "F1 %")
