@@ -55,8 +55,8 @@ def count_zerosyl(
     Returns:
         boundaries and tokens.
     """
-    edges = [*segments[:, 0].tolist(), segments[:, 1].max()] if len(segments) else []
-    # Python's rounding, which is that of the decimal digits; NumPy's goes another way in the middle.
+    edges = [*segments[:, 0].tolist(), *segments[:, 1].tolist()[-1:]]
+    # Of Python's floats, which are rounded as their digits say; in the middle NumPy's go another way.
     predicted = np.array(sorted(round(edge - shift, 2) for edge in edges))
     boundaries, tokens = np.zeros(3, np.int64), np.zeros(3, np.int64)
     for run in speech_runs(syllables):

@@ -84,6 +84,11 @@ def test_times_are_taken_in_two_decimals():
     syllables = np.array([[0.0, 0.6], [0.6, 1.2]])
     for start, matched in ((0.5451, 1), (0.5449, 0)):
         assert count_zerosyl(syllables, np.array([[start, 1.2]]))[0].matched == matched
+    # In float64 7.255 lies below the middle; an end is rounded as a start is.
+    late = np.array([[0.0, 7.3], [7.3, 7.6]])
+    for segments in ([[7.22, 9.0]], [[0.0, 7.22]]):
+        assert round(7.22 + 0.035, 2) == 7.25
+        assert count_zerosyl(late, np.array(segments), -0.035, tolerance=0.045)[0].matched == 0
 
 
 @given(frames(), frames(), st.integers(-3, 3))
