@@ -84,7 +84,9 @@ def boundary(
     tune_segments: Annotated[
         str | None, typer.Option(metavar="SEGMENTS", help="Their output folder (default: SEGMENTS).")
     ] = None,
-    shift: Annotated[float | None, typer.Option(help="Seconds added to the reference, chosen before, of both.")] = None,
+    shift: Annotated[
+        float | None, typer.Option(help="Seconds added to the reference, chosen before: of sdhubert and zerosyl.")
+    ] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(

@@ -46,7 +46,7 @@ def count_zerosyl(
 
     Args:
         syllables: (R, 2) seconds, sorted by start.
-        segments: (P, 2) seconds.
+        segments: (P, 2) seconds, in order.
         shift: seconds added to the reference, that is taken from the segments; ZeroSyl's `constant_shift` with the
             other sign. Odd multiples of 5 ms put frames of 20 ms between two decimals: they are rounded either way,
             there too.

@@ -55,6 +55,15 @@ def test_golden_boundaries_and_shift(output, expected, tmp_path):
         figure = protocol[ours]
         assert figure["value"] == pytest.approx(wanted[name], abs=1e-9)
         assert figure["low"] <= figure["value"] <= figure["high"]
+    assert found["zerosyl_shift"]["source"] == "tuned"
+    assert found["zerosyl_shift"]["tuned_on"] == found["shift"]["tuned_on"] == VAL
+    assert "findsylls_nuclei" not in found["syllables"]
+    assert "findsylls nuclei" not in result.stdout
+    for name in ("zerosyl_tokens", "findsylls_spans"):
+        assert found["syllables"][name]["f1"]["low"] < found["syllables"][name]["f1"]["high"]
+        parts = [group[name]["matched"] for group in found["syllables_by"]["speaker"].values()]
+        assert sum(parts) == found["syllables"][name]["matched"] > 0
+        assert name.replace("_", " ") in result.stdout
     groups = found["by"]["speaker"]
     assert sorted(groups) == ["s0", "s1", "s2"]
     for name in ("matched", "reference", "predicted", "utterances"):
@@ -84,6 +93,11 @@ def test_golden_purity_of_units_in_the_table(output, expected, tmp_path):
     rate = found["token_rate"]
     assert rate["hertz"] == pytest.approx(rate["segments"] / 250)
     assert 0 < rate["entropy_bits_per_second"] <= rate["bits_per_second"]
+    assert rate["entropy_interval"][0] < rate["entropy_bits_per_second"] < rate["entropy_interval"][1]
+    assert rate["hertz_interval"][0] < rate["hertz"] < rate["hertz_interval"][1]
+    assert found["protocols"]["zerosyl"]["pairs"] == rate["segments"]
+    for one in found["protocols"].values():
+        assert 0 < one["snmi"]["low"] < one["snmi"]["value"] < one["snmi"]["high"] < 1
     assert "94.5" in result.stdout
     assert "strict" in result.stdout
 
@@ -118,8 +132,9 @@ def test_without_tuning_it_says_so(output, tmp_path):
     found = json.loads((tmp_path / "r.json").read_text())
     assert found["shift"] == {"seconds": 0.0, "source": "not tuned", "tuned_on": None, "utterances": 0, "r_value": None}
     assert found["protocols"]["sdhubert"]["f1"]["low"] is None
+    assert found["zerosyl_shift"] == found["shift"]
     given = evaluate("boundary", output, TEST, "--bootstrap", 0, "--shift", 0.015)
-    assert "+15 ms (GIVEN)" in given.stdout
+    assert given.stdout.count("+15 ms (GIVEN)") == 2
     assert "NOT TUNED" not in given.stderr
 
 
@@ -137,6 +152,20 @@ def test_a_tolerance_takes_the_pairs_that_lie_on_its_edge(tmp_path):
         assert found["tolerance"] == float(tolerance)
         matched[tolerance] = [found["protocols"][name]["matched"] for name in ("sdhubert", "onsets_offsets")]
     assert matched == {"0.05": [on_edge, 0], "0.050001": [4, 4], "0.02": [0, 0]}
+
+
+def test_nuclei_are_counted_of_textgrids_with_phones(tmp_path):
+    output = make_output(tmp_path / "out", [make_row("a.wav", [(0.0, 0.3), (0.3, 0.9)])])
+    folder = tmp_path / "grids"
+    folder.mkdir()
+    times = ['0 0.1 "S"', '0.1 0.3 "AY1"', '0.3 0.5 "Z"', '0.5 0.9 "IH0"', '0.9 1 ""']
+    head = '"ooTextFile" "TextGrid" 0 1 <exists> 1 "IntervalTier" "phones" 0 1'
+    (folder / "a.TextGrid").write_text(f"{head} {len(times)} {' '.join(times)}")
+    result = evaluate("boundary", output, folder, "--json", tmp_path / "r.json")
+    # Middles are at 0.15 and 0.6, one in each vowel.
+    found = json.loads((tmp_path / "r.json").read_text())["syllables"]["findsylls_nuclei"]
+    assert (found["matched"], found["reference"], found["predicted"], found["f1"]["value"]) == (2, 2, 2, 1)
+    assert "findsylls nuclei" in result.stdout
 
 
 def test_names_of_another_folder_are_mapped(output, tmp_path):

@@ -312,3 +312,33 @@ def test_phones_of_other_alphabets_are_refused(phone, tmp_path):
     said = refusal(path)
     assert f"tier 'phones' has phone {phone!r} at 0.100 s, which is not ARPAbet" in said
     assert str(path) in said
+
+
+PHONES = [
+    (0.0, 0.1, "HH"),
+    (0.1, 0.25, "AH0"),
+    (0.25, 0.3, "L"),
+    (0.3, 0.5, "OW1"),
+    (0.5, 0.7, "sil"),
+    (0.7, 0.9, "en"),
+]
+VOWELS = [[0.1, 0.25], [0.3, 0.5], [0.7, 0.9]]
+
+
+def test_vowels_are_told_where_there_are_phones(tmp_path):
+    syllables = {"syllables": [(0.0, 0.25, "a"), (0.25, 0.5, "b")]}
+    for name, tiers, wanted in (
+        ("alone", {"phones": PHONES}, VOWELS),
+        ("beside", {"phones": PHONES, **syllables}, VOWELS),
+        ("none", syllables, None),
+        ("others", {"phones": [(0.0, 0.1, "ɔ"), *PHONES[1:]], **syllables}, None),
+    ):
+        (found,) = load_references(str(write_grid(tmp_path / f"{name}.TextGrid", tiers)))
+        assert (None if found.nuclei is None else found.nuclei.tolist()) == wanted, name
+    speakers = {"A - phones": PHONES[:2], "B - phones": PHONES[3:], "B - syllables": [(0.3, 0.5, "b")]}
+    path = str(write_grid(tmp_path / "speakers.TextGrid", speakers))
+    assert load_references(path, "B - syllables")[0].nuclei.tolist() == VOWELS[1:]
+    assert load_references(path, "A - phones")[0].nuclei.tolist() == VOWELS[:1]
+    silent = write_grid(tmp_path / "silent.TextGrid", {"phones": [(0.0, 0.5, "sil")]})
+    assert load_references(str(silent))[0].nuclei.shape == (0, 2)
+    assert load_references(str(EVALUATION / "syllables_test.json"))[0].nuclei is None
