@@ -1,7 +1,10 @@
 """Protocol `zerosyl` and the counts of findsylls against those packages themselves, on recordings made at random.
 
 Only the modules that count are loaded, by their files, so that the packages are wanted without what they need to
-segment: `pip install --no-deps findsylls zerosyl tgt`.
+segment:
+
+    pip install --no-deps --target PEERS findsylls zerosyl tgt
+    PYTHONPATH=PEERS python -m pytest tests/evaluation/test_peers.py
 """
 
 import importlib
@@ -21,6 +24,7 @@ from sdhubert_ray.evaluation.syllabify import Phone, is_silence, vowels
 from sdhubert_ray.metrics import count_nuclei, count_spans
 
 NO_INTERVALS = Bootstrap(0)
+WANTED = "is not here: pip install --no-deps --target PEERS findsylls zerosyl tgt, and PYTHONPATH=PEERS"
 RECORDINGS = 40
 
 
@@ -29,7 +33,7 @@ def load(name):
     package, *inner = name.split(".")
     found = importlib.util.find_spec(package)
     if found is None:
-        pytest.skip(f"{package} is not here: pip install --no-deps findsylls zerosyl tgt")
+        pytest.skip(f"{package} {WANTED}")
     place = Path(found.submodule_search_locations[0]).joinpath(*inner).with_suffix(".py")
     spec = importlib.util.spec_from_file_location(name, place)
     module = importlib.util.module_from_spec(spec)
@@ -40,7 +44,7 @@ def load(name):
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """Segments of frames with units as ZeroSyl writes them, TextGrids, and the same as ours, read from these."""
-    tgt = pytest.importorskip("tgt", reason="tgt is not here: pip install --no-deps findsylls zerosyl tgt")
+    tgt = pytest.importorskip("tgt", reason=f"tgt {WANTED}")
     folder = tmp_path_factory.mktemp("peers")
     random = np.random.default_rng(0)
     made = {}
