@@ -1,17 +1,23 @@
 """Time every segmenter on one span of 10 s, as wide as HuBERT-base: ms per call, and seconds per hour of audio.
 
-    python benchmarks/bench_cuts.py
+    python benchmarks/bench_cuts.py [--peers PYTHON]
 
 Similarities, merging and all else are counted; pooling is not. `oracle` is the definition in NumPy
 (`mincut.reference`), which has to find the same segments; it is timed once. Other times are the best of many calls, so
 that other work on the machine counts little. They depend on threads: OPENBLAS_NUM_THREADS=1 gives those of one.
+`package` is what sylber and vg-hubert take for the like on the same frames, in the interpreter of `--peers`
+(`make peers`); their options are their own, so that the number of segments is another.
 """
 
 import argparse
 import itertools
+import json
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from bench_mincut import best_milliseconds
@@ -47,12 +53,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=0.5, help="time per figure (default: 0.5)")
     parser.add_argument("--without-oracles", action="store_true", help="they take half a minute")
+    parser.add_argument("--peers", metavar="PYTHON", help="an interpreter that has the packages: make peers")
     given = parser.parse_args()
     frames = SECONDS * 50
     features = syllable_like(frames)
     norms, spans = np.linalg.norm(features, axis=1), np.array([[0, frames]])
+    packages = run_packages(given.peers, features, given.seconds) if given.peers else {}
     print(f"{heading()}, numpy {np.__version__}\n")
-    print("| segmenter | segments | ms | s per hour of audio | oracle, ms |\n|---|---|---|---|---|")
+    print("| segmenter | segments | ms | s per hour of audio | oracle, ms | package, ms | its segments |")
+    print("|---|---|---|---|---|---|---|")
     for name in SEGMENTERS:
         options = SyllableOptions(segmenter=name, sse_dp=SseOptions(MAX_ERROR))
         segment = partial(bind_segmenter(options), features, norms, spans)
@@ -67,7 +76,24 @@ def main() -> None:
             slow = 1e3 * (time.perf_counter() - began)
             record(f"{name}, {SECONDS} s: oracle", slow, "ms")
             shown = f"{slow:.0f}"
-        print(f"| {name} | {len(found)} | {ours:.2f} | {ours * 3.6 / SECONDS:.2f} | {shown} |", flush=True)
+        theirs = " | "
+        if name in packages:
+            record(f"{name}, {SECONDS} s: package", packages[name][0], "ms")
+            theirs = f"{packages[name][0]:.1f} | {packages[name][1]:.0f}"
+        print(f"| {name} | {len(found)} | {ours:.2f} | {ours * 360 / 1000:.2f} | {shown} | {theirs} |", flush=True)
+
+
+def run_packages(python: str, features: np.ndarray, seconds: float) -> dict[str, list[float]]:
+    """Milliseconds and segments of each package's segmenter, by the name of ours that does the like."""
+    script = Path(__file__).with_name("peer_cuts.py")
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(f"{folder}/features.npy", features)
+        command = [python, str(script), f"{folder}/features.npy", str(seconds)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"the packages of {python} do not run: {done.stderr.strip().splitlines()[-1]}")
+    found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 if __name__ == "__main__":

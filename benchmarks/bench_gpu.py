@@ -29,7 +29,7 @@ from sdhubert_ray.encoder import Checkpoint, fetch_checkpoint
 from sdhubert_ray.encoder.blending import encode_on_device
 from sdhubert_ray.encoder.checkpoint import load_model
 from sdhubert_ray.encoder.cutting import min_cuts
-from sdhubert_ray.encoder.model import SDHuBERT
+from sdhubert_ray.encoder.protocol import Encoder
 from sdhubert_ray.runs.config import load_config
 from sdhubert_ray.runs.execute import prepare_job, run_job
 from sdhubert_ray.speech.windows import cut_windows, padded_samples
@@ -72,7 +72,7 @@ def matrix_rate(size: int, dtype: torch.dtype, device: str) -> float:
     return 10 * 2 * size**3 / seconds_of(ten, device)
 
 
-def operations(model: SDHuBERT, layers: list[int], window: int) -> int:
+def operations(model: Encoder, layers: list[int], window: int) -> int:
     """Floating-point operations of one window of so many samples."""
     parameter = next(model.parameters())
     length = padded_samples(window)
@@ -102,7 +102,7 @@ def measure_encoder(weights: Checkpoint, seconds: float, size: int, device: str)
             if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
 
-            def encode(model: SDHuBERT = model, batch: int = batch) -> None:
+            def encode(model: Encoder = model, batch: int = batch) -> None:
                 for _ in range(units):
                     encode_on_device(
                         model, pieces, cut, config.windows, config.encoder, float(batch), [0] * len(pieces)

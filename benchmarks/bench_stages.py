@@ -27,6 +27,7 @@ from sdhubert_ray.corpus import cut_pieces, list_input
 from sdhubert_ray.encoder import fetch_checkpoint
 from sdhubert_ray.encoder.inference import encode_windows
 from sdhubert_ray.encoder.model import SDHuBERT
+from sdhubert_ray.encoder.protocol import Encoder
 from sdhubert_ray.runs.config import load_config
 from sdhubert_ray.runs.stages import CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments
 from sdhubert_ray.speech.audio import AudioOptions
@@ -131,7 +132,7 @@ def measure_store(audio: Path) -> None:
     record("100 recordings of a store, fetched ahead", ahead, "s")
 
 
-def measure_batches(model: SDHuBERT) -> None:
+def measure_batches(model: Encoder) -> None:
     windows = [np.random.default_rng(number).standard_normal(80_320).astype(np.float32) for number in range(8)]
     options = EncoderOptions()
     print("encoder, windows of 5 s: seconds per window (best of 3), and relative to a window alone")
