@@ -22,6 +22,7 @@ def get(config, key):
 # Another value of each option: what changes results, and what does not.
 RESULT_OPTIONS = {
     "dtype": "bfloat16",
+    "rate": 4.5,
     "audio.channel": 1,
     "audio.piece_seconds": 300.0,
     "audio.variance_floor": 0.5,
@@ -91,6 +92,7 @@ LAYOUT_OPTIONS = {
     "resources.cut.workers": 5,
 }
 OPTIONAL = [
+    "rate",
     "quantizer",
     "audio.channel",
     "windows.window_seconds",

@@ -89,6 +89,10 @@ LogFormat = Annotated[
         rich_help_panel=MORE,
     ),
 ]
+Rate = Annotated[
+    float | None,
+    typer.Option(metavar="HZ", help="Syllables per second of audio: the segmenter is tuned to it on a sample."),
+]
 Rename = Annotated[
     str | None,
     typer.Option(

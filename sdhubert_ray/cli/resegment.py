@@ -15,6 +15,7 @@ from sdhubert_ray.cli.options import (
     LogFormat,
     Output,
     Overwrite,
+    Rate,
     Rename,
     choose_address,
 )
@@ -53,6 +54,7 @@ def resegment(
     overrides: Overrides = None,
     config: ConfigFile = None,
     preset: Preset = None,
+    rate: Rate = None,
     quantizer: QuantizerName = None,
     formats: Formats = None,
     references: Beside = None,
@@ -75,7 +77,7 @@ def resegment(
     from sdhubert_ray.runs.resegment import load_options, open_features, prepare_resegment
 
     features = open_features(source)
-    of_run = {"preset": preset, "quantizer": quantizer, "max_failed": max_failed}
+    of_run = {"preset": preset, "rate": rate, "quantizer": quantizer, "max_failed": max_failed}
     flags = given({**of_run, **flags_of_output(formats, None, features.precision)})
     options = load_options(features, config, overrides or [], flags)
     tiers = find_tiers(references, rename, options)

@@ -1,6 +1,7 @@
 """Doing a job with its progress on the terminal, and printing what came of it."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from sdhubert_ray.corpus import Listing
+    from sdhubert_ray.output.summary import Totals
     from sdhubert_ray.runs.profile import Profile
     from sdhubert_ray.runs.session import Job, Summary
 
@@ -159,14 +161,19 @@ def _write_figures(target: str, summary: "Summary") -> None:
     write_figures(target, "segment", figures)
 
 
+def _rates(totals: "Totals") -> str:
+    """Syllables per second, as others publish it, and of speech alone."""
+    seconds = {"per second": totals.audio_seconds, "per second of speech": totals.speech_seconds}
+    return ", ".join(f"{totals.num_syllables / (length or math.inf):.2f} {name}" for name, length in seconds.items())
+
+
 def _print_summary(summary: "Summary", profile: bool) -> None:
     totals = summary.totals
     table = Table(show_header=False, box=None)
     statuses = ", ".join(f"{count} {status}" for status, count in totals.statuses.items())
     table.add_row("recordings", f"{totals.num_files} ({statuses})")
     table.add_row("audio", f"{totals.audio_seconds / 3600:.3f} hours")
-    rate = totals.num_syllables / totals.speech_seconds if totals.speech_seconds else 0.0
-    table.add_row("syllables", f"{totals.num_syllables} ({rate:.2f} per second of speech)")
+    table.add_row("syllables", f"{totals.num_syllables} ({_rates(totals)})")
     if summary.rows_done:
         factor = summary.wall_seconds / summary.run_audio_seconds if summary.run_audio_seconds else 0.0
         table.add_row(

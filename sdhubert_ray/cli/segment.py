@@ -21,6 +21,7 @@ from sdhubert_ray.cli.options import (
     LogFormat,
     Output,
     Overwrite,
+    Rate,
     Rename,
     Split,
     Where,
@@ -102,6 +103,7 @@ def segment(
     quantizer: QuantizerName = None,
     preset: Preset = None,
     encoder_layer: EncoderLayer = None,
+    rate: Rate = None,
     formats: Formats = None,
     references: Beside = None,
     rename: Rename = None,
@@ -138,7 +140,7 @@ def segment(
     from sdhubert_ray.runs.segmenting import prepare_segmenting
 
     of_run = {"checkpoint": checkpoint, "quantizer": quantizer, "preset": preset, "device": device, "dtype": dtype}
-    numbers = {"encoder.layer": encoder_layer, "max_failed": max_failed}
+    numbers = {"encoder.layer": encoder_layer, "rate": rate, "max_failed": max_failed}
     flags = given({**of_run, **numbers, **flags_of_output(formats, frame_features, "float32")})
 
     def compose(carried: Mapping[str, Mapping[str, object]]) -> "JobConfig":

@@ -4,13 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from sdhubert_ray.composing import compose, merge, read_parts
 from sdhubert_ray.errors import UserError, require_choice
 from sdhubert_ray.output import OutputOptions
 from sdhubert_ray.speech.audio import POPULATION, SOXR, AudioOptions
 from sdhubert_ray.speech.presets import EncoderOptions, SegmentationOptions, get_preset
+from sdhubert_ray.speech.rate import rate_keys
 from sdhubert_ray.speech.spans import SpeechOptions
 from sdhubert_ray.speech.syllables import SEGMENTERS, SyllableOptions
 from sdhubert_ray.speech.windows import WindowOptions
@@ -129,6 +130,8 @@ class JobConfig:
         max_failed: more rows unreadable, missing or failed end the run with exit code 3.
         quantizer: a folder or URI of `sdhubert cluster`: syllables get its units; none leaves them without.
         foreign_quantizer: take one that was made from features of another checkpoint or layer.
+        rate: syllables per second of audio that the segmenter is tuned to on a sample; none takes its options as they
+            are.
     """
 
     preset: str = "readme"
@@ -138,6 +141,7 @@ class JobConfig:
     max_failed: int = 0
     quantizer: str | None = None
     foreign_quantizer: bool = False
+    rate: float | None = None
     audio: SourceOptions = field(default_factory=SourceOptions)
     windows: WindowOptions = field(default_factory=WindowOptions)
     encoder: EncoderOptions = field(default_factory=EncoderOptions)
@@ -151,6 +155,8 @@ class JobConfig:
         require_choice("dtype", self.dtype, DTYPES)
         if self.max_failed < 0:
             raise ValueError(f"max_failed is {self.max_failed}; it cannot be negative")
+        if self.rate is not None and not 0 < self.rate < math.inf:
+            raise ValueError(f"rate is {self.rate}; it has to be a positive number of syllables per second")
 
     @property
     def segmentation(self) -> SegmentationOptions:
@@ -170,6 +176,7 @@ class JobConfig:
         return {
             "checkpoint_sha256": checkpoint_sha256,
             "dtype": self.dtype,
+            **({} if self.rate is None else {"rate": self.rate}),
             **options,
             "output": {
                 "frame_features": self.output.frame_features,
@@ -221,7 +228,7 @@ def load_config(
 
     Raises:
         UserError: an unknown key (naming the near one), a value of the wrong type or out of range, an option of another
-            segmenter than the one that is chosen.
+            segmenter than the one that is chosen, or a rate beside the option that it decides.
     """
     given = read_parts(path, overrides, flags)
     preset = get_preset(str(merge(JobConfig, given).preset))
@@ -230,8 +237,19 @@ def load_config(
         chosen = RESEGMENT_SECTIONS if any("preset" in part for part in given) else ()
         defaults = [saved, *({name: part[name] for name in chosen if name in part} for part in defaults)]
     config = compose(JobConfig, [*defaults, *given])
-    _refuse_unused(config.syllables.segmenter, given[1:] if path else given)  # a file may hold all that there are
+    words = given[1:] if path else given  # a file may hold all options that there are
+    _refuse_unused(config.syllables.segmenter, words)
+    if config.rate is not None:
+        _refuse_tuned(rate_keys(config.syllables.segmenter), words)
     return config
+
+
+def _refuse_tuned(keys: Sequence[str], given: Sequence[DictConfig]) -> None:
+    """Refuse options that are given beside the rate that is to decide them."""
+    unset = object()
+    for key in keys:
+        if any(OmegaConf.select(part, key, default=unset) is not unset for part in given):
+            raise UserError(f"{key} is given beside a rate, which decides it; leave out one of both")
 
 
 def _refuse_unused(segmenter: str, given: Sequence[DictConfig]) -> None:

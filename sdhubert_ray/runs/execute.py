@@ -37,6 +37,7 @@ from sdhubert_ray.runs.engines import check_engine, choose_engine, count_workers
 from sdhubert_ray.runs.planning import Found, UnitOptions, longest_first, stage_input, stage_retry
 from sdhubert_ray.runs.precision import settle_precision, warn_if_slow
 from sdhubert_ray.runs.probing import probing_on, remembering
+from sdhubert_ray.runs.rate import settle_rate, tune_job
 from sdhubert_ray.runs.session import (
     IncompleteRunError,
     Job,
@@ -96,7 +97,8 @@ def prepare_job(
         if storage.is_folder(name) and storage.is_inside(output, name):
             raise UserError(f"output {output} is in the input {name}; choose an output outside of it")
     output = storage.absolute(output)
-    config = settle_precision(config, None if engine == "local" else address, None if overwrite else output)
+    going_on = None if overwrite else output
+    config = settle_rate(settle_precision(config, None if engine == "local" else address, going_on), going_on)
     made_with = fingerprint(config.identity(checkpoint.sha256))
     features = f"checkpoint {checkpoint.name}"
     config, quantizer = load_quantizer(config, None, features, made_with)
@@ -229,12 +231,8 @@ def plan_job(
         names = [*(plan.name for plan in plans), coming]
         noted = formats.note_formats(before.record if before else None, names, config.output.formats)
         engine, reason = choose_engine(job)
-        return replace(
-            job,
-            engine=engine,
-            engine_reason=reason,
-            record={**job.record, "planning": coming, "formats": noted},
-        )
+        record = {**job.record, "planning": coming, "formats": noted}
+        return tune_job(replace(job, engine=engine, engine_reason=reason, record=record))
     except BaseException as error:
         folder.cleanup()
         if isinstance(error, UserError):

@@ -29,6 +29,7 @@ from sdhubert_ray.output.tables import MANIFEST_FIELDS
 from sdhubert_ray.runs.config import JobConfig, load_config
 from sdhubert_ray.runs.execute import load_quantizer, plan_job
 from sdhubert_ray.runs.planning import DigestSet, Found
+from sdhubert_ray.runs.rate import settle_rate
 from sdhubert_ray.runs.session import Job, Origin
 
 _KEYS_OF_AUDIO = ("audio.", "windows.", "encoder.", "checkpoint", "dtype", "device")
@@ -94,13 +95,14 @@ def load_options(
 ) -> JobConfig:
     """Compose a configuration: that of the features, then a preset's speech and syllables, YAML file, key=value, flags.
 
-    Which formats are written and whether frame features are kept again is not taken over.
+    Which formats are written, whether frame features are kept again, and a rate are not taken over; what the rate has
+    decided is.
 
     Raises:
         UserError: as `load_config`, or an option that is for the encoder.
     """
     kept: Any = features.config["output"]
-    saved = {**features.config, "output": {**kept, "formats": ["parquet"], "frame_features": "none"}}
+    saved = {**features.config, "rate": None, "output": {**kept, "formats": ["parquet"], "frame_features": "none"}}
     before = load_config(None, [], {}, {}, saved)
     after = load_config(path, overrides, flags, features.carried, saved)
     old, new = fingerprint(asdict(before)), fingerprint(asdict(after))
@@ -139,6 +141,8 @@ def prepare_resegment(
     output = storage.absolute(output).rstrip("/")
     if storage.is_same_folder(output, features.output):
         raise UserError(f"output {output} is where the features are; choose another output")
+
+    config = settle_rate(config, None if overwrite else output)
 
     def stage(plans: Sequence[Plan], _: Sequence[Commit], folder: Path) -> tuple[StagedPlan, Found, str]:
         return stage_features(features.output, output, plans, folder)

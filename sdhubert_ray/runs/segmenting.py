@@ -92,6 +92,7 @@ def segment_corpus(
     checkpoint: str | Path | None = None,
     quantizer: str | Path | None = None,
     preset: str | None = None,
+    rate: float | None = None,
     formats: Sequence[str] = (),
     frame_features: str | None = None,
     device: str | None = None,
@@ -120,6 +121,7 @@ def segment_corpus(
         checkpoint: a path or URI, `bundled`, or `sdhubert_base` (the default).
         quantizer: a folder or URI of `sdhubert cluster`: syllables get its units.
         preset: `readme` (the default), `paper`, or that of a system (`speech.systems`).
+        rate: syllables per second of audio that the segmenter is tuned to, on a sample of a new output.
         formats: further ones beside the table: `files`, `textgrid`, `csv`.
         frame_features: `float32` or `float16` keeps the features of all frames, (T, D) at 50 Hz.
         device: `auto`, `cpu` or `cuda`.
@@ -152,6 +154,7 @@ def segment_corpus(
             "checkpoint": _text(checkpoint),
             "quantizer": _text(quantizer),
             "preset": preset,
+            "rate": rate,
             "device": device,
             "dtype": dtype,
             "max_failed": max_failed,

@@ -208,22 +208,31 @@ def _min_cut_banded(
     options: BandedOptions,
     frame_rate: float,
 ) -> Spans:
-    rules = SyllableOptions(options.syl_dur, options.merge_threshold, merge_minimum=_BANDED_MERGE_MINIMUM)
+    rules = banded_merging(options)
     found = [np.zeros((0, 2), np.int64)]
     for start, end in spans:
         span = features[start:end].astype(np.float64)
-        count = _count_segments(len(span), options.syl_dur, frame_rate)
-        # At the frame rate of the encoder neither bound changes the count but in spans of a few frames.
-        count = min(count, max(1, (len(span) - 1) // options.min_frames))
-        count = max(count, -(-(len(span) - 1) // options.max_frames))
-        if len(span) <= options.min_frames:
-            cut = np.array([[0, len(span)]], np.int64)
-        else:
-            boundaries = mincut.min_cut(similarity_of(span), count, options.max_frames, options.min_frames)
-            boundaries[-1] = len(span)
-            cut = np.stack([boundaries[:-1], boundaries[1:]], axis=1)
-        found.append(merge(span, cut, rules)[0] + start)
+        found.append(merge(span, banded_cut(span, options, frame_rate), rules)[0] + start)
     return np.concatenate(found)
+
+
+def banded_merging(options: BandedOptions) -> SyllableOptions:
+    """The rules by which `merge` merges what `banded_cut` gives."""
+    return SyllableOptions(options.syl_dur, options.merge_threshold, merge_minimum=_BANDED_MERGE_MINIMUM)
+
+
+def banded_cut(features: npt.NDArray[np.float64], options: BandedOptions, frame_rate: float = FRAME_RATE) -> Spans:
+    """Cut one span of (n, D) float64 features into segments of bounded length: (S, 2) frames [start, end) of it."""
+    n = len(features)
+    if n <= options.min_frames:
+        return np.array([[0, n]], np.int64)
+    count = _count_segments(n, options.syl_dur, frame_rate)
+    # At the frame rate of the encoder neither bound changes the count but in spans of a few frames.
+    count = min(count, max(1, (n - 1) // options.min_frames))
+    count = max(count, -(-(n - 1) // options.max_frames))
+    boundaries = mincut.min_cut(similarity_of(features), count, options.max_frames, options.min_frames)
+    boundaries[-1] = n
+    return np.stack([boundaries[:-1], boundaries[1:]], axis=1)
 
 
 def cut_syllables(

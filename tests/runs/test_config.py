@@ -122,7 +122,7 @@ def test_null_is_none_for_optional_values(tmp_path, key):
     path = tmp_path / "job.yaml"
     parts = key.split(".")
     path.write_text(": {".join(parts) + ": null" + "}" * (len(parts) - 1) + "\n")
-    base = {section: {name: RESULT_OPTIONS[key]}} if key in RESULT_OPTIONS else {}
+    base = {section: {name: RESULT_OPTIONS[key]}} if section and key in RESULT_OPTIONS else {}
     if key == "windows.window_seconds":  # whole pieces take no padding
         path.write_text(f"{section}: {{{name}: null, pad_samples: 0}}\n")
         assert get(load(f"{key}=null", "windows.pad_samples=0", carried=base), key) is None
