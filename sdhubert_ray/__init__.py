@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from sdhubert_ray.api import MincutWrapper, SDHuBERTSegmenter
     from sdhubert_ray.output import read_segments
     from sdhubert_ray.runs.segmenting import segment_corpus
+    from sdhubert_ray.streaming.segmenter import StreamingSegmenter
     from sdhubert_ray.units import Quantizer
     from sdhubert_ray.viewing.plot import plot_segmentation
 
@@ -16,6 +17,7 @@ __all__ = [
     "MincutWrapper",
     "Quantizer",
     "SDHuBERTSegmenter",
+    "StreamingSegmenter",
     "__version__",
     "plot_segmentation",
     "read_segments",
@@ -26,6 +28,7 @@ _HOMES = {
     "MincutWrapper": "sdhubert_ray.api",
     "Quantizer": "sdhubert_ray.units.quantizer",
     "SDHuBERTSegmenter": "sdhubert_ray.api",
+    "StreamingSegmenter": "sdhubert_ray.streaming.segmenter",
     "plot_segmentation": "sdhubert_ray.viewing.plot",
     "read_segments": "sdhubert_ray.output",
     "segment_corpus": "sdhubert_ray.runs.segmenting",

@@ -21,7 +21,7 @@ from sdhubert_ray.speech.arrays import AudioInput, check_input, is_pair, read_sa
 from sdhubert_ray.speech.audio import FRAME_RATE, Audio, Span, resample_or_leave
 from sdhubert_ray.speech.presets import get_preset, with_values
 from sdhubert_ray.speech.spans import Speech, find_speech
-from sdhubert_ray.speech.syllables import MIN_CUT, SEGMENTERS, find_syllables, to_seconds
+from sdhubert_ray.speech.syllables import MIN_CUT, SEGMENTERS, SyllableOptions, find_syllables, to_seconds
 
 if TYPE_CHECKING:  # it takes seconds, and whoever cuts features needs none
     from sdhubert_ray.encoder.inference import EncodedPiece
@@ -141,7 +141,7 @@ class SDHuBERTSegmenter:
         self.model = load_model(checkpoint, self.options.encoder, dtype, self.device)
         self.batch_seconds = batch_seconds
         self._dtype = np.float32 if dtype == "float32" else np.float16
-        self._syllable_options = checkpoint.options.get("syllables", {})
+        self.syllable_options: Mapping[str, object] = checkpoint.options.get("syllables", {})
 
     @overload
     def __call__(self, audio: AudioInput, sample_rate: int | None = None) -> SpeechFeatures: ...
@@ -257,7 +257,7 @@ class SDHuBERTSegmenter:
             "length": length,
             "status": status,
             "error": next(piece.error for piece in pieces if piece.status == status),
-            "syllable_options": self._syllable_options,
+            "syllable_options": self.syllable_options,
         }
 
 
@@ -321,12 +321,17 @@ class MincutWrapper:
             return [self._cut(item) for item in features]
         return self._cut(features)
 
+    def options_with(self, of_checkpoint: Mapping[str, object]) -> SyllableOptions:
+        """The rules: the preset's, over these what a checkpoint says of them, and over all what was given.
+
+        Raises:
+            UserError: a value of the checkpoint is refused.
+        """
+        return with_values(with_values(self._preset, {"syllables": of_checkpoint}), self._given).syllables
+
     def _cut(self, speech: SpeechFeatures) -> SyllableFeatures:
-        options = with_values(self._preset, {"syllables": speech.get("syllable_options", {})})
-        options = with_values(options, self._given)
-        syllables = find_syllables(
-            speech["features"], speech["norm"], speech["segments"], options.syllables, self.ft_sr
-        )
+        options = self.options_with(speech.get("syllable_options", {}))
+        syllables = find_syllables(speech["features"], speech["norm"], speech["segments"], options, self.ft_sr)
         return {
             "segments": to_seconds(syllables.frames, 0.0, self.ft_sr),
             "features": speech["features"],

@@ -88,10 +88,11 @@ def read_samples(
     known = isinstance(given, int | float | np.integer | np.floating) and float(given).is_integer()
     if not known or not MIN_RATE <= given <= MAX_RATE:
         raise UserError(f"an array of samples needs its sample_rate in Hz, {MIN_RATE} to {MAX_RATE}, not {given!r}")
-    return _as_array(samples), int(given)
+    return to_array(samples), int(given)
 
 
-def _as_array(samples: Array) -> npt.NDArray[np.generic]:
+def to_array(samples: Array) -> npt.NDArray[np.generic]:
+    """The same samples in NumPy; bfloat16 ones as float32."""
     import torch
 
     if isinstance(samples, torch.Tensor):
@@ -99,6 +100,20 @@ def _as_array(samples: Array) -> npt.NDArray[np.generic]:
         # NumPy has no bfloat16.
         samples = (samples.float() if samples.dtype == torch.bfloat16 else samples).numpy()
     return samples
+
+
+def to_floats(array: npt.NDArray[np.generic]) -> Samples:
+    """Samples as float32: floating ones as they are, int16 and int32 by their full scale.
+
+    Raises:
+        UserError: they are of another type.
+    """
+    if not np.issubdtype(array.dtype, np.floating) and array.dtype not in _FULL_SCALES:
+        raise UserError(f"samples are {array.dtype}; give floating, int16 or int32 ones")
+    floats: Samples = array.astype(np.float32, copy=False)
+    if array.dtype in _FULL_SCALES:
+        floats = floats / np.float32(_FULL_SCALES[array.dtype])
+    return floats
 
 
 def to_mono(array: npt.NDArray[np.generic], channel: int | None) -> tuple[Samples, bool]:
@@ -119,9 +134,7 @@ def to_mono(array: npt.NDArray[np.generic], channel: int | None) -> tuple[Sample
             f"samples are {array.dtype} of shape {array.shape}; give floating, int16 or int32 ones of shape (n,), "
             f"(channels, n), or (n, channels) with {_MOST_CHANNELS} channels or fewer"
         )
-    signal = array.astype(np.float32, copy=False)
-    if array.dtype in _FULL_SCALES:
-        signal = signal / np.float32(_FULL_SCALES[array.dtype])
+    signal = to_floats(array)
     cancelled = False
     if signal.ndim == 2:
         signal = signal if stacked else signal.T

@@ -1,0 +1,166 @@
+"""Syllables of a stream against those of the whole recording, by look-ahead: agreement, true syllables, latency, time.
+
+    python benchmarks/bench_streaming.py SPEECH_FOLDER [--checkpoint PATH]
+
+SPEECH_FOLDER has syllables_{librispeech,timit}_{validation,test}.json. The segmenter is `greedy`; its threshold, and
+whether counts begin anew, are chosen on the validation recordings, offline, by the greatest mean of F1 and R-value
+(protocol `sdhubert`, best shift of each corpus; the checkpoint's layers and norm). Measured are the test recordings, at
+the shifts of validation, pushed in 20 ms as a microphone would.
+
+    same, 20 ms, 40 ms   F1 of the boundaries of a stream against those of the whole recording, none to two frames apart
+    LibriSpeech, TIMIT   F1 and R-value against the true syllables
+    latency              seconds from a syllable's end to the sample that makes it final, without computing: median and
+                         95th percentile
+    real time            seconds of computing, one thread, by seconds of audio
+"""
+
+import argparse
+import itertools
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+from reporting import heading, record
+
+from sdhubert_ray import MincutWrapper, SDHuBERTSegmenter, StreamingSegmenter
+from sdhubert_ray.evaluation import load_references
+from sdhubert_ray.metrics import (
+    BoundaryCounts,
+    BoundaryScores,
+    count_sdhubert,
+    pair_boundaries,
+    score_boundaries,
+    tune_shift,
+)
+from sdhubert_ray.speech.audio import SAMPLE_RATE, resample
+from sdhubert_ray.speech.segmenters import GreedyOptions
+
+CORPORA = ("librispeech", "timit")
+THRESHOLDS = np.round(np.arange(0.5, 0.82, 0.02), 2).tolist()
+SETTINGS: tuple[dict[str, float], ...] = (
+    *({"look_ahead": seconds} for seconds in (0.1, 0.24, 0.5, 1.0, 2.0)),
+    *({"look_ahead": 0.5, "hop": seconds} for seconds in (0.1, 0.5)),
+    *({"look_ahead": 0.5, "window": seconds} for seconds in (2.0, 3.0)),
+)
+CHUNK = SAMPLE_RATE // 50
+PERCENTILES = (50, 95)
+
+
+class Recording(NamedTuple):
+    samples: np.ndarray
+    syllables: np.ndarray
+
+
+class Streamed(NamedTuple):
+    segments: list[np.ndarray]
+    delays: list[float]
+    seconds: float
+
+
+def read_recordings(speech: Path, corpus: str, part: str) -> list[Recording]:
+    found = []
+    for one in load_references(str(speech / f"syllables_{corpus}_{part}.json")):
+        samples, rate = soundfile.read(speech / one.file_name, dtype="float32")
+        found.append(Recording(resample(samples, rate), one.syllables))
+    return found
+
+
+def score(recordings: list[Recording], segments: list[np.ndarray], shift: float) -> BoundaryScores:
+    counts = [count_sdhubert(one.syllables, found, shift) for one, found in zip(recordings, segments, strict=True)]
+    sums = np.sum([(one.matched, one.reference, one.predicted) for one in counts], axis=0)
+    return score_boundaries(BoundaryCounts(*sums.tolist()))
+
+
+def choose_greedy(segmenter: SDHuBERTSegmenter, corpora: list[list[Recording]]) -> tuple[GreedyOptions, list[float]]:
+    """The options, and the shift of each corpus."""
+    encoded = [segmenter([(one.samples, SAMPLE_RATE) for one in corpus]) for corpus in corpora]
+    tried = []
+    for threshold, reset in itertools.product(THRESHOLDS, (False, True)):
+        options = GreedyOptions(0.0, threshold, reset)
+        scores, shifts = [], []
+        for corpus, features in zip(corpora, encoded, strict=True):
+            segments = [found["segments"] for found in cutter(options)(features)]
+            best = tune_shift([(one.syllables, found) for one, found in zip(corpus, segments, strict=True)])
+            shifts.append(best[0] if best else 0.0)
+            found = score(corpus, segments, shifts[-1])
+            scores.append((found.f1 + (found.r_value or 0)) / 2)
+        tried.append((float(np.mean(scores)), options, shifts))
+    return max(tried, key=lambda one: one[0])[1:]
+
+
+def cutter(options: GreedyOptions) -> MincutWrapper:
+    return MincutWrapper(segmenter="greedy", segmenter_options=asdict(options))
+
+
+def stream(
+    segmenter: SDHuBERTSegmenter, mincut: MincutWrapper, recordings: list[Recording], setting: dict[str, float]
+) -> Streamed:
+    segments, delays = [], []
+    began = time.perf_counter()
+    for one in recordings:
+        streaming = StreamingSegmenter(segmenter, mincut, **setting)
+        found = []
+        for start in range(0, len(one.samples), CHUNK):
+            fresh = streaming.push(one.samples[start : start + CHUNK])
+            delays += [streaming.seconds - syllable.end for syllable in fresh]
+            found += fresh
+        found += streaming.flush()
+        segments.append(np.array([(syllable.start, syllable.end) for syllable in found]).reshape(-1, 2))
+    return Streamed(segments, delays, time.perf_counter() - began)
+
+
+def agreement(whole: list[np.ndarray], streamed: list[np.ndarray], frames: int) -> float:
+    """F1 of boundaries, so many frames of 20 ms apart at most."""
+    edges = [[np.unique(np.rint(one * 50)) for one in pair] for pair in zip(whole, streamed, strict=True)]
+    matched = sum(len(pair_boundaries(*pair, frames)) for pair in edges)
+    return 2 * matched / sum(len(side) for pair in edges for side in pair)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("speech", type=Path, metavar="SPEECH_FOLDER")
+    parser.add_argument("--checkpoint", default="bundled")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    segmenter = SDHuBERTSegmenter(given.checkpoint, device="cpu")
+    options, shifts = choose_greedy(segmenter, [read_recordings(given.speech, one, "validation") for one in CORPORA])
+    print(f"{heading()}\n\ngreedy, chosen on validation: {options}, shifts {np.round(shifts, 3).tolist()} s")
+    corpora = [read_recordings(given.speech, one, "test") for one in CORPORA]
+    recordings = [one for corpus in corpora for one in corpus]
+    seconds = sum(len(one.samples) for one in recordings) / SAMPLE_RATE
+    whole = [
+        found["segments"] for found in cutter(options)(segmenter([(one.samples, SAMPLE_RATE) for one in recordings]))
+    ]
+    print(f"{len(recordings)} recordings, {seconds:.0f} s, {sum(map(len, whole))} syllables as whole recordings\n")
+    names = " | ".join(CORPORA)
+    print(f"| look-ahead | hop | window | same | 20 ms | 40 ms | {names} | latency | real time |\n|{'---|' * 10}")
+    print(f"| whole recording | | | | | | {against_truth(corpora, whole, shifts)} | | |", flush=True)
+    for setting in SETTINGS:
+        found = stream(segmenter, cutter(options), recordings, setting)
+        shown = {"look_ahead": 0.5, "hop": 0.2, "window": 5.0, **setting}
+        name = ", ".join(f"{key} {value:g} s" for key, value in shown.items())
+        same = [agreement(whole, found.segments, frames) for frames in range(3)]
+        latency = np.percentile(found.delays, PERCENTILES)
+        record(f"{name}: same boundaries", same[0], "F1")
+        record(f"{name}: boundaries within 20 ms", same[1], "F1")
+        record(f"{name}: latency, median", latency[0], "s")
+        record(f"{name}: computing", found.seconds / seconds, "s per s of audio")
+        cells = [f"{value:g}" for value in shown.values()] + [f"{100 * value:.1f}" for value in same]
+        cells += [against_truth(corpora, found.segments, shifts), f"{latency[0]:.2f}, {latency[1]:.2f}"]
+        print(f"| {' | '.join(cells)} | {found.seconds / seconds:.2f} |", flush=True)
+
+
+def against_truth(corpora: list[list[Recording]], segments: list[np.ndarray], shifts: list[float]) -> str:
+    cells, rest = [], segments
+    for corpus, shift in zip(corpora, shifts, strict=True):
+        found, rest = score(corpus, rest[: len(corpus)], shift), rest[len(corpus) :]
+        cells.append(f"{100 * found.f1:.1f}, {100 * (found.r_value or 0):.1f}")
+    return " | ".join(cells)
+
+
+if __name__ == "__main__":
+    main()
