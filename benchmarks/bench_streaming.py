@@ -41,13 +41,23 @@ from sdhubert_ray.speech.segmenters import GreedyOptions
 
 CORPORA = ("librispeech", "timit")
 THRESHOLDS = np.round(np.arange(0.5, 0.82, 0.02), 2).tolist()
-SETTINGS: tuple[dict[str, float], ...] = (
-    *({"look_ahead": seconds} for seconds in (0.1, 0.24, 0.5, 1.0, 2.0)),
-    *({"look_ahead": 0.5, "hop": seconds} for seconds in (0.1, 0.5)),
-    *({"look_ahead": 0.5, "window": seconds} for seconds in (2.0, 3.0)),
-)
 CHUNK = SAMPLE_RATE // 50
 PERCENTILES = (50, 95)
+
+
+class Setting(NamedTuple):
+    """Seconds; the defaults are those of `StreamingSegmenter`."""
+
+    look_ahead: float = 0.5
+    hop: float = 0.2
+    window: float = 5.0
+
+
+SETTINGS = (
+    *(Setting(look_ahead=seconds) for seconds in (0.1, 0.24, 0.5, 1.0, 2.0)),
+    *(Setting(hop=seconds) for seconds in (0.1, 0.5)),
+    *(Setting(window=seconds) for seconds in (2.0, 3.0)),
+)
 
 
 class Recording(NamedTuple):
@@ -97,12 +107,12 @@ def cutter(options: GreedyOptions) -> MincutWrapper:
 
 
 def stream(
-    segmenter: SDHuBERTSegmenter, mincut: MincutWrapper, recordings: list[Recording], setting: dict[str, float]
+    segmenter: SDHuBERTSegmenter, mincut: MincutWrapper, recordings: list[Recording], setting: Setting
 ) -> Streamed:
     segments, delays = [], []
     began = time.perf_counter()
     for one in recordings:
-        streaming = StreamingSegmenter(segmenter, mincut, **setting)
+        streaming = StreamingSegmenter(segmenter, mincut, **setting._asdict())
         found = []
         for start in range(0, len(one.samples), CHUNK):
             fresh = streaming.push(one.samples[start : start + CHUNK])
@@ -115,9 +125,12 @@ def stream(
 
 def agreement(whole: list[np.ndarray], streamed: list[np.ndarray], frames: int) -> float:
     """F1 of boundaries, so many frames of 20 ms apart at most."""
-    edges = [[np.unique(np.rint(one * 50)) for one in pair] for pair in zip(whole, streamed, strict=True)]
-    matched = sum(len(pair_boundaries(*pair, frames)) for pair in edges)
-    return 2 * matched / sum(len(side) for pair in edges for side in pair)
+    matched = total = 0
+    for pair in zip(whole, streamed, strict=True):
+        reference, found = (np.unique(np.rint(one * 50)) for one in pair)
+        matched += len(pair_boundaries(reference, found, frames))
+        total += len(reference) + len(found)
+    return 2 * matched / total
 
 
 def main() -> None:
@@ -141,15 +154,14 @@ def main() -> None:
     print(f"| whole recording | | | | | | {against_truth(corpora, whole, shifts)} | | |", flush=True)
     for setting in SETTINGS:
         found = stream(segmenter, cutter(options), recordings, setting)
-        shown = {"look_ahead": 0.5, "hop": 0.2, "window": 5.0, **setting}
-        name = ", ".join(f"{key} {value:g} s" for key, value in shown.items())
+        name = ", ".join(f"{key} {value:g} s" for key, value in setting._asdict().items())
         same = [agreement(whole, found.segments, frames) for frames in range(3)]
         latency = np.percentile(found.delays, PERCENTILES)
         record(f"{name}: same boundaries", same[0], "F1")
         record(f"{name}: boundaries within 20 ms", same[1], "F1")
         record(f"{name}: latency, median", latency[0], "s")
         record(f"{name}: computing", found.seconds / seconds, "s per s of audio")
-        cells = [f"{value:g}" for value in shown.values()] + [f"{100 * value:.1f}" for value in same]
+        cells = [f"{value:g}" for value in setting] + [f"{100 * value:.1f}" for value in same]
         cells += [against_truth(corpora, found.segments, shifts), f"{latency[0]:.2f}, {latency[1]:.2f}"]
         print(f"| {' | '.join(cells)} | {found.seconds / seconds:.2f} |", flush=True)
 

@@ -29,6 +29,7 @@ COMMANDS: dict[str, list[tuple[str, ...]]] = {  # words in capitals are filled i
     "schedule": [(), ("--real",)],
     "segmenters": [("SPEECH", "OUT")],
     "stages": [("--seconds", "120")],
+    "streaming": [("SPEECH",)],
     "train": [("--batch", "2")],
 }
 PROGRAMS = {"robustness": "espeak-ng", "segmenters": "espeak-ng"}

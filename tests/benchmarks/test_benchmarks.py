@@ -1,5 +1,6 @@
 """Benchmarks at a tiny size: each prints its table, and its figures are lines of JSON where they are wanted."""
 
+import itertools
 import json
 import runpy
 import shutil
@@ -18,6 +19,7 @@ from places import ROOT
 from sdhubert_ray.speech.syllables import SEGMENTERS
 
 BENCHMARKS = ROOT / "benchmarks"
+DEMO = ROOT / "sdhubert_ray/assets/demo"
 
 
 @pytest.fixture
@@ -115,6 +117,25 @@ def test_kmeans(results, capsys):
         "seeding",
         "step",
     }
+
+
+def test_streaming(results, golden, tmp_path, monkeypatch, capsys, one_thread):
+    import bench_streaming
+
+    for corpus, part in itertools.product(bench_streaming.CORPORA, ("validation", "test")):
+        shutil.copy(golden / "audio/synth_0.flac", tmp_path)
+        truth = json.loads((DEMO / "syllables.json").read_text())["synth_0"]
+        (tmp_path / f"syllables_{corpus}_{part}.json").write_text(json.dumps({"synth_0": truth}))
+    monkeypatch.setattr(bench_streaming, "THRESHOLDS", (0.6,))
+    monkeypatch.setattr(bench_streaming, "SETTINGS", (bench_streaming.Setting(2.0, 1.0),))
+    monkeypatch.setattr(sys, "argv", ["bench_streaming.py", str(tmp_path)])
+    bench_streaming.main()
+    *_, whole, streamed = (row.split("|") for row in capsys.readouterr().out.splitlines() if row.startswith("| "))
+    found = {line["name"].rpartition(": ")[2]: line["value"] for line in lines(results, "streaming")}
+    assert float(streamed[4]) == pytest.approx(100 * found["same boundaries"], abs=0.1)
+    assert found["same boundaries"] <= found["boundaries within 20 ms"] <= 1
+    assert found["latency, median"] >= 2
+    assert float(whole[7].split(",")[0]) > 60
 
 
 # -- scaling

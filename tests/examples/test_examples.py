@@ -54,6 +54,22 @@ def test_one_file_has_the_syllables_that_the_command_finds(tmp_path: Path) -> No
 
 
 @FORKS
+def test_syllables_are_printed_while_they_are_said() -> None:
+    result = run_script(CODE, EXAMPLES / "streaming.py", DEMO / "synth_0.flac")
+    assert result.returncode == 0, result.stderr
+    lines = re.findall(r"^at +(the end|[\d.]+ s): +([\d.]+) to +([\d.]+)$", result.stdout, flags=re.MULTILINE)
+    assert len(lines) == len(result.stdout.splitlines())
+    ends = [float(end) for *_, end in lines]
+    assert ends == sorted(ends)
+    known = [float(when.removesuffix(" s")) for when, *_ in lines if when != "the end"]
+    assert len(known) > len(lines) / 2
+    # None before its end and what the encoder looks ahead; most within a second of it.
+    delays = [when - end for when, end in zip(known, ends, strict=False)]
+    assert min(delays) >= 0.5
+    assert sorted(delays)[len(delays) // 2] < 1
+
+
+@FORKS
 def test_settings_are_compared_and_those_of_the_checkpoint_are_good() -> None:
     result = run_script(CODE, EXAMPLES / "compare_settings.py")
     assert result.returncode == 0, result.stderr
