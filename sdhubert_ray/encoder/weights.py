@@ -207,13 +207,18 @@ def _download_released(digest: str) -> str:
     return str(target)
 
 
+def is_checkpoint(name: str) -> bool:
+    """Whether a `speech_upstream` is the path or URI of a checkpoint's file."""
+    return name.endswith(".pt")
+
+
 def fetch_upstream(name: str, read: Callable[[str], bytes] = storage.read_bytes) -> Upstream:
     """Read the encoder that a training begins with.
 
     Args:
         name: a name on the hub, with `@REVISION` (a commit, tag or branch) behind it if need be; or a folder or URI of
-            a HubertModel (config.json and its weights); `bundled`; or random weights: a folder with config.json alone,
-            `random` (as hubert-base), `tiny`.
+            a HubertModel (config.json and its weights); a checkpoint: `bundled`, `sdhubert_base`, or the path or URI
+            of a .pt file; or random weights: a folder with config.json alone, `random` (as hubert-base), `tiny`.
         read: reads weights of a folder; they are large, and the workers of a machine may share them.
 
     Raises:
@@ -221,10 +226,10 @@ def fetch_upstream(name: str, read: Callable[[str], bytes] = storage.read_bytes)
     """
     values: dict[str, Any]
     weights: dict[str, Tensor] | None
-    if name == BUNDLED:
+    if name in (BUNDLED, RELEASED) or is_checkpoint(name):
         from sdhubert_ray.encoder.checkpoint import read_upstream_weights
 
-        checkpoint = fetch_checkpoint(BUNDLED)
+        checkpoint = fetch_checkpoint(name)
         values, weights = dict(checkpoint.upstream), read_upstream_weights(checkpoint)
     elif name in _RANDOM_UPSTREAMS:
         values, weights = _own_config(_RANDOM_UPSTREAMS[name]), None

@@ -16,10 +16,11 @@ from lightning.pytorch.callbacks import Callback
 from sdhubert_ray.errors import UserError, first_line
 from sdhubert_ray.speech import SAMPLE_RATE
 from sdhubert_ray.training.checkpoints import CHECKPOINT_FILE, put_best, read_best_score, remove_older_checkpoints
-from sdhubert_ray.training.data import Batch, Share, Waiting
+from sdhubert_ray.training.data import Batch, Share
 from sdhubert_ray.training.logs import RunLogger
 from sdhubert_ray.training.module import DistillationModule, on_cpu
 from sdhubert_ray.training.options import TrainConfig
+from sdhubert_ray.training.waiting import Waiting
 from sdhubert_ray.training.watching import VALIDATION_SCORE
 
 _PROGRESS_KEY = "sdhubert_progress"

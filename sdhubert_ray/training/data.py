@@ -7,8 +7,7 @@ how many workers there are, and a run goes on at any number without reading what
 """
 
 import logging
-import threading
-import time
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from sdhubert_ray import storage
 from sdhubert_ray.corpus import shards
 from sdhubert_ray.errors import AudioError, UserError, first_line
 from sdhubert_ray.speech.audio import (
+    FRAME_RATE,
     MIN_SAMPLES,
     SAMPLE_RATE,
     Span,
@@ -33,6 +33,7 @@ from sdhubert_ray.speech.audio import (
     read_audio,
 )
 from sdhubert_ray.speech.decoders import Samples
+from sdhubert_ray.training.noise import Heard, Hearing, segments_in_crop
 from sdhubert_ray.training.perturbations import Perturbation, Perturbing
 from sdhubert_ray.training.recordings import Recording, Recordings
 
@@ -43,7 +44,8 @@ _MOST_TOLD = 5
 """So many recordings that cannot be used are named, by each process that reads."""
 _MARGIN_SECONDS = 0.01
 _REMOTE_AT_ONCE = 16
-_ORDER, _CROP, _SEED = 1, 2, 3  # what is drawn from a key
+_ORDER, _CROP, _SEED, _OTHER = 1, 2, 3, 4  # what is drawn from a key
+_NO_SEGMENTS = np.zeros((0, 2), np.int64)
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +60,11 @@ class Batch(TypedDict):
         index: (B,) int64, the number of the recording.
         skipped: how many recordings could not be used and were replaced.
         audio_samples: valid samples of all crops; a number, for which no GPU has to be asked.
-        student: how the student sees the crops, where a reader draws that.
+        student: how the student sees the crops, for the objective `sentence`.
         teacher: how the teacher sees them.
+        heard: (B, N) float32, the samples as the student hears them, for the objective `segments`; see `noise.Heard`.
+        merge_threshold: (B,) float64, likewise.
+        segment: (B, T) int64, likewise.
     """
 
     samples: Tensor
@@ -70,6 +75,9 @@ class Batch(TypedDict):
     audio_samples: int
     student: NotRequired[Perturbation]
     teacher: NotRequired[Perturbation]
+    heard: NotRequired[Tensor]
+    merge_threshold: NotRequired[Tensor]
+    segment: NotRequired[Tensor]
 
 
 class Draw(NamedTuple):
@@ -95,12 +103,14 @@ class Crop:
         seed: for what is drawn for it later.
         index: the number of the recording that it is of.
         failures: how many other recordings before it could not be used.
+        start: where it begins, seconds of the file.
     """
 
     samples: Samples
     seed: int
     index: int
     failures: int
+    start: float
 
 
 @dataclass(frozen=True)
@@ -197,13 +207,13 @@ class CropReader(Dataset[Crop]):
     """Reads crops by range, and takes others for those that cannot be read, by the same draws wherever it runs."""
 
     def __init__(
-        self, recordings: Recordings, crop_samples: int, seed: int, perturbing: Perturbing | None = None
+        self, recordings: Recordings, crop_samples: int, seed: int, views: Perturbing | Hearing | None = None
     ) -> None:
-        """Read crops of `crop_samples`; `perturbing` draws how they are seen, none leaves that out of the batches."""
+        """Read crops of `crop_samples`; `views` draws how they are seen or heard, none leaves that out of batches."""
         self._recordings = recordings
         self._crop_samples = crop_samples
         self._seed = seed
-        self._perturbing = perturbing
+        self._views = views
         self._told = 0
 
     def __getitem__(self, draw: Draw) -> Crop:
@@ -221,15 +231,15 @@ class CropReader(Dataset[Crop]):
             index = draw.recording if attempt == 0 else int(random.integers(len(self._recordings)))
             recording = self._recordings[index]
             try:
-                samples = read_crop(recording, self._crop_samples, random.random())
+                found = read_crop(recording, self._crop_samples, random.random())
             except storage.TransientError:
                 raise
             except (OSError, AudioError, UserError) as error:
                 failures += 1
                 self._tell(recording, error)
                 continue
-            return Crop(samples, _seed_of(key), index, failures)
-        return Crop(np.zeros(MIN_SAMPLES, np.float32), _seed_of(key), index, failures)
+            return Crop(found.samples, _seed_of(key), index, failures, found.start)
+        return Crop(np.zeros(MIN_SAMPLES, np.float32), _seed_of(key), index, failures, 0.0)
 
     def _tell(self, recording: Recording, error: Exception) -> None:
         self._told += 1
@@ -261,10 +271,32 @@ class CropReader(Dataset[Crop]):
             skipped=sum(crop.failures for crop in crops),
             audio_samples=sum(len(crop.samples) for crop in crops),
         )
-        if self._perturbing is not None:
-            drawn = self._perturbing.draw(batch["seeds"], batch["num_samples"], self._crop_samples)
+        if isinstance(self._views, Perturbing):
+            drawn = self._views.draw(batch["seeds"], batch["num_samples"], self._crop_samples)
             batch["student"], batch["teacher"] = drawn["student"], drawn["teacher"]
+        elif self._views is not None:
+            batch = {**batch, **self._hear(crops, self._views)}
         return batch
+
+    def _hear(self, crops: Sequence[Crop], views: Hearing) -> Heard:
+        seeds, segments = [crop.seed for crop in crops], []
+        for crop in crops:
+            given = self._recordings[crop.index].segments
+            num_frames = views.count_frames(len(crop.samples))
+            segments.append(_NO_SEGMENTS if given is None else segments_in_crop(given, crop.start, num_frames))
+        others = [self._read_other(seed) if views.wants_other(seed) else None for seed in seeds]
+        return views.draw([crop.samples for crop in crops], seeds, others, segments, self._crop_samples)
+
+    def _read_other(self, seed: int) -> Samples | None:
+        """A crop of any recording, for the crop with this seed; none where it cannot be used."""
+        random = np.random.default_rng((seed, _OTHER))
+        recording = self._recordings[int(random.integers(len(self._recordings)))]
+        try:
+            return read_crop(recording, self._crop_samples, random.random()).samples
+        except storage.TransientError:
+            raise
+        except (OSError, AudioError, UserError):  # told where it is a crop itself
+            return None
 
 
 def _seed_of(key: tuple[int, ...]) -> int:
@@ -273,8 +305,22 @@ def _seed_of(key: tuple[int, ...]) -> int:
     return int(np.random.SeedSequence((seed, _SEED, *rest)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def read_crop(recording: Recording, crop_samples: int, place: float) -> Samples:
+class CropSamples(NamedTuple):
+    """What was read of a recording.
+
+    Attributes:
+        samples: (n,) float32, mean 0 and variance 1 over the crop.
+        start: where it begins, seconds of the file.
+    """
+
+    samples: Samples
+    start: float
+
+
+def read_crop(recording: Recording, crop_samples: int, place: float) -> CropSamples:
     """Read a crop of a recording by range and z-score it; a shorter recording is taken whole.
+
+    Of a recording with segments it begins between two of its frames, so that frames of both are the same.
 
     Formats without exact seeking (mp3, ogg, opus) are read through to it.
 
@@ -284,7 +330,7 @@ def read_crop(recording: Recording, crop_samples: int, place: float) -> Samples:
         place: where the crop lies among the places it can have, in [0, 1).
 
     Returns:
-        (n,) float32, n <= crop_samples, at least `MIN_SAMPLES`: mean 0 and variance 1 over the crop.
+        at most `crop_samples`, at least `MIN_SAMPLES`, and where they begin.
 
     Raises:
         AudioError: it is unreadable, too short, constant, or ends before the crop.
@@ -296,6 +342,9 @@ def read_crop(recording: Recording, crop_samples: int, place: float) -> Samples:
         end = min(told) if told else probe_duration(file)
         begin, length = recording.start or 0.0, crop_samples / SAMPLE_RATE
         start = begin + place * max(0.0, end - begin - length)
+        if recording.segments is not None:
+            between = (math.floor(start * FRAME_RATE - 0.5) + 0.5) / FRAME_RATE
+            start = between if between >= begin else start
         # A little more than a crop: resampling rounds.
         stop = recording.end if end - begin <= length else start + length + _MARGIN_SECONDS
         decoded = read_audio(file, Span(start, stop), recording.channel)
@@ -308,7 +357,7 @@ def read_crop(recording: Recording, crop_samples: int, place: float) -> Samples:
         raise AudioError("is silent as the average of its channels, which cancel each other")
     if is_silent(samples):
         raise AudioError(f"is silent: the crop at {start:.3f} s is constant")
-    return normalise(samples, 0.0)
+    return CropSamples(normalise(samples, 0.0), start)
 
 
 def torch_loader(
@@ -330,31 +379,3 @@ def torch_loader(
         # Its own: the order of the global one belongs to the model.
         generator=torch.Generator(),
     )
-
-
-class Waiting:
-    """A loader that tells how long it was waited for."""
-
-    def __init__(self, loader: Iterable[Batch]) -> None:
-        self._loader = loader
-        self._lock = threading.Lock()
-        self._seconds = 0.0
-
-    def __iter__(self) -> Iterator[Batch]:
-        batches = iter(self._loader)
-        while True:
-            began = time.perf_counter()
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            finally:
-                with self._lock:
-                    self._seconds += time.perf_counter() - began
-            yield batch
-
-    def take_seconds(self) -> float:
-        """Seconds waited since this was asked last."""
-        with self._lock:
-            seconds, self._seconds = self._seconds, 0.0
-            return seconds

@@ -1,5 +1,6 @@
 """A worker's training: its data, its model, Lightning's Trainer and what stands beside it. Ray is handed in."""
 
+import json
 import logging
 import pickle
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
 import lightning
+import numpy as np
 import torch
 from lightning.fabric.plugins import ClusterEnvironment
 from lightning.pytorch.callbacks import Callback
@@ -24,20 +26,24 @@ from sdhubert_ray.training.data import (
     CropReader,
     Share,
     TrainingOrder,
-    Waiting,
     torch_loader,
     validation_order,
 )
+from sdhubert_ray.training.distillation import Norms, SegmentDistillation, fit_norms, norms_of
 from sdhubert_ray.training.fetching import fetch_once, reader_of
 from sdhubert_ray.training.logs import RunLogger
 from sdhubert_ray.training.module import COUNTS, DistillationModule
+from sdhubert_ray.training.objectives import SEGMENTS
 from sdhubert_ray.training.options import TrainConfig
-from sdhubert_ray.training.recordings import open_recordings
+from sdhubert_ray.training.recordings import Recordings, open_recordings
 from sdhubert_ray.training.runs import DATA_FOLDER
+from sdhubert_ray.training.waiting import Waiting
 
 _BEGUN_FILE = "begun.ckpt"
 """In the folder that workers of a machine share: the checkpoint that was fetched to begin with."""
 _VALIDATION_WORKERS = 2
+_NORM_CROPS = 64
+"""So many crops tell the norms of speech and of other frames, where a run begins without."""
 _PRECISIONS: dict[str, Literal["bf16-mixed", "32-true"]] = {"bfloat16": "bf16-mixed", "float32": "32-true"}
 
 Result = TypeVar("Result")
@@ -87,6 +93,8 @@ def fit(config: TrainConfig, worker: Worker) -> str | None:
         last = _together(worker, lambda: find_sound_checkpoint(worker.output) if worker.share.rank == 0 else None)
         uri = worker.agree(last.uri if last is not None else config.resume_ckpt)
         ready = _together(worker, lambda: _make_ready(config, worker, uri))
+        if ready is not None and ready.begun_with is None:
+            _begin_norms(config, worker, ready)
     except _RefusedError as refusal:
         return str(refusal)
     if ready is None:
@@ -128,6 +136,7 @@ class _Ready(NamedTuple):
     trainer: lightning.Trainer
     train: Waiting
     val: DataLoader[Crop]
+    recordings: Recordings
     watch: WatchRun
     begun: ResumePoint
     begun_with: Path | None
@@ -139,7 +148,8 @@ def _make_ready(config: TrainConfig, worker: Worker, uri: str | None) -> _Ready 
     data_folder = storage.join(worker.output, DATA_FOLDER)
     begun_with = None if uri is None else _fetch_checkpoint(uri, worker.shared)
     upstream = fetch_upstream(config.model.speech_upstream, reader_of(worker.shared))
-    module = DistillationModule(config.model, config.optim, config.seed, upstream, config.global_batch)
+    segments = config.segments if config.objective == SEGMENTS else None
+    module = DistillationModule(config.model, config.optim, config.seed, upstream, config.global_batch, segments)
     begun = ResumePoint() if begun_with is None else _check_checkpoint(begun_with, str(uri), module)
     if begun.step >= config.max_steps:
         if uri == config.resume_ckpt:
@@ -148,17 +158,52 @@ def _make_ready(config: TrainConfig, worker: Worker, uri: str | None) -> _Ready 
     train, val = (open_recordings(data_folder, name, worker.folder) for name in ("train", "val"))
     steps = config.max_steps - begun.step
     order = TrainingOrder(len(train), config.seed, share, config.global_batch, begun.position, steps)
-    reader = CropReader(train, data.crop_samples, config.seed, module.perturbing(training=True))
+    reader = CropReader(train, data.crop_samples, config.seed, module.views(training=True))
     waiting = Waiting(torch_loader(reader, order, config.num_readers, data.prefetch, worker.use_gpu))
     val_order = validation_order(len(val), share, data.val_batch_size, config.limit_val_batches)
-    val_reader = CropReader(val, data.crop_samples, config.seed, module.perturbing(training=False))
+    val_reader = CropReader(val, data.crop_samples, config.seed, module.views(training=False))
     val_workers = min(_VALIDATION_WORKERS, config.num_readers)
     val_loader = torch_loader(val_reader, val_order, val_workers, data.prefetch, worker.use_gpu)
     watch = WatchRun(config, waiting, share)
     places = (worker.output, worker.folder, worker.shared)
     keep = KeepCheckpoints(config, begun, *places, worker.report, worker.is_going)
     trainer = _build_trainer(config, worker, begun.step, (watch, keep), has_val=len(val) > 0)
-    return _Ready(module, trainer, waiting, val_loader, watch, begun, begun_with)
+    return _Ready(module, trainer, waiting, val_loader, train, watch, begun, begun_with)
+
+
+def _begin_norms(config: TrainConfig, worker: Worker, ready: _Ready) -> None:
+    """Where the teacher finds segments and nobody says what its norms are like: find that for the first step.
+
+    Raises:
+        _RefusedError: the norms do not tell speech from the rest.
+    """
+    distillation = ready.module.distillation
+    if not isinstance(distillation, SegmentDistillation) or distillation.options.given or distillation.norms.is_known:
+        return
+    told = worker.agree(_find_norms(config, distillation, ready.recordings) if worker.share.rank == 0 else None)
+    if told is None:
+        raise _RefusedError(
+            "the norms of the teacher's states do not tell speech from the rest; give segments.speech_norm and "
+            "segments.quiet_norm, a mean and a variance each"
+        )
+    distillation.norms.begin(Norms(*json.loads(told)))
+
+
+def _find_norms(config: TrainConfig, distillation: SegmentDistillation, recordings: Recordings) -> str | None:
+    """The norms of the teacher's states in the first crops that are trained with, in JSON; none: see `fit_norms`."""
+    reader = CropReader(recordings, config.data.crop_samples, config.seed)
+    (draws,) = TrainingOrder(len(recordings), config.seed, Share(0, 1, _NORM_CROPS), _NORM_CROPS, 0, 1)
+    found = []
+    for draw in draws:  # one by one, so that it takes little memory
+        batch = reader.read_batch([draw])
+        num_frames = int(distillation.student.count_frames(batch["num_samples"]))
+        found.append(norms_of(distillation.teach(batch["samples"], batch["num_samples"]))[0, :num_frames].numpy())
+    norms = fit_norms(np.concatenate(found))
+    if norms is None:
+        return None
+    told = ", ".join(f"{mean:.3g} (variance {variance:.3g})" for mean, variance in norms)
+    print(f"norms of speech and of other frames begin with {told}, as in {_NORM_CROPS} crops", flush=True)
+    return json.dumps(norms)
 
 
 def _tell(config: TrainConfig, worker: Worker, ready: _Ready) -> None:

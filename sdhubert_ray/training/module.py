@@ -1,6 +1,5 @@
 """The Lightning module: steps, schedule, what is watched, and what a checkpoint holds beside the weights."""
 
-import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -15,24 +14,24 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from sdhubert_ray.encoder.weights import Upstream
-from sdhubert_ray.training.distillation import Sums, add_sums, sum_over_workers, summarise
+from sdhubert_ray.training.distillation import Objective, Sums, add_sums, sum_over_workers
 from sdhubert_ray.training.export import CONTENT_KEY
+from sdhubert_ray.training.noise import Hearing
+from sdhubert_ray.training.objectives import SegmentsOptions
 from sdhubert_ray.training.options import ModelOptions, OptimOptions
 from sdhubert_ray.training.perturbations import Perturbing
-from sdhubert_ray.training.start import build_distillation
+from sdhubert_ray.training.start import build_distillation, build_segment_distillation
 from sdhubert_ray.training.watching import (
-    VALIDATION_SCORE,
     CollapseWatch,
-    compare_crops,
-    no_comparisons,
-    validation_metrics,
+    SegmentValidation,
+    SegmentWatch,
+    SentenceValidation,
+    Validation,
 )
 
 COUNTS = ("skipped_steps", "skipped_in_a_row")
 """Buffers that a checkpoint may lack, as older ones do."""
 _UNLOGGED = ("count", "skipped_in_a_row")
-
-logger = logging.getLogger(__name__)
 
 
 class DistillationModule(lightning.LightningModule):
@@ -63,11 +62,13 @@ class DistillationModule(lightning.LightningModule):
         seed: int,
         upstream: Upstream,
         global_batch: int | None = None,
+        segments: SegmentsOptions | None = None,
     ) -> None:
         """Build the model; its first weights come from `upstream`, that of `model.speech_upstream`, and `seed`.
 
         `global_batch` is how many crops a step has, of all workers and micro-batches, so that each of them counts the
-        same whatever their number; none: micro-batches are all as large.
+        same whatever their number; none: micro-batches are all as large. With `segments` the objective is that, else
+        `sentence`.
 
         Raises:
             UserError: the upstream does not fit the options.
@@ -77,24 +78,37 @@ class DistillationModule(lightning.LightningModule):
         self.optim_options = optim
         self.seed = seed
         self.global_batch = global_batch
-        self.distillation = build_distillation(upstream, model, seed)
-        self.upstream_config = upstream.config
+        self.segments = segments
+        self.distillation: Objective
+        self._watch: CollapseWatch
+        self._validation: Validation
+        first_look = model.T_max // 100
+        if segments is None:
+            self.distillation = build_distillation(upstream, model, seed)
+            self._watch, self._validation = CollapseWatch(model.final_dim, first_look), SentenceValidation()
+        else:
+            self.distillation = build_segment_distillation(upstream, model, segments, seed)
+            self._watch = SegmentWatch(first_look)
+            self._validation = SegmentValidation(self.distillation.student.hidden_size)
+        self.upstream_config = {**upstream.config, "num_hidden_layers": self.distillation.student.num_layers}
         self.begins_at_random = upstream.weights is None
         self.broken = False
         for name in ("skipped", *COUNTS):
             self.register_buffer(name, torch.zeros((), dtype=torch.float64))
-        self._watch = CollapseWatch(model.final_dim, first_step=model.T_max // 100)
         self._sums: Sums | None = None
         self._decided: _Decided | None = None
         self._micro_batch = 0
-        self._validation: Sums = {}
+        self._validated: Sums = {}
         self._found: dict[str, Tensor] = {}
         self._read: dict[str, float] = {}
 
-    def perturbing(self, training: bool) -> Perturbing:
-        """What draws how crops are seen: perturbed in training only, by the teacher if that is asked for."""
+    def views(self, training: bool) -> Perturbing | Hearing:
+        """What draws how crops are seen or heard; perturbed in training only, by the teacher if that is asked for."""
         config = self.distillation.student.speech_model.config
         kernels = tuple(zip(config.conv_kernel, config.conv_stride, strict=True))
+        if self.segments is not None:
+            share = self.segments.noise_share if training else 0.0
+            return Hearing(kernels, share, self.segments.mix_share, self.segments.merge_threshold)
         seen_by = ("student", "teacher") if self.model_options.perturb_teacher else ("student",)
         return Perturbing(kernels, seen_by if training else ())
 
@@ -121,15 +135,15 @@ class DistillationModule(lightning.LightningModule):
     def on_fit_start(self) -> None:
         """Compile the transformer layers on a GPU, each by itself: they share their code, so that it is quick."""
         if self.optim_options.compile and self.device.type == "cuda":
-            for layer in (*self.distillation.student.speech_model.encoder.layers, *self.distillation.teacher.layers):
+            for layer in self.distillation.layers():
                 layer.compile()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Loss of a micro-batch, see `Distillation`."""
+        """Loss of a micro-batch, see `Objective`."""
         key = (self.seed, self.global_step, self._micro_batch, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
         self._micro_batch += 1
-        distilled = self.distillation(batch["samples"], batch["num_samples"], batch["student"], batch["teacher"])
+        distilled = self.distillation.distil(batch)
         sums = distilled.sums | {"skipped": torch.full((), float(batch["skipped"]), device=self.device)}
         self._sums = sums if self._sums is None else add_sums(self._sums, sums)
         loss: Tensor = distilled.loss * self.model_options.loss_coefs.distillation_loss
@@ -151,7 +165,7 @@ class DistillationModule(lightning.LightningModule):
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
         sums = sum_over_workers(self._sums | {"unsound": (~torch.isfinite(norm)).float()})
-        is_finite = torch.isfinite(sums["loss"]) & torch.isfinite(sums["teacher_logits"]).all()
+        is_finite = torch.stack([sums[name].isfinite().all() for name in self.distillation.decisive]).all()
         taken = is_finite & (sums["unsound"] == 0)
         # A fused optimizer leaves out a step by this, as it does for torch's GradScaler: on the device.
         optimizer.found_inf = (~taken).float()  # type: ignore[attr-defined]
@@ -176,10 +190,8 @@ class DistillationModule(lightning.LightningModule):
         is_over = self.skipped_in_a_row >= self.optim_options.max_skipped_steps
         self.skipped_in_a_row.copy_(torch.where(taken & ~is_over, 0, self.skipped_in_a_row + 1))
         self._found = {
-            **summarise(sums),
+            **self.distillation.measure(sums),
             "grad_norm": norm,
-            "center_norm": torch.linalg.vector_norm(self.distillation.loss.center),
-            "count": sums["count"],
             "skipped": self.skipped.clone(),
             **{name: getattr(self, name).clone() for name in COUNTS},
         }
@@ -195,13 +207,14 @@ class DistillationModule(lightning.LightningModule):
             self.log_dict(on_cpu({**found, "lr": lr, "collapsed": float(self._watch.collapsed)}))
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own type of it is private
-        """AdamW, fused, and the cosine by steps of the optimizer from `lr` to `gamma * lr` in `T_max` steps."""
+        """AdamW, fused; by steps of the optimizer, a rise to `lr`, then a cosine to `gamma * lr` in `T_max` steps."""
         options = self.optim_options
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = AdamW(
             parameters,
             lr=self.model_options.lr,
             betas=options.betas,
+            eps=options.eps,
             weight_decay=options.weight_decay,
             fused=True,
         )
@@ -212,22 +225,15 @@ class DistillationModule(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Begin the sums of a validation; a worker may have no batch in it."""
-        self._validation = no_comparisons(self.device)
+        self._validated = self._validation.nothing(self.device)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Compare the CLS states of crops, unperturbed."""
-        distilled = self.distillation(batch["samples"], batch["num_samples"], batch["student"], batch["teacher"])
-        sums = compare_crops(distilled.cls, batch["index"], batch["samples"])
-        sums |= {"loss": distilled.sums["loss"], "loss_count": distilled.sums["count"]}
-        self._validation = add_sums(self._validation, sums)
+        """Add what a batch tells, unperturbed."""
+        self._validated = add_sums(self._validated, self._validation.sums(self.distillation.distil(batch), batch))
 
     def on_validation_epoch_end(self) -> None:
         """Log the score over the crops of all workers."""
-        sums = sum_over_workers(self._validation)
-        metrics = validation_metrics(sums)
-        if not float(sums["score_count"]):
-            logger.warning("validation has no two different crops of one recording beside another one: no score")
-            del metrics[VALIDATION_SCORE]  # so that nothing is kept as the best
+        metrics = self._validation.metrics(sum_over_workers(self._validated))
         # They are the same everywhere; Lightning wants to be told.
         self.log_dict(metrics, sync_dist=True)
 
@@ -236,7 +242,6 @@ class DistillationModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the weights belong to; the rest of the state is in parameters, buffers and Lightning's counts."""
         options = self.model_options
-        num_layers = self.distillation.student.num_layers
         checkpoint[CONTENT_KEY] = {
             "config": {
                 "speech_upstream": options.speech_upstream,
@@ -249,8 +254,9 @@ class DistillationModule(lightning.LightningModule):
                 "perturb_teacher": options.perturb_teacher,
             },
             "upstream": self.upstream_config,
-            "segmentation": segmentation_of(num_layers),
+            "segmentation": self.distillation.segmentation(),
             "model": _plain(asdict(options)),
+            **({} if self.segments is None else {"segments": _plain(asdict(self.segments))}),
             "seed": self.seed,
         }
 
@@ -260,16 +266,19 @@ class DistillationModule(lightning.LightningModule):
         step = int(checkpoint["global_step"])
         rate = options.lr * self._share_of_lr(step)
         for group in checkpoint["optimizer_states"][0]["param_groups"]:
-            group |= {"lr": rate, "initial_lr": options.lr, "betas": optim.betas, "weight_decay": optim.weight_decay}
+            group |= {"lr": rate, "initial_lr": options.lr, "betas": optim.betas, "eps": optim.eps}
+            group["weight_decay"] = optim.weight_decay
         checkpoint["lr_schedulers"][0] |= {"base_lrs": [options.lr], "_last_lr": [rate]}
         for name in COUNTS:
             checkpoint["state_dict"].setdefault(name, torch.zeros((), dtype=torch.float64))
-        for name, value in self.distillation.loss.named_buffers():
-            if name != "center":  # which is learnt; the others are options
-                checkpoint["state_dict"][f"distillation.loss.{name}"] = value.detach().cpu()
+        for name, value in self.distillation.options_kept():
+            checkpoint["state_dict"][f"distillation.{name}"] = value.detach().cpu()
 
     def _share_of_lr(self, step: int) -> float:
-        return cosine(step, self.model_options.T_max, self.model_options.gamma)
+        options = self.model_options
+        if step < options.warmup_steps:
+            return step / options.warmup_steps
+        return cosine(step - options.warmup_steps, options.T_max, options.gamma)
 
 
 class _Decided(NamedTuple):
@@ -294,14 +303,6 @@ def on_cpu(values: Mapping[str, float]) -> dict[str, Tensor]:
 def cosine(step: int, last: int, end: float) -> float:
     """Half a cosine from 1 at step 0 to `end` at step `last`, where it stays."""
     return end + (1 - end) * (1 + math.cos(math.pi * min(step, last) / last)) / 2
-
-
-def segmentation_of(num_layers: int) -> dict[str, dict[str, object]]:
-    """The options that a model of so many layers should be used with: layers 9 and 11 of 12, the norm relative."""
-    return {
-        "encoder": {"layer": round(num_layers * 9 / 12), "normcut_layer": round(num_layers * 11 / 12)},
-        "speech": {"normcut_strategy": "relative", "normcut_threshold": 0.1},
-    }
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - what a dataclass holds

@@ -5,12 +5,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from omegaconf import DictConfig, OmegaConf
-
-from sdhubert_ray.composing import compose, configs_folder, from_dotted, read_parts
+from sdhubert_ray.composing import compose, configs_folder, read_parts
 from sdhubert_ray.errors import UserError, require_choice
 from sdhubert_ray.speech.audio import MIN_SAMPLES, SAMPLE_RATE
 from sdhubert_ray.storage.entries import SCHEMES
+from sdhubert_ray.training.objectives import OF_SENTENCE, SENTENCE, SegmentsOptions, check_objective, refuse_unused
+from sdhubert_ray.training.originals import in_our_places
 
 TEACHERS = ("ema", "frozen")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -24,10 +24,6 @@ MOST_BAD_SHARE = 0.9
 """The most that `max_bad_share` can allow: with next to nothing to read, there is nothing to train with."""
 MOST_READERS = 6
 """Processes that read for one worker, where nobody says how many: at 6 ms a crop a thousand crops a second."""
-_MODEL_KEYS = ("gamma", "lr", "T_max", "loss_coefs")
-"""Keys of the section `model` that are also taken at the top."""
-_BY_EPOCHS = {"checkpoint_epoch": "checkpoint.every_steps", "check_val_every_n_epoch": "val_check_interval"}
-"""Keys of the original that count epochs, and those that take their place."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +59,7 @@ class ModelOptions:
         teacher_temperature: of the teacher's softmax.
         dropout: of transformer layers; none takes what the upstream's config says.
         lr: learning rate at the start.
+        warmup_steps: steps in which the learning rate rises from 0 to `lr`, before its cosine.
         T_max: steps of the cosine, after which the learning rate stays at its end.
         gamma: the learning rate at the end, as a share of `lr`; 1 keeps it as it is.
         loss_coefs: factors of the parts of the loss.
@@ -81,6 +78,7 @@ class ModelOptions:
     teacher_temperature: float = 0.05
     dropout: float | None = None
     lr: float = 1e-4
+    warmup_steps: int = 0
     T_max: int = 200_000
     gamma: float = 0.1
     loss_coefs: LossCoefficients = field(default_factory=LossCoefficients)
@@ -92,6 +90,7 @@ class ModelOptions:
         if self.dropout is not None:
             _check_range("model", self, ("dropout",), 0.0, 1.0)
         _check_positive("model", self, ("final_dim", "student_temperature", "teacher_temperature", "lr", "T_max"))
+        _check_range("model", self, ("warmup_steps",), 0, math.inf)
         if any(layer < 0 for layer in self.reinit_layers):
             raise ValueError(f"model.reinit_layers is {list(self.reinit_layers)}; layers are counted from 0")
 
@@ -103,6 +102,7 @@ class OptimOptions:
     Attributes:
         weight_decay: of AdamW.
         betas: of AdamW.
+        eps: of AdamW.
         gradient_clip_val: largest norm of a gradient; 0 does not clip.
         accumulate_grad_batches: batches whose gradients make one step.
         max_skipped_steps: steps whose loss or gradient is infinite or NaN are skipped; so many in a row end the run.
@@ -112,6 +112,7 @@ class OptimOptions:
 
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
     gradient_clip_val: float = 0.5
     accumulate_grad_batches: int = 1
     max_skipped_steps: int = 10
@@ -121,7 +122,7 @@ class OptimOptions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
         require_choice("optim.precision", self.precision, PRECISIONS)
-        _check_positive("optim", self, ("accumulate_grad_batches", "max_skipped_steps"))
+        _check_positive("optim", self, ("eps", "accumulate_grad_batches", "max_skipped_steps"))
         _check_range("optim", self, ("weight_decay", "gradient_clip_val"), 0.0, math.inf)
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas is {list(self.betas)}; it has to be two numbers, 0 or more and under 1")
@@ -239,6 +240,7 @@ class TrainConfig:
     """All of a training run but where it is written to.
 
     Attributes:
+        objective: `sentence`, the CLS states of crops (SD-HuBERT), or `segments`, the frames of segments (Sylber).
         name: of the run; it names the folder below `outputs` that is written to, unless one is given.
         seed: of weights that begin at random, of the order and crops of the recordings, of perturbations and dropout.
         max_steps: steps of the optimizer.
@@ -248,6 +250,7 @@ class TrainConfig:
         resume_ckpt: a checkpoint folder of a run to begin with; a run that has checkpoints goes on with its own.
     """
 
+    objective: str = SENTENCE
     name: str = "sdhubert_paper"
     seed: int = 0
     max_steps: int = 200_000
@@ -256,12 +259,14 @@ class TrainConfig:
     log_every_n_steps: int = 10
     resume_ckpt: str | None = None
     model: ModelOptions = field(default_factory=ModelOptions)
+    segments: SegmentsOptions = field(default_factory=SegmentsOptions)
     optim: OptimOptions = field(default_factory=OptimOptions)
     data: DataOptions = field(default_factory=DataOptions)
     scaling: ScalingOptions = field(default_factory=ScalingOptions)
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
 
     def __post_init__(self) -> None:
+        check_objective(self.objective)
         positive = ("max_steps", "val_check_interval", "limit_val_batches", "log_every_n_steps")
         for key in positive:
             if not 0 < getattr(self, key) < math.inf:
@@ -274,10 +279,21 @@ class TrainConfig:
     def identity(self) -> dict[str, object]:
         """What decides the weights that come out: a run is resumed with the same only."""
         data = {key: value for key, value in asdict(self.data).items() if key not in _LAYOUT_DATA}
+        model = asdict(self.model)
+        optim = {key: value for key, value in asdict(self.optim).items() if key not in _LAYOUT_OPTIM}
+        of_objective: dict[str, object] = {}
+        if self.objective != SENTENCE:
+            model = {key: value for key, value in model.items() if key not in OF_SENTENCE}
+            of_objective = {"objective": self.objective, "segments": asdict(self.segments)}
+        for options, defaults in ((model, ModelOptions()), (optim, OptimOptions())):
+            for key in _LATER & options.keys():
+                if options[key] == getattr(defaults, key):
+                    del options[key]
         return {
             "seed": self.seed,
-            "model": asdict(self.model),
-            "optim": {key: value for key, value in asdict(self.optim).items() if key not in _LAYOUT_OPTIM},
+            **of_objective,
+            "model": model,
+            "optim": optim,
             "data": {**data, "sample_len": self.data.crop_samples},
             "global_batch": self.global_batch,
             "resume_ckpt": self.resume_ckpt,
@@ -299,6 +315,8 @@ class TrainConfig:
 _LAYOUT_DATA = frozenset(("batch_size", "num_workers", "prefetch", "max_bad_share", "schemes"))
 _LAYOUT_OPTIM = frozenset(("accumulate_grad_batches", "compile", "max_skipped_steps"))
 """Options of `data` and `optim` that change neither weights nor scores; the batch counts as `global_batch`."""
+_LATER = frozenset(("warmup_steps", "eps"))
+"""Options that runs were begun without: with their defaults they are no part of the identity, so that these go on."""
 
 
 def load_train_config(name: str, overrides: Sequence[str], flags: Mapping[str, object]) -> TrainConfig:
@@ -308,63 +326,29 @@ def load_train_config(name: str, overrides: Sequence[str], flags: Mapping[str, o
     `distill_loss` in the latter, and `gpus` (a list of GPUs, also as text, or their number).
 
     Args:
-        name: of a file in configs/ (`sdhubert_base`, `sdhubert_paper`), or the path or URI of a YAML file.
+        name: of a file in configs/ (`sdhubert_base`, `sylber_stage1`), or the path or URI of a YAML file.
         overrides: `section.option=value` each.
         flags: dotted key -> value, from flags that were given.
 
     Raises:
-        UserError: no such file, an unknown key (naming the near one), a value of the wrong type or out of range.
+        UserError: no such file, an unknown key (naming the near one), a value of the wrong type or out of range, an
+            option of another objective than the one that is chosen.
     """
-    given = [_in_our_places(part) for part in read_parts(_find_config(name), overrides, flags)]
-    return compose(TrainConfig, given)
+    given = [in_our_places(part) for part in read_parts(_find_config(name), overrides, flags)]
+    config = compose(TrainConfig, given)
+    refuse_unused(config.objective, config.segments, given[1:])
+    return config
 
 
 def _find_config(name: str) -> str:
     if name.endswith((".yaml", ".yml")) or "/" in name:
         return name
-    known = {path.stem: str(path) for path in sorted(configs_folder().glob("sdhubert_*.yaml"))}
+    known = {path.stem: str(path) for path in sorted(configs_folder().glob("*_*.yaml"))}
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}" if near else f"there are {', '.join(known)}"
         raise UserError(f"--config-name is {name!r}, which is no training configuration; {hint}; or name a .yaml file")
     return known[name]
-
-
-def _in_our_places(part: DictConfig) -> DictConfig:
-    """A part of the configuration whose keys stand where they do here, under the names that they have here."""
-    for key, ours in _BY_EPOCHS.items():
-        if key in part:
-            raise UserError(f"config key {key} counts epochs, and there are none; give {ours}, in steps")
-    if OmegaConf.select(part, "data.loader") is not None:
-        raise UserError(
-            "config key data.loader is gone, data.num_workers beside each worker read the crops; leave it out"
-        )
-    moved = [from_dotted(f"model.{key}", part.pop(key)) for key in _MODEL_KEYS if key in part]
-    if "gpus" in part:
-        moved += _workers_of_gpus(part.pop("gpus"))
-    merged = OmegaConf.merge(*moved, part)
-    if not isinstance(merged, DictConfig):
-        raise TypeError(f"configuration became a {type(merged).__name__}")
-    coefficients = OmegaConf.select(merged, "model.loss_coefs")
-    if isinstance(coefficients, DictConfig) and "distill_loss" in coefficients:
-        coefficients["distillation_loss"] = coefficients.pop("distill_loss")
-    return merged
-
-
-def _workers_of_gpus(gpus: object) -> list[DictConfig]:
-    if gpus is None:
-        return []
-    named = gpus.split(",") if isinstance(gpus, str) else gpus
-    numbers = [str(name).strip() for name in named] if isinstance(named, Sequence) else None
-    count = gpus if numbers is None or not all(map(str.isdigit, numbers)) else len(numbers)
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise UserError(f"config key gpus is {gpus!r}; give a list such as [0,1], or how many; or scaling.num_workers")
-    if numbers is not None and numbers != [str(number) for number in range(count)]:
-        raise UserError(
-            f"config key gpus is {gpus}, but Ray gives GPUs out by itself; name those that it may use in "
-            f"CUDA_VISIBLE_DEVICES, and give scaling.num_workers={count}"
-        )
-    return [from_dotted("scaling.num_workers", count), from_dotted("scaling.use_gpu", "true")]
 
 
 def _check_positive(section: str, options: object, keys: tuple[str, ...]) -> None:

@@ -1,6 +1,6 @@
 """The recordings that a run trains with: listed once, kept in a compact file, and looked up by number."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,8 @@ _FIELDS = (
     pa.field("duration", pa.float64()),  # of the file, seconds; of the row in a manifest of pieces
     pa.field("channel", pa.int32()),
 )
-_SCHEMA = pa.schema(_FIELDS)
+_SEGMENTS = pa.field("segments", pa.list_(pa.float64()))  # starts and ends by turns, seconds of the file
+_SCHEMA = pa.schema((*_FIELDS, _SEGMENTS))
 _BATCH_ROWS = 65_536
 _MIN_SECONDS = MIN_SAMPLES / SAMPLE_RATE
 
@@ -49,6 +50,7 @@ class Recording:
         end: where it ends; None is at the end of the file.
         duration: of the file, seconds, if that is known.
         channel: the channel to use; None averages all.
+        segments: (S, 2) float64 seconds of the file, in order; None: none are given.
     """
 
     id: str
@@ -61,6 +63,7 @@ class Recording:
     end: float | None
     duration: float | None
     channel: int | None
+    segments: npt.NDArray[np.float64] | None = None
 
 
 class Recordings:
@@ -79,7 +82,12 @@ class Recordings:
     def __getitem__(self, index: int) -> Recording:
         batch = self._batches[index // _BATCH_ROWS]
         row = index % _BATCH_ROWS
-        return Recording(*(column[row].as_py() for column in batch.columns))
+        values = {name: column[row] for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+        segments = values.pop(_SEGMENTS.name, None)  # lists of before there were any lack them
+        plain = {name: value.as_py() for name, value in values.items()}
+        if segments is None or not segments.is_valid:
+            return Recording(**plain)
+        return Recording(**plain, segments=segments.values.to_numpy().reshape(-1, 2))
 
     def __getstate__(self) -> str:
         return self._path
@@ -102,15 +110,24 @@ class RecordingCounts:
         num_train: recordings to train with.
         num_val: recordings to validate with.
         too_short: recordings left out, as they say that they are under 0.1 s.
+        without_segments: recordings left out, as the segments that are given have none of them.
     """
 
     num_train: int
     num_val: int
     too_short: int
+    without_segments: int = 0
 
 
-def list_recordings(options: DataOptions, folder: Path) -> RecordingCounts:
+def list_recordings(
+    options: DataOptions, folder: Path, segments: Mapping[str, npt.NDArray[np.float64]] | None = None
+) -> RecordingCounts:
     """List the recordings of a configuration, once, into `train.arrow` and `val.arrow` of a local folder.
+
+    Args:
+        options: where they are.
+        folder: is filled.
+        segments: (S, 2) seconds of the file, by the id of a recording; recordings that have none there are left out.
 
     Raises:
         UserError: none are named, there are none, or their input cannot be used.
@@ -131,9 +148,10 @@ def list_recordings(options: DataOptions, folder: Path) -> RecordingCounts:
         val = None if options.val_source is None else list_input(options.val_source, Selection(), *allowed)
     else:
         raise UserError("no recordings are named; give data.root_dir=LIBRISPEECH_ROOT, or data.source=INPUT")
+    joined = _Joined(segments)
     hold_back = options.val_share if options.root_dir is None and val is None else 0.0
     everything, trained, held = (folder / name for name in ("all.arrow", "train.arrow", "val.arrow"))
-    num_all, short, digests = _write(_rows_of(train), everything, hold_back > 0)
+    num_all, short, digests = _write(joined.rows_of(train), everything, hold_back > 0)
     num_held = min(max(2, round(hold_back * num_all)), num_all - 1) if hold_back else 0
     if num_held > 0:
         limit = np.sort(digests)[num_held - 1]
@@ -142,9 +160,14 @@ def list_recordings(options: DataOptions, folder: Path) -> RecordingCounts:
         everything.unlink()
     else:
         everything.replace(trained)
-        _, short_val, _ = _write(_rows_of(val) if val is not None else (), held, False)
+        _, short_val, _ = _write(joined.rows_of(val) if val is not None else (), held, False)
         short += short_val
-    counts = RecordingCounts(len(Recordings(str(trained))), len(Recordings(str(held))), short)
+    counts = RecordingCounts(len(Recordings(str(trained))), len(Recordings(str(held))), short, joined.num_without)
+    if not counts.num_train and joined.num_without:
+        raise UserError(
+            f"segments.source has none of the {joined.num_without} recordings; segment what is trained with, from the "
+            "same input, so that ids are the same"
+        )
     if not counts.num_train:
         raise UserError(
             "there are no recordings of 0.1 seconds or more to train with; check data.root_dir or data.source"
@@ -178,20 +201,45 @@ def open_recordings(folder: str, name: str, cache: Path) -> Recordings:
         raise UserError(f"{uri}, the list of recordings, is missing or damaged ({error}); begin a new run") from error
 
 
-def _rows_of(listing: Listing) -> Iterator[pa.Table]:
-    pieces = listing.piece_seconds is not None
-    for batch in listing.batches:
-        columns = {
-            field.name: batch.column(field.name).cast(field.type)
-            if field.name in batch.column_names
-            else pa.nulls(batch.num_rows, field.type)
-            for field in _FIELDS
-        }
-        if pieces:  # there a duration is that of the piece
-            begin = pc.fill_null(columns["start"], 0.0)
-            columns["id"] = batch.column("key")
-            columns["duration"] = pc.add(begin, columns["duration"])
-        yield pa.table(columns, schema=_SCHEMA)
+class _Joined:
+    """The rows of recordings, with the segments that are given of them.
+
+    Attributes:
+        num_without: rows left out, as no segments are given of them.
+    """
+
+    def __init__(self, segments: Mapping[str, npt.NDArray[np.float64]] | None) -> None:
+        """Join with segments by the id of a recording; none leaves them out."""
+        self.num_without = 0
+        self._segments = segments
+
+    def rows_of(self, listing: Listing) -> Iterator[pa.Table]:
+        """Rows of a listing, in tables of `_SCHEMA`."""
+        pieces = listing.piece_seconds is not None
+        for batch in listing.batches:
+            columns = {
+                field.name: batch.column(field.name).cast(field.type)
+                if field.name in batch.column_names
+                else pa.nulls(batch.num_rows, field.type)
+                for field in _FIELDS
+            }
+            columns[_SEGMENTS.name] = self._segments_of(columns["id"].to_pylist())
+            if pieces:  # there a duration is that of the piece
+                begin = pc.fill_null(columns["start"], 0.0)
+                columns["id"] = batch.column("key")
+                columns["duration"] = pc.add(begin, columns["duration"])
+            table = pa.table(columns, schema=_SCHEMA)
+            if self._segments is not None:
+                kept = table.filter(pc.is_valid(table.column(_SEGMENTS.name)))
+                self.num_without += table.num_rows - kept.num_rows
+                table = kept
+            yield table
+
+    def _segments_of(self, ids: Sequence[str]) -> pa.Array:
+        if self._segments is None:
+            return pa.nulls(len(ids), _SEGMENTS.type)
+        found = [self._segments.get(file_id) for file_id in ids]
+        return pa.array([None if spans is None else spans.ravel() for spans in found], _SEGMENTS.type)
 
 
 def _write(tables: Iterable[pa.Table], path: Path, with_digests: bool) -> tuple[int, int, npt.NDArray[np.uint64]]:

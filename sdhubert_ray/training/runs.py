@@ -17,9 +17,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from sdhubert_ray import storage
+from sdhubert_ray.encoder.weights import is_checkpoint
 from sdhubert_ray.errors import BusyError, UserError
-from sdhubert_ray.output import Lease, fingerprint, read_run, refuse_other, write_run
+from sdhubert_ray.output import Lease, fingerprint, read_run, read_segments, refuse_other, write_run
 from sdhubert_ray.output.record import RUN_RECORD
 from sdhubert_ray.training.checkpoints import (
     BEST_FOLDER,
@@ -95,7 +99,7 @@ def prepare_run(config: TrainConfig, output: str, run_id: str, overwrite: bool =
         if before is not None:
             found, begun_with = before["found"], before["begun_with"]
         else:
-            found = asdict(list_recordings(config.data, Path(listed)))
+            found = asdict(list_recordings(config.data, Path(listed), _read_given(config.segments.source)))
             begun_with = None if config.resume_ckpt is None else locate_checkpoint(config.resume_ckpt)
         lease = Lease(output, run_id)
         try:
@@ -119,6 +123,20 @@ def prepare_run(config: TrainConfig, output: str, run_id: str, overwrite: bool =
         except BaseException:
             lease.release()
             raise
+
+
+def _read_given(source: str | None) -> dict[str, npt.NDArray[np.float64]] | None:
+    """The segments in an output folder, in seconds of the file, by the id of the recording; none without one.
+
+    Raises:
+        UserError: there is no run in it, or it has not ended.
+    """
+    if source is None:
+        return None
+    record = read_run(source)
+    if record is None:
+        raise UserError(f"segments.source {source} is no output of `sdhubert segment`; name the folder of one")
+    return {result.id: result.segments for result in read_segments(source) if result.num_frames}
 
 
 def _check_before(
@@ -163,7 +181,9 @@ def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
     places = (data.root_dir, data.source, data.val_source)
     root_dir, source, val_source = (place and storage.absolute(place) for place in places)
     data = replace(data, root_dir=root_dir, source=source, val_source=val_source)
-    if storage.exists(storage.join(model.speech_upstream, "config.json")):
+    segments = config.segments
+    segments = replace(segments, source=segments.source and storage.absolute(segments.source))
+    if is_checkpoint(model.speech_upstream) or storage.exists(storage.join(model.speech_upstream, "config.json")):
         model = replace(model, speech_upstream=storage.absolute(model.speech_upstream))
     resume = config.resume_ckpt and storage.absolute(config.resume_ckpt)
-    return replace(config, data=data, model=model, resume_ckpt=resume)
+    return replace(config, data=data, model=model, segments=segments, resume_ckpt=resume)

@@ -5,7 +5,14 @@ import torch
 from sdhubert_ray.encoder.model import SDHuBERT, build_encoder
 from sdhubert_ray.encoder.weights import Upstream
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.training.distillation import Distillation, DistillationOptions
+from sdhubert_ray.training.distillation import (
+    Distillation,
+    DistillationOptions,
+    Norms,
+    SegmentDistillation,
+    SegmentDistillationOptions,
+)
+from sdhubert_ray.training.objectives import SegmentsOptions
 from sdhubert_ray.training.options import ModelOptions
 
 _DROPOUTS = ("hidden_dropout", "attention_dropout", "activation_dropout")
@@ -41,6 +48,44 @@ def build_distillation(upstream: Upstream, options: ModelOptions, seed: int) -> 
             )
         except ValueError as error:
             raise UserError(f"model.{error} in speech_upstream {upstream.name}") from error
+
+
+def build_segment_distillation(
+    upstream: Upstream, options: ModelOptions, segments: SegmentsOptions, seed: int
+) -> SegmentDistillation:
+    """The same for the objective `segments`: the student ends with the layer that is trained.
+
+    Raises:
+        UserError: as `build_distillation`, or the upstream has no such layer.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        student = _build_student(upstream, options.dropout)
+        if segments.layer > student.num_layers:
+            raise UserError(
+                f"segments.layer is {segments.layer}, but speech_upstream {upstream.name} has {student.num_layers} "
+                "layers; give one that it has"
+            )
+        student.keep_layers(segments.layer)
+        try:
+            distillation = SegmentDistillation(
+                student,
+                SegmentDistillationOptions(
+                    given=segments.source is not None,
+                    reinit_layers=options.reinit_layers,
+                    ema_decay=options.ema_decay,
+                    frozen_teacher=options.teacher == "frozen",
+                    freeze_extractor=options.freeze_extractor,
+                    freeze_pos_embedding=options.freeze_pos_embedding,
+                    norm_decay=segments.norm_decay,
+                    merge_threshold=segments.merge_threshold[0],
+                ),
+            )
+        except ValueError as error:
+            raise UserError(f"model.{error} in speech_upstream {upstream.name}") from error
+    if segments.speech_norm is not None and segments.quiet_norm is not None and segments.source is None:
+        distillation.norms.begin(Norms(segments.speech_norm, segments.quiet_norm))
+    return distillation
 
 
 def _build_student(upstream: Upstream, dropout: float | None) -> SDHuBERT:

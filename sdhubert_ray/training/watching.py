@@ -2,13 +2,16 @@
 
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdhubert_ray.training.distillation import Sums, most_information
+from sdhubert_ray.speech import FRAME_RATE
+from sdhubert_ray.training.distillation import Distilled, Sums, explained_share, most_information
 
 _LEAST_SHARE = 0.01
 _PATIENCE = 3
@@ -47,27 +50,53 @@ class CollapseWatch:
         return step >= self._first_step and step % _EVERY_STEPS == 0
 
     def look(self, step: int, count: float, metrics: Mapping[str, float]) -> None:
-        """Look at what `summarise` tells of a step with `count` samples of all workers; one sample tells nothing."""
+        """Look at what an objective measures of a step with `count` crops of all workers; one of them tells nothing."""
         if count < 2:
             return
-        most = most_information(count, self._final_dim)
         is_finite = all(math.isfinite(value) for value in metrics.values())
-        is_well = is_finite and metrics["information"] >= _LEAST_SHARE * most
+        is_well = is_finite and self._share(count, metrics) >= _LEAST_SHARE
         self._seen = 0 if is_well else self._seen + 1
         self.collapsed = self._seen >= _PATIENCE
         if self.collapsed and not self._said:
             self._said = True
             logger.warning(
-                "COLLAPSE at step %d: %s (%.3g of %.3g nats; its entropy is %.3g of %.3g, the spread of CLS states "
-                "%.3g). Begin again with a lower model.lr, a larger batch or another model.ema_decay.",
+                "COLLAPSE at step %d: %s (%s). Begin again with a lower model.lr, a larger batch or another "
+                "model.ema_decay.",
                 step,
-                "the teacher says the same of all samples" if is_finite else "states or targets are not finite",
-                metrics["information"],
-                most,
-                metrics["teacher_entropy"],
-                most_information(float(self._final_dim), self._final_dim),
-                metrics["student_cls_spread"],
+                self._same if is_finite else "states or targets are not finite",
+                self._describe(count, metrics),
             )
+
+    _same = "the teacher says the same of all samples"
+
+    def _share(self, count: float, metrics: Mapping[str, float]) -> float:
+        """What the targets tell, of what they could."""
+        return metrics["information"] / most_information(count, self._final_dim)
+
+    def _describe(self, count: float, metrics: Mapping[str, float]) -> str:
+        return (
+            f"{metrics['information']:.3g} of {most_information(count, self._final_dim):.3g} nats; its entropy is "
+            f"{metrics['teacher_entropy']:.3g} of {most_information(float(self._final_dim), self._final_dim):.3g}, the "
+            f"spread of CLS states {metrics['student_cls_spread']:.3g}"
+        )
+
+
+class SegmentWatch(CollapseWatch):
+    """The same of the objective `segments`: its targets are alike in all segments, or there are no segments."""
+
+    _same = "the teacher's segments are all alike, or there are none"
+
+    def __init__(self, first_step: int) -> None:
+        super().__init__(0, first_step)
+
+    def _share(self, count: float, metrics: Mapping[str, float]) -> float:
+        return metrics["target_variance"]
+
+    def _describe(self, count: float, metrics: Mapping[str, float]) -> str:
+        return (
+            f"their variance is {metrics['target_variance']:.3g} of their squares; {metrics['segment_rate']:.3g} "
+            f"segments per second, {metrics['speech_share']:.3g} of all frames are in one"
+        )
 
 
 @torch.no_grad()
@@ -144,3 +173,77 @@ def validation_metrics(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
         "val_auc": means["auc"],
         "val_loss": means["loss"],
     }
+
+
+class Validation(ABC):
+    """What is found in a validation, as sums over its batches and all workers."""
+
+    @abstractmethod
+    def nothing(self, device: torch.device) -> Sums:
+        """The sums of no batch, float32."""
+
+    @abstractmethod
+    def sums(self, distilled: Distilled, batch: Mapping[str, Any]) -> Sums:
+        """Those of a batch."""
+
+    @abstractmethod
+    def metrics(self, sums: Sums) -> dict[str, Tensor]:
+        """What they tell; without `VALIDATION_SCORE` where nothing does."""
+
+
+class SentenceValidation(Validation):
+    """How well a crop's CLS state finds the other crop of its recording, see `validation_metrics`."""
+
+    def nothing(self, device: torch.device) -> Sums:
+        """Those of `compare_crops`."""
+        return no_comparisons(device)
+
+    def sums(self, distilled: Distilled, batch: Mapping[str, Any]) -> Sums:
+        """Compare the crops of a batch."""
+        if distilled.cls is None:
+            raise TypeError("the objective has no CLS states to compare")
+        sums = compare_crops(distilled.cls, batch["index"], batch["samples"])
+        return sums | {"loss": distilled.sums["loss"], "loss_count": distilled.sums["count"]}
+
+    def metrics(self, sums: Sums) -> dict[str, Tensor]:
+        """See `validation_metrics`."""
+        metrics = validation_metrics(sums)
+        if not float(sums["score_count"]):
+            logger.warning("validation has no two different crops of one recording beside another one: no score")
+            del metrics[VALIDATION_SCORE]  # so that nothing is kept as the best
+        return metrics
+
+
+class SegmentValidation(Validation):
+    """How much of the variance of targets the student explains, see `explained_share`; of targets in the validation.
+
+    A student cannot win by saying the same everywhere, nor can both by saying the same: that is 0. How good segments
+    are, which the teacher makes, it does not tell.
+    """
+
+    _SUMS = ("loss", "count", "error", "target_square", "speech_count", "num_tokens", "num_segments")
+
+    def __init__(self, width: int) -> None:
+        """Of states of this width."""
+        self._width = width
+
+    def nothing(self, device: torch.device) -> Sums:
+        """Those that `explained_share` needs, and of the loss."""
+        return {
+            "target": torch.zeros(self._width, device=device),
+            **{name: torch.zeros((), device=device) for name in self._SUMS},
+        }
+
+    def sums(self, distilled: Distilled, batch: Mapping[str, Any]) -> Sums:
+        """Those of a batch."""
+        return {name: distilled.sums[name] for name in ("target", *self._SUMS)}
+
+    def metrics(self, sums: Sums) -> dict[str, Tensor]:
+        """The share that is explained, 0 to 1, and the loss."""
+        explained, _ = explained_share(sums)
+        rate = sums["num_segments"] / sums["num_tokens"].clamp(min=1) * FRAME_RATE
+        metrics = {"val_loss": sums["loss"] / sums["count"].clamp(min=1), "val_segment_rate": rate}
+        if not float(sums["speech_count"]):
+            logger.warning("validation has no segments: no score")
+            return metrics
+        return {VALIDATION_SCORE: explained.nan_to_num(nan=0, posinf=0, neginf=0).clamp(min=0), **metrics}

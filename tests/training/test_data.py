@@ -20,7 +20,6 @@ from sdhubert_ray.training.data import (
     Draw,
     Share,
     TrainingOrder,
-    Waiting,
     permutation_of,
     read_crop,
     torch_loader,
@@ -110,7 +109,7 @@ def test_a_crop_is_the_right_part_z_scored_over_itself(recordings):
     recording = recordings[3]
     whole, _ = soundfile.read(recording.uri, dtype="float32")
     for place in (0.0, 0.37, 0.999999):
-        crop = read_crop(recording, CROP, place)
+        crop = read_crop(recording, CROP, place).samples
         first = round(place * (len(whole) - CROP))
         expected = whole[first : first + CROP].astype(np.float64)
         expected = (expected - expected.mean()) / expected.std()
@@ -120,7 +119,7 @@ def test_a_crop_is_the_right_part_z_scored_over_itself(recordings):
 
 
 def test_a_shorter_recording_is_taken_whole(recordings):
-    crop = read_crop(recordings[0], 10 * SAMPLE_RATE, 0.7)
+    crop = read_crop(recordings[0], 10 * SAMPLE_RATE, 0.7).samples
     assert len(crop) == 2 * SAMPLE_RATE
     assert abs(float(crop.mean())) < 1e-5
     assert abs(float(crop.std()) - 1) < 1e-5
@@ -131,7 +130,7 @@ def test_other_rates_give_full_crops(tmp_path, rate):
     write_ramp(tmp_path / "speech" / "a.flac", 3.0, rate)
     _, out = list_source(tmp_path / "speech")
     recording = open_train(out, tmp_path)[0]
-    assert {len(read_crop(recording, CROP, place)) for place in np.linspace(0, 0.9999, 25)} == {CROP}
+    assert {len(read_crop(recording, CROP, place).samples) for place in np.linspace(0, 0.9999, 25)} == {CROP}
 
 
 def test_only_a_part_of_a_long_remote_file_is_fetched(tmp_path, monkeypatch):
@@ -147,7 +146,7 @@ def test_only_a_part_of_a_long_remote_file_is_fetched(tmp_path, monkeypatch):
         remote, "fetch", lambda uri, start, stop: fetched.append(stop - start) or whole(uri, start, stop)
     )
     list_into(tmp_path / "index", source="memory://training/long.wav", val_share=0.0)
-    crop = read_crop(open_train(tmp_path / "index", tmp_path)[0], 80_160, 0.5)
+    crop = read_crop(open_train(tmp_path / "index", tmp_path)[0], 80_160, 0.5).samples
     assert len(crop) == 80_160
     assert 0 < sum(fetched) < path.stat().st_size / 3
 
@@ -163,7 +162,7 @@ def test_a_part_of_a_file_stays_within_it(tmp_path):
         first = round((4 + place * 0.5) * SAMPLE_RATE)
         expected = whole[first : first + CROP]
         np.testing.assert_allclose(
-            read_crop(recording, CROP, place), (expected - expected.mean()) / expected.std(), atol=5e-3
+            read_crop(recording, CROP, place).samples, (expected - expected.mean()) / expected.std(), atol=5e-3
         )
 
 
@@ -174,11 +173,11 @@ def test_members_of_a_tar_are_read_like_files(tmp_path):
             tar.add(path, path.name)
     _, files = list_source(tmp_path / "speech")
     from_files = open_train(files, tmp_path)
-    crops = [read_crop(from_files[k], CROP, 0.3) for k in range(3)]
+    crops = [read_crop(from_files[k], CROP, 0.3).samples for k in range(3)]
     _, packed = list_source(tmp_path / "all.tar")
     from_tar = open_train(packed, tmp_path)
     for k in range(3):
-        np.testing.assert_array_equal(read_crop(from_tar[k], CROP, 0.3), crops[k])
+        np.testing.assert_array_equal(read_crop(from_tar[k], CROP, 0.3).samples, crops[k])
 
 
 def test_what_cannot_be_used_is_told(tmp_path):
@@ -296,7 +295,7 @@ def test_a_store_that_is_away_is_no_bad_recording(tmp_path, monkeypatch):
 
 def test_waiting_is_measured(monkeypatch):
     """By a clock that goes on by 2 s for each batch, and by 5 s for what is done with it."""
-    from sdhubert_ray.training import data
+    from sdhubert_ray.training import waiting
 
     clock = [0.0]
 
@@ -305,9 +304,9 @@ def test_waiting_is_measured(monkeypatch):
             clock[0] += 2
             yield number
 
-    monkeypatch.setattr(data.time, "perf_counter", lambda: clock[0])
-    waiting = Waiting(slow())
-    for _ in waiting:
+    monkeypatch.setattr(waiting.time, "perf_counter", lambda: clock[0])
+    batches = waiting.Waiting(slow())
+    for _ in batches:
         clock[0] += 5
-    assert waiting.take_seconds() == 6
-    assert waiting.take_seconds() == 0
+    assert batches.take_seconds() == 6
+    assert batches.take_seconds() == 0

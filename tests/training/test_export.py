@@ -66,7 +66,7 @@ def train(module, steps=2):
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, Noise(module.perturbing(training=True)))
+    trainer.fit(module, Noise(module.views(training=True)))
     return trainer
 
 

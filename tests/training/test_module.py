@@ -26,8 +26,8 @@ from distillations import (
 from lightning.pytorch.callbacks import Callback
 
 from sdhubert_ray.encoder.weights import fetch_upstream
-from sdhubert_ray.training.distillation import Teacher
-from sdhubert_ray.training.module import DistillationModule, cosine, segmentation_of
+from sdhubert_ray.training.distillation import Teacher, segmentation_of
+from sdhubert_ray.training.module import DistillationModule, cosine
 from sdhubert_ray.training.options import LossCoefficients, ModelOptions, OptimOptions
 from sdhubert_ray.training.watching import VALIDATION_SCORE
 
@@ -160,9 +160,9 @@ def test_coefficient_of_the_loss_counts(upstream):
 def test_teacher_sees_plain_frames_where_it_is_not_perturbed(upstream):
     batch, plain = batch_of(0, size=20), module_of(upstream, perturb_teacher=False)
     for perturbs, perturbing in (
-        ({"student"}, plain.perturbing(training=True)),
-        ({"student", "teacher"}, module_of(upstream).perturbing(training=True)),
-        (set(), module_of(upstream).perturbing(training=False)),
+        ({"student"}, plain.views(training=True)),
+        ({"student", "teacher"}, module_of(upstream).views(training=True)),
+        (set(), module_of(upstream).views(training=False)),
     ):
         assert torch.equal(
             perturbing.count_frames(batch["num_samples"]), plain.distillation.student.count_frames(batch["num_samples"])

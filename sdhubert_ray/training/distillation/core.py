@@ -1,14 +1,16 @@
-"""Student, head, teacher and loss together: what one training step computes."""
+"""Student, head, teacher and centred loss together: the objective `sentence`."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sdhubert_ray.encoder.model import SDHuBERT, run_to_cls
-from sdhubert_ray.training.distillation.head import Head, Teacher, reinitialise
-from sdhubert_ray.training.distillation.loss import CentredLoss, Sums, sum_states
+from sdhubert_ray.training.distillation.head import Head, Teacher
+from sdhubert_ray.training.distillation.loss import CentredLoss, Sums, sum_states, summarise
+from sdhubert_ray.training.distillation.objective import Distilled, Objective, Segmentation
 from sdhubert_ray.training.perturbations import Perturbation, perturb
 
 
@@ -39,67 +41,32 @@ class DistillationOptions:
     teacher_temperature: float = 0.05
 
 
-class Distilled(NamedTuple):
-    """What a batch gave.
-
-    Attributes:
-        loss: its mean, with the graph of autograd.
-        sums: over the batch, see `CentredLoss` and `sum_states`.
-        cls: (B, D) the student's CLS states, without the graph.
-    """
-
-    loss: Tensor
-    sums: Sums
-    cls: Tensor
-
-
-class Distillation(nn.Module):
+class Distillation(Objective):
     """A student that learns to say of a perturbed crop what its teacher says of the same crop, perturbed otherwise.
 
-    All that changes in training is a parameter or a buffer of this module.
-
     Attributes:
-        student: the encoder that is trained.
-        head: its projection head.
+        head: the student's projection head.
         mask_vector: (D,) stands for masked frames; it begins as the encoder's own, where that has one.
     """
 
-    def __init__(self, student: SDHuBERT, options: DistillationOptions) -> None:
-        """Take over `student`, whose `reinit_layers` begin anew; random values come from torch's generator.
+    decisive = ("loss", "teacher_logits")
 
-        Raises:
-            ValueError: there is no such layer.
-        """
-        super().__init__()
+    def __init__(self, student: SDHuBERT, options: DistillationOptions) -> None:
+        """Take over `student`, see `Objective`."""
+        super().__init__(student, options.reinit_layers, options.freeze_extractor)
         self.options = options
-        encoder = student.speech_model.encoder
-        missing = [layer for layer in options.reinit_layers if not 0 <= layer < student.num_layers]
-        if missing:
-            raise ValueError(f"reinit_layers names layer {missing[0]}, but there are {student.num_layers}, from 0")
-        reinitialise([encoder.layers[layer] for layer in options.reinit_layers])
-        self.student = student
         self.head = Head(student.hidden_size, options.final_dim)
         self.mask_vector = nn.Parameter(_first_mask_vector(student))
         self.teacher = Teacher(student, self.head)
         self.loss = CentredLoss(
             options.final_dim, options.center_momentum, options.student_temperature, options.teacher_temperature
         )
-        self._freeze()
+        self._freeze(options.freeze_pos_embedding)
 
-    def train(self, mode: bool = True) -> "Distillation":
-        """Switch dropout on or off; the frozen parts stay in eval mode."""
-        super().train(mode)
-        if self.options.freeze_extractor:
-            self.student.speech_model.feature_extractor.eval()
-            self.student.speech_model.feature_projection.eval()
-        return self
-
-    def project(self, samples: Tensor, num_samples: Tensor) -> Tensor:
-        """Frames (B, T, D) of (B, N) samples, (B,) of them valid: once for student and teacher."""
-        if not self.options.freeze_extractor:
-            return self.student.project(samples, num_samples)
-        with torch.no_grad():
-            return self.student.project(samples, num_samples)
+    def distil(self, batch: Mapping[str, Any]) -> Distilled:
+        """Loss of a batch with what `Perturbing` draws."""
+        distilled: Distilled = self(batch["samples"], batch["num_samples"], batch["student"], batch["teacher"])
+        return distilled
 
     def forward(
         self, samples: Tensor, num_samples: Tensor, for_student: Perturbation, for_teacher: Perturbation
@@ -136,20 +103,32 @@ class Distillation(nn.Module):
             self.teacher.follow(self.student, self.head, self.options.ema_decay, taken)
         self.loss.update_center(sums, taken)
 
-    def _freeze(self) -> None:
-        speech_model = self.student.speech_model
-        if self.options.freeze_extractor:
-            speech_model.feature_extractor.requires_grad_(False)
-            speech_model.feature_projection.requires_grad_(False)
-        if self.options.freeze_pos_embedding:
-            speech_model.encoder.pos_conv_embed.requires_grad_(False)
-        if hasattr(speech_model, "masked_spec_embed"):
-            speech_model.masked_spec_embed.requires_grad_(False)  # the library's, which has no part in this
-        for name, parameter in speech_model.encoder.layers.named_parameters():
-            if name.endswith("k_proj.bias"):
-                # It adds the same to all scores of a query, which the softmax does not see: its gradient is rounding
-                # alone, of which AdamW would make steps that differ from one number of workers to the next.
-                parameter.requires_grad_(False)
+    def measure(self, sums: Sums) -> dict[str, Tensor]:
+        """What tells how training goes, see `summarise`."""
+        center_norm = torch.linalg.vector_norm(self.loss.center)
+        return {**summarise(sums), "center_norm": center_norm, "count": sums["count"]}
+
+    def layers(self) -> Iterator[nn.Module]:
+        """Transformer layers of student and teacher."""
+        yield from (*self.student.speech_model.encoder.layers, *self.teacher.layers)
+
+    def segmentation(self) -> Segmentation:
+        """See `segmentation_of`."""
+        return segmentation_of(self.student.num_layers)
+
+    def options_kept(self) -> Iterator[tuple[str, Tensor]]:
+        """Temperatures and the center's momentum; the center is learnt."""
+        for name, value in self.loss.named_buffers():
+            if name != "center":
+                yield f"loss.{name}", value
+
+
+def segmentation_of(num_layers: int) -> Segmentation:
+    """The options that a model of so many layers should be used with: layers 9 and 11 of 12, the norm relative."""
+    return {
+        "encoder": {"layer": round(num_layers * 9 / 12), "normcut_layer": round(num_layers * 11 / 12)},
+        "speech": {"normcut_strategy": "relative", "normcut_threshold": 0.1},
+    }
 
 
 def _first_mask_vector(student: SDHuBERT) -> Tensor:
