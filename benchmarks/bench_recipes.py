@@ -12,20 +12,14 @@ after s steps: of what step s + 1 begins with.
 """
 
 import argparse
-import shutil
-import tempfile
-import uuid
 from pathlib import Path
 
 import torch
+from in_process import train_in_process
 from reporting import heading, record
 
-from sdhubert_ray.training.data import Share
-from sdhubert_ray.training.fitting import Worker, fit
-from sdhubert_ray.training.loop import quieten
 from sdhubert_ray.training.metrics import read_metrics
 from sdhubert_ray.training.options import load_train_config
-from sdhubert_ray.training.runs import prepare_run
 
 RECIPES = ("sdhubert_paper", "sdhubert_base")
 COLUMNS = {
@@ -61,35 +55,9 @@ def scaled(recipe: str, options: argparse.Namespace) -> list[str]:
 
 def train(recipe: str, options: argparse.Namespace) -> dict[int, dict[str, str]]:
     """Rows of metrics.csv by the number of steps that the weights had been trained for."""
-    run = prepare_run(
-        load_train_config(recipe, scaled(recipe, options), {}), str(options.out / recipe), uuid.uuid4().hex
-    )
-
-    def report(metrics: dict[str, float], folder: Path | None, name: str) -> None:
-        if folder is not None:
-            shutil.move(folder, f"{run.output}/{name}")
-        print(f"{recipe} step {metrics['step']:.0f}: loss {metrics['loss']:.4f}", flush=True)
-
-    try:
-        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as shared:
-            worker = Worker(
-                output=run.output,
-                share=Share(0, 1, options.crops),
-                folder=Path(folder),
-                shared=Path(shared) / "fetched",
-                use_gpu=torch.cuda.is_available(),
-                strategy="auto",
-                environments=(),
-                report=report,
-                is_going=lambda: False,
-                agree=lambda word: word,
-            )
-            refusal = fit(run.config, worker)
-    finally:
-        run.lease.release()
-    if refusal is not None:
-        raise SystemExit(refusal)
-    return {int(row["step"]) - 1: row for row in read_metrics(run.output)}
+    output = options.out / recipe
+    train_in_process(load_train_config(recipe, scaled(recipe, options), {}), output)
+    return {int(row["step"]) - 1: row for row in read_metrics(str(output))}
 
 
 def parse() -> argparse.Namespace:
@@ -111,7 +79,6 @@ def main() -> None:
     """Train by both recipes, and print the table."""
     options = parse()
     torch.set_num_threads(options.threads)
-    quieten()
     rows = {recipe: train(recipe, options) for recipe in RECIPES}
     print(f"{heading()}; source {options.source.name}")
     print(f"upstream {options.upstream}, layers {options.reinit} anew, crops of {options.seconds:g} s, ", end="")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from outputs import make_row, make_run
 
 from sdhubert_ray.training.checkpoints import find_checkpoint
 from sdhubert_ray.training.data import Share
@@ -44,10 +45,18 @@ def prepare(output, speech, *overrides):
     return run
 
 
+def write_segments(folder):
+    """An output of `sdhubert segment` with made syllables of what `write_speech` writes; some frames are in none."""
+    spans = [np.array([[0.0, 0.1], [0.1, 0.34], [0.4, 0.62 + number / 100]]) for number in range(20)]
+    rows = [make_row(f"{number:02d}.flac#0", spans[number], duration=2.0) for number in range(20)]
+    return make_run(folder, (1, rows))
+
+
 def losses(output):
     """Every number that is logged of a step, as it stands in the file."""
     rows = read_metrics(str(output))
     names = ("loss", "grad_norm", "lr", "center_norm", "teacher_entropy", "student_entropy", "val_score", "val_loss")
+    names += ("explained", "segment_rate", "speech_norm", "quiet_norm", "norm_threshold")
     return {int(row["step"]): tuple(row[name] for name in names if name in row) for row in rows}
 
 

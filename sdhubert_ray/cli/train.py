@@ -20,8 +20,9 @@ def train(
     config_name: Annotated[
         str,
         typer.Option(
-            autocompletion=one_of("sdhubert_base", "sdhubert_paper", "sdhubert_tiny"),
-            help="sdhubert_base (as the public code), sdhubert_paper, sdhubert_tiny (a trial), or a YAML file.",
+            autocompletion=one_of("sdhubert_base", "sdhubert_paper", "sdhubert_tiny", "sylber_stage1", "sylber_stage2"),
+            help="sdhubert_base (as the public code), sdhubert_paper, sdhubert_tiny (a trial), sylber_stage1, "
+            "sylber_stage2, or a YAML file.",
         ),
     ] = "sdhubert_base",
     output: Annotated[
@@ -31,7 +32,7 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove another run that is there.")] = False,
     log_format: LogFormat = "text",
 ) -> None:
-    """Train SD-HuBERT by self-distillation, on this machine or a Ray cluster.
+    """Train SD-HuBERT or Sylber by self-distillation, on this machine or a Ray cluster.
 
     Run again, it goes on from the last checkpoint, at the same place in the data.
     """
@@ -51,6 +52,8 @@ def train(
             run = prepare_run(config, output or f"outputs/{config.name}", uuid.uuid4().hex[:12], overwrite)
         found = run.found
         short = f", {found['too_short']} too short and left out" if found["too_short"] else ""
+        without = found.get("without_segments", 0)  # runs of before there were any do not tell
+        short += f", {without} without segments and left out" if without else ""
         print(f"{found['num_train']} recordings to train with, {found['num_val']} to validate with{short}")
         if run.begun is not None:
             print(f"going on from step {run.begun.step} of {config.max_steps}")

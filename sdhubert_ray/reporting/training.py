@@ -20,6 +20,9 @@ _SHOWN = (
     ("Learning rate", ("lr",)),
     ("Gradient norm", ("grad_norm",)),
     ("Norm of the center", ("center_norm",)),
+    ("Norms of speech and of other frames, and the threshold", ("speech_norm", "quiet_norm", "norm_threshold")),
+    ("Segments per second", ("segment_rate", "val_segment_rate")),
+    ("Variance of targets: its share of their squares, what is explained of it", ("target_variance", "explained")),
     ("Audio per second, s", ("audio_seconds_per_second",)),
     ("Share of time waiting for data", ("data_wait_share",)),
     ("Recordings replaced, steps skipped", ("skipped", "skipped_steps")),
@@ -43,7 +46,7 @@ def training_page(output: str, record: Mapping[str, Any]) -> Page:
     points = _read_points(output)
     alarms = list(_find_alarms(points.get("collapsed", [])))
     notes = [
-        f"COLLAPSE from step {first} to {last}: the teacher said the same of all samples." for first, last in alarms
+        f"COLLAPSE from step {first} to {last}: the teacher said the same of all it heard." for first, last in alarms
     ]
     if not points:
         notes.append("Nothing is logged yet.")

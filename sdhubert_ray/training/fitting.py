@@ -1,6 +1,5 @@
 """A worker's training: its data, its model, Lightning's Trainer and what stands beside it. Ray is handed in."""
 
-import json
 import logging
 import pickle
 from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ from sdhubert_ray.training.data import (
     torch_loader,
     validation_order,
 )
-from sdhubert_ray.training.distillation import Norms, SegmentDistillation, fit_norms, norms_of
+from sdhubert_ray.training.distillation import SegmentDistillation, fit_norms, norms_of
 from sdhubert_ray.training.fetching import fetch_once, reader_of
 from sdhubert_ray.training.logs import RunLogger
 from sdhubert_ray.training.module import COUNTS, DistillationModule
@@ -93,8 +92,6 @@ def fit(config: TrainConfig, worker: Worker) -> str | None:
         last = _together(worker, lambda: find_sound_checkpoint(worker.output) if worker.share.rank == 0 else None)
         uri = worker.agree(last.uri if last is not None else config.resume_ckpt)
         ready = _together(worker, lambda: _make_ready(config, worker, uri))
-        if ready is not None and ready.begun_with is None:
-            _begin_norms(config, worker, ready)
     except _RefusedError as refusal:
         return str(refusal)
     if ready is None:
@@ -136,7 +133,6 @@ class _Ready(NamedTuple):
     trainer: lightning.Trainer
     train: Waiting
     val: DataLoader[Crop]
-    recordings: Recordings
     watch: WatchRun
     begun: ResumePoint
     begun_with: Path | None
@@ -156,6 +152,8 @@ def _make_ready(config: TrainConfig, worker: Worker, uri: str | None) -> _Ready 
             raise UserError(f"resume_ckpt is of step {begun.step}, and max_steps is {config.max_steps}; give more")
         return None
     train, val = (open_recordings(data_folder, name, worker.folder) for name in ("train", "val"))
+    if begun_with is None:
+        _begin_norms(config, module, train)
     steps = config.max_steps - begun.step
     order = TrainingOrder(len(train), config.seed, share, config.global_batch, begun.position, steps)
     reader = CropReader(train, data.crop_samples, config.seed, module.views(training=True))
@@ -168,29 +166,20 @@ def _make_ready(config: TrainConfig, worker: Worker, uri: str | None) -> _Ready 
     places = (worker.output, worker.folder, worker.shared)
     keep = KeepCheckpoints(config, begun, *places, worker.report, worker.is_going)
     trainer = _build_trainer(config, worker, begun.step, (watch, keep), has_val=len(val) > 0)
-    return _Ready(module, trainer, waiting, val_loader, train, watch, begun, begun_with)
+    return _Ready(module, trainer, waiting, val_loader, watch, begun, begun_with)
 
 
-def _begin_norms(config: TrainConfig, worker: Worker, ready: _Ready) -> None:
-    """Where the teacher finds segments and nobody says what its norms are like: find that for the first step.
+def _begin_norms(config: TrainConfig, module: DistillationModule, recordings: Recordings) -> None:
+    """Where the teacher finds segments and nobody says what its norms are like: find it, in the first crops of the run.
+
+    All workers do so, and begin with what the first has found, as with its weights.
 
     Raises:
-        _RefusedError: the norms do not tell speech from the rest.
+        UserError: the norms do not tell speech from the rest.
     """
-    distillation = ready.module.distillation
-    if not isinstance(distillation, SegmentDistillation) or distillation.options.given or distillation.norms.is_known:
+    distillation = module.distillation
+    if not isinstance(distillation, SegmentDistillation) or distillation.options.given or distillation.norms.given > 0:
         return
-    told = worker.agree(_find_norms(config, distillation, ready.recordings) if worker.share.rank == 0 else None)
-    if told is None:
-        raise _RefusedError(
-            "the norms of the teacher's states do not tell speech from the rest; give segments.speech_norm and "
-            "segments.quiet_norm, a mean and a variance each"
-        )
-    distillation.norms.begin(Norms(*json.loads(told)))
-
-
-def _find_norms(config: TrainConfig, distillation: SegmentDistillation, recordings: Recordings) -> str | None:
-    """The norms of the teacher's states in the first crops that are trained with, in JSON; none: see `fit_norms`."""
     reader = CropReader(recordings, config.data.crop_samples, config.seed)
     (draws,) = TrainingOrder(len(recordings), config.seed, Share(0, 1, _NORM_CROPS), _NORM_CROPS, 0, 1)
     found = []
@@ -200,10 +189,11 @@ def _find_norms(config: TrainConfig, distillation: SegmentDistillation, recordin
         found.append(norms_of(distillation.teach(batch["samples"], batch["num_samples"]))[0, :num_frames].numpy())
     norms = fit_norms(np.concatenate(found))
     if norms is None:
-        return None
-    told = ", ".join(f"{mean:.3g} (variance {variance:.3g})" for mean, variance in norms)
-    print(f"norms of speech and of other frames begin with {told}, as in {_NORM_CROPS} crops", flush=True)
-    return json.dumps(norms)
+        raise UserError(
+            "the norms of the teacher's states do not tell speech from the rest; give segments.speech_norm and "
+            "segments.quiet_norm, a mean and a variance each"
+        )
+    distillation.norms.begin(norms)
 
 
 def _tell(config: TrainConfig, worker: Worker, ready: _Ready) -> None:

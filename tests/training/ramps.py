@@ -21,14 +21,14 @@ def make_folder(root, count, seconds=2.0):
     return root
 
 
-def list_source(folder, **options):
+def list_source(folder, segments=None, **options):
     given = {"val_share": 0.0, **options}
-    return list_into(folder.parent / "index", source=str(folder), **given)
+    return list_into(folder.parent / "index", segments, source=str(folder), **given)
 
 
-def list_into(out, **options):
+def list_into(out, segments=None, **options):
     out.mkdir(exist_ok=True)
-    return list_recordings(DataOptions(**options), out), out
+    return list_recordings(DataOptions(**options), out, segments), out
 
 
 def open_train(out, cache):

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from commands import complaint, sdhubert
 from huggingface_hub import ModelCard
+from trainings import last_state, prepare, train_here, write_segments
 from transformers import HubertConfig, HubertModel
 
 from sdhubert_ray import MincutWrapper, SDHuBERTSegmenter
@@ -22,6 +23,7 @@ from sdhubert_ray.errors import UserError
 from sdhubert_ray.speech.presets import EncoderOptions
 from sdhubert_ray.training.distillation import Head
 from sdhubert_ray.training.export import export_checkpoint
+from sdhubert_ray.training.metrics import read_metrics
 from sdhubert_ray.training.module import DistillationModule
 from sdhubert_ray.training.options import ModelOptions, OptimOptions
 
@@ -331,3 +333,39 @@ def test_a_folder_is_not_written_where_something_is(trained, exported_folder, tm
     said = complaint(sdhubert("export", "nowhere.pt", tmp_path / "new", "--hub", expect=2))
     assert "checkpoint nowhere.pt does not exist" in said
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.seconds
+def test_a_student_of_segments_is_exported_with_its_thresholds_and_begun_with(tmp_path, speech):
+    """It ends with the layer that was trained, segments greedily, and is the upstream of a second stage."""
+    settings = ("objective=segments", "segments.layer=3", "model.reinit_layers=[]", "data.batch_size=2", "max_steps=2")
+    given = (f"segments.source={write_segments(tmp_path / 'given')}", "model.teacher=frozen")
+    run = prepare(tmp_path / "run", speech, *settings, *given)
+    train_here(run, tmp_path)
+    path = tmp_path / "one.pt"
+    export_checkpoint(run.output, str(path), "last")
+    checkpoint = fetch_checkpoint(str(path))
+    assert checkpoint.upstream["num_hidden_layers"] == 3
+    threshold = float(read_metrics(run.output)[-1]["norm_threshold"])
+    assert checkpoint.options == {
+        "encoder": {"layer": 3, "normcut_layer": 3},
+        "speech": {
+            "normcut_strategy": "absolute",
+            "normcut_threshold": -1.0,
+            "silence_threshold": None,
+            "min_span_frames": 0,
+        },
+        "syllables": {
+            "segmenter": "greedy",
+            "greedy": {"norm_threshold": round(threshold, 3), "merge_threshold": 0.8},
+        },
+    }
+    sdhubert("segment", speech, tmp_path / "out", "--checkpoint", path, "--engine", "local")
+    norms = ("segments.speech_norm=[7,1]", "segments.quiet_norm=[5,1]", f"model.speech_upstream={path}")
+    second = prepare(tmp_path / "second", speech, *settings, *norms)
+    assert second.config.model.speech_upstream == str(path)
+    train_here(second, tmp_path)
+    trained = last_state(run.output)["state_dict"]["distillation.student.cls_token"]
+    begun = fetch_upstream(str(path)).weights["cls_token"]
+    assert torch.equal(begun, trained)
+    assert len(read_metrics(second.output)) == 2

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from trainings import QUIET, assert_same_state, last_state, losses, prepare, train_here
+from trainings import QUIET, assert_same_state, last_state, losses, prepare, train_here, write_segments
 
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.training.checkpoints import CHECKPOINT_FILE, find_checkpoint
@@ -27,10 +27,24 @@ def test_random_weights_are_announced_once(tmp_path, speech, caplog):
     assert caplog.text.count("RANDOM WEIGHTS: training begins with nothing learnt, as speech_upstream tiny") == 1
 
 
+BUNDLED = ("model.speech_upstream=bundled", "segments.layer=5", "model.reinit_layers=[]", "objective=segments")
+
+
 @pytest.mark.seconds
-def test_a_resumed_run_is_the_undisturbed_one_bit_by_bit(tmp_path, speech):
+@pytest.mark.parametrize("objective", ["sentence", "given segments", "own segments"])
+def test_a_resumed_run_is_the_undisturbed_one_bit_by_bit(tmp_path, speech, objective):
     """Stopped between validations, and after one; with dropout, accumulation and passes over the data."""
+    of_objective = {
+        "sentence": (),
+        "given segments": (
+            *BUNDLED,
+            f"segments.source={write_segments(tmp_path / 'segments')}",
+            "model.teacher=frozen",
+        ),
+        "own segments": (*BUNDLED, "segments.norm_decay=0.9", "segments.noise_share=0.6", "data.sample_len=0.4"),
+    }
     settings = (
+        *of_objective[objective],
         "data.batch_size=3",
         "val_check_interval=4",
         "checkpoint.every_steps=3",
@@ -52,6 +66,33 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_by_bit(tmp_path, speech):
     best = {name: find_checkpoint(str(tmp_path / name), "best") for name in ("parts", "whole")}
     assert best["parts"].score == best["whole"].score
     assert best["parts"].step in (4, 8)
+    if objective != "sentence":
+        rows = read_metrics(run.output)
+        assert all(float(row["segment_rate"]) > 1 for row in rows)
+        assert len({row["norm_threshold"] for row in rows}) == len(rows)
+
+
+def test_norms_that_tell_nothing_are_refused(tmp_path, speech, monkeypatch):
+    from sdhubert_ray.training import fitting
+
+    monkeypatch.setattr(fitting, "fit_norms", lambda norms: None)
+    run = prepare(tmp_path / "run", speech, *BUNDLED, "data.batch_size=2", "max_steps=1")
+    refusal, reported = train_here(run, tmp_path)
+    assert "do not tell speech from the rest; give segments.speech_norm and segments.quiet_norm" in refusal
+    assert not reported
+
+
+def test_norms_that_are_given_are_begun_with(tmp_path, speech):
+    norms = ("segments.speech_norm=[16,1]", "segments.quiet_norm=[14,1]", "segments.norm_decay=1")
+    run = prepare(tmp_path / "run", speech, *BUNDLED, *norms, "data.batch_size=2", "max_steps=1")
+    train_here(run, tmp_path)
+    assert float(read_metrics(run.output)[0]["norm_threshold"]) == pytest.approx(15)
+
+
+def test_a_layer_that_the_upstream_lacks_is_refused(tmp_path, speech):
+    run = prepare(tmp_path / "run", speech, *BUNDLED, "segments.layer=7", "data.batch_size=2")
+    refusal, _ = train_here(run, tmp_path)
+    assert "segments.layer is 7, but speech_upstream bundled has 6 layers" in refusal
 
 
 @pytest.mark.gpu

@@ -213,16 +213,23 @@ def test_more_workers_than_the_machine_has_are_refused(tmp_path, speech):
         train_on_ray(prepare(tmp_path / "run", speech, "scaling.num_workers=9"))
 
 
+OWN_SEGMENTS = (
+    *("objective=segments", "model.speech_upstream=bundled", "model.reinit_layers=[]"),
+    *("segments.layer=5", "segments.norm_decay=0.9"),
+)
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_two_workers_equal_one_with_twice_the_batch(tmp_path, speech):
+@pytest.mark.parametrize("objective", [(), pytest.param(OWN_SEGMENTS, marks=pytest.mark.slow)])
+def test_two_workers_equal_one_with_twice_the_batch(tmp_path, speech, objective):
     """The weights that are exported, after five steps without dropout, to 1e-5; and what is logged.
 
     The two are those of the command, in a process of its own, on Ray; the one is in this process.
     """
     import ray
 
-    settings = ("model.dropout=0.0", "max_steps=5", "val_check_interval=5", "lr=1e-4")
+    settings = ("model.dropout=0.0", "max_steps=5", "val_check_interval=5", "lr=1e-4", *objective)
     one, two, exports = tmp_path / "one", tmp_path / "two", []
     train_here(prepare(one, speech, *settings, "data.batch_size=8"), tmp_path)
     arguments = ["--config-name", "sdhubert_tiny", "--output", two, f"data.source={speech}", *TINY, *settings]

@@ -37,10 +37,12 @@ RESULT_OPTIONS = {
     "model.dropout": 0.0,
     "model.lr": 0.002,
     "model.T_max": 10,
+    "model.warmup_steps": 5,
     "model.gamma": 0.5,
     "model.loss_coefs.distillation_loss": 2.0,
     "optim.weight_decay": 0.1,
     "optim.betas": (0.8, 0.9),
+    "optim.eps": 1e-4,
     "optim.gradient_clip_val": 1.0,
     "optim.accumulate_grad_batches": 2,
     "optim.precision": "float32",
@@ -55,6 +57,16 @@ RESULT_OPTIONS = {
     "data.val_batch_size": 3,
     "scaling.num_workers": 2,
 }
+SEGMENT_OPTIONS = {
+    "segments.source": "segmented",
+    "segments.layer": 5,
+    "segments.noise_share": 0.5,
+    "segments.mix_share": 0.5,
+    "segments.merge_threshold": (0.5, 0.7),
+    "segments.norm_decay": 0.99,
+}
+"""Of the objective `segments`; norms come by two, see below."""
+NORMS = ("segments.speech_norm=[6.1,0.87]", "segments.quiet_norm=[0.34,0.34]")
 LAYOUT_OPTIONS = {
     "name": "mine",
     "max_steps": 7,  # a run may be made longer
@@ -79,7 +91,8 @@ LAYOUT_OPTIONS = {
 
 def test_every_option_has_its_place():
     known = dict(leaves(TrainConfig()))
-    assert set(RESULT_OPTIONS) | set(LAYOUT_OPTIONS) == set(known)
+    norms = {text.partition("=")[0] for text in NORMS}
+    assert {*RESULT_OPTIONS, *LAYOUT_OPTIONS, *SEGMENT_OPTIONS, *norms, "objective"} == set(known)
     assert not set(RESULT_OPTIONS) & set(LAYOUT_OPTIONS)
     assert all(known[key] != value for key, value in (RESULT_OPTIONS | LAYOUT_OPTIONS).items())
 
@@ -92,6 +105,73 @@ def test_what_changes_the_weights_is_in_the_identity_and_nothing_else(key):
     assert dict(leaves(changed))[key] == value
     same = fingerprint(changed.identity()) == fingerprint(TrainConfig().identity())
     assert same == (key in LAYOUT_OPTIONS)
+
+
+@pytest.mark.parametrize("key", SEGMENT_OPTIONS)
+def test_what_changes_the_weights_of_segments_is_in_the_identity(key):
+    value = SEGMENT_OPTIONS[key]
+    text = f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
+    plain, changed = load("objective=segments"), load("objective=segments", f"{key}={text}")
+    assert dict(leaves(changed))[key] == value
+    assert fingerprint(changed.identity()) != fingerprint(plain.identity())
+
+
+def test_objective_and_norms_are_in_the_identity():
+    one, other, normed = load(), load("objective=segments"), load("objective=segments", *NORMS)
+    assert len({str(fingerprint(each.identity())) for each in (one, other, normed)}) == 3
+
+
+def test_runs_of_before_there_were_other_objectives_go_on():
+    """Their fingerprints have no such keys, so that those of today may not have them either."""
+    identity = load().identity()
+    assert {"objective", "segments"}.isdisjoint(identity)
+    assert "warmup_steps" not in identity["model"]
+    assert "eps" not in identity["optim"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (("segments.layer=5",), "segments.layer is for the objective segments, but objective is sentence"),
+        (
+            ("objective=segments", "model.final_dim=64"),
+            "model.final_dim is for the objective sentence, but objective is",
+        ),
+        (("objective=segment",), "objective is 'segment'; it has to be one of sentence, segments"),
+        (
+            ("objective=segments", "segments.source=a", "segments.merge_threshold=[0.5,0.6]"),
+            "segments.merge_threshold is for segments that the teacher finds, but segments.source gives them",
+        ),
+        (("objective=segments", "segments.layer=0"), "segments.layer is 0; the first layer"),
+        (("objective=segments", "segments.noise_share=2"), "segments.noise_share is 2.0; it has to be from 0 to 1"),
+        (
+            ("objective=segments", "segments.merge_threshold=[0.9,0.8]"),
+            "segments.merge_threshold is [0.9, 0.8]; it has",
+        ),
+        (("objective=segments", NORMS[0]), "of segments.speech_norm and segments.quiet_norm one is given"),
+        (
+            ("objective=segments", "segments.speech_norm=[1,1]", "segments.quiet_norm=[2,1]"),
+            "segments.speech_norm has the mean 1, which has to be above that of segments.quiet_norm, 2",
+        ),
+        (
+            ("objective=segments", "segments.speech_norm=[1]", NORMS[1]),
+            "segments.speech_norm is [1.0]; it has to be a mean",
+        ),
+    ],
+)
+def test_options_of_another_objective_and_bad_ones_are_refused(overrides, told):
+    assert told in refusal(*overrides)
+
+
+def test_the_stages_of_sylber_are_as_published():
+    one, two = load(name="sylber_stage1"), load(name="sylber_stage2")
+    assert (one.objective, one.model.teacher, one.model.lr, one.model.warmup_steps) == ("segments", "frozen", 1e-4, 500)
+    assert (two.objective, two.model.teacher, two.model.lr, two.model.ema_decay) == ("segments", "ema", 5e-5, 0.9999)
+    for config in (one, two):
+        assert (config.optim.betas, config.optim.eps, config.optim.weight_decay) == ((0.9, 0.95), 1e-4, 0.1)
+        assert (config.global_batch, config.data.crop_samples, config.model.gamma) == (100, 80_160, 1)
+        assert (config.segments.layer, config.segments.noise_share) == (9, 0.2)
+    assert two.segments.merge_threshold == (0.8, 0.9)
 
 
 def test_the_file_of_the_paper_tells_every_key_and_its_default():

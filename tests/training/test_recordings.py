@@ -2,6 +2,7 @@
 
 import pickle
 
+import numpy as np
 import pytest
 from training.ramps import list_into, list_source, make_folder, open_train, write_ramp
 
@@ -86,3 +87,30 @@ def test_a_remote_list_is_fetched(tmp_path):
     _, out = list_source(folder)
     put_recordings(out, "memory://training/index")
     assert open_recordings("memory://training/index", "train", tmp_path)[2].id == "002.wav"
+
+
+# -- with segments
+
+
+def test_recordings_have_the_segments_that_are_given_of_them(tmp_path):
+    """By their ids, those held back too; recordings of which none are given are left out, and counted."""
+    folder = make_folder(tmp_path / "speech", 8, 0.5)
+    given = {f"{number:03d}.wav": np.array([[0.0, 0.1], [0.2, 0.3 + number]]) for number in range(6)}
+    given["000.wav"] = np.zeros((0, 2))
+    found, out = list_source(folder, val_share=0.4, segments=given)
+    assert (found.num_train, found.num_val, found.without_segments) == (4, 2, 2)
+    seen = set()
+    for name, count in (("train", 4), ("val", 2)):
+        recordings = open_recordings(str(out), name, tmp_path)
+        for number in range(count):
+            recording = pickle.loads(pickle.dumps(recordings))[number]
+            np.testing.assert_array_equal(recording.segments, given[recording.id])
+            seen.add(recording.id)
+    assert seen == set(given)
+    with pytest.raises(UserError, match=r"segments\.source has none of the 8 recordings; segment what is trained with"):
+        list_source(folder, segments={"elsewhere/000.wav": given["001.wav"]})
+
+
+def test_recordings_without_segments_have_none(tmp_path):
+    _, out = list_source(make_folder(tmp_path / "speech", 2, 0.5))
+    assert open_train(out, tmp_path)[0].segments is None

@@ -199,3 +199,10 @@ def test_the_last_step_is_read_from_the_end_of_the_metrics(tmp_path):
     assert last_step(str(tmp_path)) == 2
     metrics.write_text("step,loss\n" + "".join(f"{step},{step / 7}\n" for step in range(1, 9000)))
     assert last_step(str(tmp_path)) == 8999
+
+
+def test_segments_that_are_no_output_are_refused(tmp_path, speech):
+    for source, told in ((tmp_path / "none", "is no output of `sdhubert segment`"), (speech, "is no output of")):
+        with pytest.raises(UserError, match=told):
+            prepare(tmp_path / "run", speech, "objective=segments", f"segments.source={source}")
+    assert not (tmp_path / "run").exists()

@@ -14,6 +14,8 @@ from sdhubert_ray.training.distillation import add_sums
 from sdhubert_ray.training.watching import (
     VALIDATION_SCORE,
     CollapseWatch,
+    SegmentValidation,
+    SegmentWatch,
     compare_crops,
     no_comparisons,
     validation_metrics,
@@ -272,3 +274,33 @@ def test_a_look_that_is_not_finite_does_not_begin_the_count_anew():
     assert not watch.collapsed
     look(watch, [20], 0.0)
     assert watch.collapsed
+
+
+# -- of segments
+
+
+def test_segments_that_are_all_alike_are_told_once(caplog):
+    """Or none; not those that tell something, and not before the first look."""
+    watch = SegmentWatch(first_step=100)
+    assert (watch.is_due(90), watch.is_due(100)) == (False, True)
+    told = {"target_variance": 0.2, "segment_rate": 4.0, "speech_share": 0.8}
+    for step in (100, 110, 120, 130):
+        watch.look(step, 8, told)
+    assert not watch.collapsed
+    for step in (140, 150, 160, 170):
+        watch.look(step, 8, told | {"target_variance": 0.001})
+    assert watch.collapsed
+    assert caplog.text.count("COLLAPSE at step 160: the teacher's segments are all alike, or there are none") == 1
+
+
+def test_a_validation_of_segments_tells_what_is_explained(caplog):
+    sums = {"target": torch.tensor([2.0, 0.0]), "target_square": 10.0, "speech_count": 4.0, "error": 3.0, "loss": 6.0}
+    sums |= {"count": 3.0, "num_tokens": 100.0, "num_segments": 8.0}
+    sums = {name: torch.as_tensor(value) for name, value in sums.items()}
+    validation = SegmentValidation(2)
+    assert validation.nothing(CPU).keys() == sums.keys()
+    found = {name: float(value) for name, value in validation.metrics(sums).items()}
+    assert found == pytest.approx({"val_score": 1 - 3 / 9, "val_loss": 2.0, "val_segment_rate": 4.0})
+    assert float(validation.metrics(sums | {"error": torch.tensor(torch.nan)})["val_score"]) == 0
+    assert VALIDATION_SCORE not in validation.metrics(validation.nothing(CPU))
+    assert "validation has no segments: no score" in caplog.text

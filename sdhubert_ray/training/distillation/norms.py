@@ -33,25 +33,26 @@ class NormThreshold(nn.Module):
         speech: (2,) float64 mean and variance, a buffer as all else here.
         quiet: (2,) float64, likewise.
         num_steps: () float64, steps that have been taken.
-        is_known: it began with norms that were given.
+        given: () float64, 1 where it began with norms that were given, else 0.
     """
 
     speech: Tensor
     quiet: Tensor
     num_steps: Tensor
+    given: Tensor
 
     def __init__(self, decay: float) -> None:
         """Begin without norms: with those of the first step, unless they are given by `begin`."""
         super().__init__()
-        self.is_known = False
         self._decay = decay
         for name in ("speech", "quiet"):
             self.register_buffer(name, torch.zeros(2, dtype=torch.float64))
-        self.register_buffer("num_steps", torch.zeros((), dtype=torch.float64))
+        for name in ("num_steps", "given"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.float64))
 
     def begin(self, norms: Norms) -> None:
         """Begin with norms that are given; from the first step on `decay` of them stays."""
-        self.is_known = True
+        self.given.fill_(1)
         self.speech.copy_(torch.tensor(norms.speech))
         self.quiet.copy_(torch.tensor(norms.quiet))
 
@@ -62,8 +63,8 @@ class NormThreshold(nn.Module):
         mean = decay mean + (1 - decay) mean of the step; the variance likewise, about the mean as it is then.
         """
         share = torch.full_like(self.num_steps, self._decay)
-        if not self.is_known:
-            share = torch.minimum(share, self.num_steps / (self.num_steps + _FIRST_STEPS))
+        settling = torch.minimum(share, self.num_steps / (self.num_steps + _FIRST_STEPS))
+        share = torch.where(self.given > 0, share, settling)
         for name, held in (("speech", self.speech), ("quiet", self.quiet)):
             count, total, squares = (sums[f"{name}_{part}"].double() for part in ("count", "norm", "square"))
             mean = held[0] * share + (1 - share) * total / count

@@ -101,13 +101,14 @@ class SegmentDistillation(Objective):
         num_frames = self.student.count_frames(num_samples)
         with torch.no_grad():
             taught = self.teach(samples, num_samples)
+            valid = torch.arange(taught.shape[1], device=taught.device) < num_frames[:, None]
             if not self.options.given:
                 segment = self._find_segments(taught, num_frames, merge_threshold)
+            segment = segment.masked_fill(~valid, NONE)
             targets = segment_means(taught, segment)
         states = self._run(self.student, self.project(heard, num_samples), num_frames)
         with torch.autocast(states.device.type, enabled=False):
             states = states.float()
-            valid = torch.arange(states.shape[1], device=states.device) < num_frames[:, None]
             squares = (states - targets).square().sum(2).masked_fill(~valid, 0)
             losses = squares.sum(1) / num_frames
             return Distilled(losses.mean(), self._sum(losses, squares, states, taught, targets, segment, valid), None)
@@ -174,8 +175,8 @@ class SegmentDistillation(Objective):
     def _find_segments(self, states: Tensor, num_frames: Tensor, merge_threshold: Tensor) -> Tensor:
         """Greedy segments of (B, T, D) states, (B,) of them valid: (B, T) int64, the number of the segment, or -1.
 
-        On the CPU, on as many threads as torch has; a crop with states that are no numbers has none, and its step is
-        not taken.
+        On the CPU, on as many threads as torch has. A crop with states that are no numbers is one segment, so that its
+        loss is none, and its step not taken.
         """
         norm_threshold = max(float(self.norms.value()), 0.0)
         on_cpu, counts, thresholds = states.cpu().numpy(), num_frames.tolist(), merge_threshold.tolist()
@@ -183,9 +184,11 @@ class SegmentDistillation(Objective):
 
         def find(row: int) -> None:
             valid = on_cpu[row, : counts[row]]
+            spans = [(0, len(valid))]
             if np.isfinite(valid).all():
-                for number, (start, end) in enumerate(mincut.greedy_segments(valid, norm_threshold, thresholds[row])):
-                    found[row, start:end] = number
+                spans = mincut.greedy_segments(valid, norm_threshold, thresholds[row]).tolist()
+            for number, (start, end) in enumerate(spans):
+                found[row, start:end] = number
 
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             list(pool.map(find, range(len(found))))
@@ -202,7 +205,7 @@ class SegmentDistillation(Objective):
         segment: Tensor,
         valid: Tensor,
     ) -> Sums:
-        inside = (segment != NONE) & valid
+        inside = segment != NONE
         norms = norms_of(states)
         # As published: of what the teacher takes for speech it is the teacher that tells norms.
         of_speech = norms if self.options.given else norms_of(taught)
