@@ -160,7 +160,7 @@ def our_step(size: str, samples: torch.Tensor, compiled: bool, spent: dict[str, 
     device = samples.device.type
     model = Distillation(build_student(size, "sdpa"), DistillationOptions(final_dim=SIZES[size][1])).to(device).train()
     if compiled:
-        for layer in (*model.student.speech_model.encoder.layers, *model.teacher.layers):
+        for layer in model.layers():
             layer.compile()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, fused=True)

@@ -6,7 +6,7 @@ import numpy as np
 
 from sdhubert_ray.encoder.blending import EncodedPiece
 from sdhubert_ray.encoder.inference import encode_pieces
-from sdhubert_ray.encoder.model import SDHuBERT
+from sdhubert_ray.encoder.protocol import Encoder
 from sdhubert_ray.speech import Samples
 from sdhubert_ray.speech.audio import FRAME_SAMPLES, MIN_SAMPLES, SAMPLE_RATE, is_silent
 from sdhubert_ray.speech.presets import SegmentationOptions
@@ -23,9 +23,7 @@ class FrameStream:
     What comes out hangs on the samples alone, not on how they are divided. Memory is that of one window.
     """
 
-    def __init__(
-        self, model: SDHuBERT, options: SegmentationOptions, *, look_ahead: int, hop: int, window: int
-    ) -> None:
+    def __init__(self, model: Encoder, options: SegmentationOptions, *, look_ahead: int, hop: int, window: int) -> None:
         """Begin with nothing.
 
         Args:
@@ -80,7 +78,7 @@ class FrameStream:
             count = rows.stop - rows.start
             nothing = np.zeros(count, np.float32)
             return EncodedPiece(np.zeros((count, self._model.hidden_size), np.float32), nothing - np.inf, nothing)
-        samples = self._level.normalise(window, self._options.audio.variance_floor)
+        samples = self._level.normalise(window, self._options.audio)
         (piece,) = encode_pieces(self._model, [samples], _WHOLE, self._options.encoder, 0.0)
         return EncodedPiece(piece.features[rows].copy(), piece.raw_norm[rows], piece.amplitude[rows])
 

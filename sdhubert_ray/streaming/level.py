@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from sdhubert_ray.speech import Samples
+from sdhubert_ray.speech.audio import NONE, AudioOptions, correction_of
 
 
 class RunningLevel:
@@ -32,7 +33,10 @@ class RunningLevel:
         self._mean += share * apart
         self._variance += share * within + share * (1 - share) * apart**2
 
-    def normalise(self, samples: Samples, variance_floor: float) -> Samples:
+    def normalise(self, samples: Samples, options: AudioOptions) -> Samples:
         """`speech.audio.normalise` of (n,) float32 samples by this mean and variance; they may not both be 0."""
-        scale = math.sqrt(self._variance + variance_floor)
+        if options.normalisation == NONE:
+            return samples
+        correction = self._count / (self._count - correction_of(options.normalisation))
+        scale = math.sqrt(self._variance * correction + options.variance_floor)
         return ((samples - np.float32(self._mean)) / np.float32(scale)).astype(np.float32, copy=False)

@@ -15,7 +15,7 @@ from mincut import greedy_segments
 from sdhubert_ray import MincutWrapper, SDHuBERTSegmenter, StreamingSegmenter
 from sdhubert_ray.encoder.blending import EncodedPiece
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.speech.audio import normalise, resample
+from sdhubert_ray.speech.audio import NORMALISATIONS, AudioOptions, normalise, resample
 from sdhubert_ray.speech.presets import SegmentationOptions
 from sdhubert_ray.speech.segmenters import GreedyOptions, UniformOptions
 from sdhubert_ray.speech.spans import SpeechOptions, find_speech
@@ -298,13 +298,19 @@ def test_long_speech_is_given_out_on_the_way_and_no_frame_twice(seed, places):
 
 
 @settings(deadline=None)
-@given(seed=seeds, places=st.lists(st.integers(1, 999), unique=True, max_size=10), floor=st.sampled_from([0.0, 1e-7]))
-def test_a_level_is_that_of_all_samples_however_they_are_divided(seed, places, floor):
+@given(
+    seed=seeds,
+    places=st.lists(st.integers(1, 999), unique=True, max_size=10),
+    floor=st.sampled_from([0.0, 1e-7]),
+    normalisation=st.sampled_from(NORMALISATIONS),
+)
+def test_a_level_is_that_of_all_samples_however_they_are_divided(seed, places, floor, normalisation):
     samples = (np.random.default_rng(seed).standard_normal(1_000) * 0.01 + 0.3).astype(np.float32)
     level = RunningLevel(1_000)
     for part in divided(samples, places):
         level.add(part)
-    np.testing.assert_allclose(level.normalise(samples, floor), normalise(samples, floor), atol=1e-5)
+    found = level.normalise(samples, AudioOptions(variance_floor=floor, normalisation=normalisation))
+    np.testing.assert_allclose(found, normalise(samples, floor, normalisation), atol=1e-5)
 
 
 def test_a_level_forgets_what_was_long_ago():
@@ -316,7 +322,7 @@ def test_a_level_forgets_what_was_long_ago():
         for part in np.split(soft, 10):
             level.add(part)
     # Twenty horizons later the loud ones, of a hundred times the level, count (1 - 1/10)^200 of what they did.
-    assert level.normalise(soft, 0).std() == pytest.approx(1, abs=0.05)
+    assert level.normalise(soft, AudioOptions()).std() == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.seconds
