@@ -24,6 +24,7 @@ COMMANDS: dict[str, list[tuple[str, ...]]] = {  # words in capitals are filled i
     "kmeans": [(), ("--default", "--steps", "4")],
     "parity": [("SPEECH",)],
     "peers": [("SPEECH", "--peers", "PEERS")],
+    "rate": [("SPEECH", "OUT")],
     "recipes": [("MANIFEST", "OUT", "--crops", "4", "--seconds", "1.5")],
     "robustness": [("SPEECH", "OUT")],
     "schedule": [(), ("--real",)],

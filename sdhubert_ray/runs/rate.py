@@ -24,7 +24,7 @@ from sdhubert_ray.runs.devices import cluster_device, local_device
 from sdhubert_ray.runs.session import Job
 from sdhubert_ray.runs.stages import DecodeAudio, EncodeSpeech
 from sdhubert_ray.speech.audio import FRAME_RATE
-from sdhubert_ray.speech.rate import Spoken, rate_keys, tune_rate, with_values
+from sdhubert_ray.speech.rate import Spoken, rate_keys, tune_rate, with_own_values
 from sdhubert_ray.speech.spans import SpeechOptions, find_speech
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def settle_rate(config: JobConfig, output: str | None) -> JobConfig:
     if there["fingerprint"].get("rate") == json.dumps(config.rate):
         logger.warning("rate %g: %s, as the output was begun with", config.rate, _tell(values))
     named = {key.rpartition(".")[2]: json.loads(value) for key, value in values.items()}
-    return replace(config, syllables=with_values(config.syllables, named))
+    return replace(config, syllables=with_own_values(config.syllables, named))
 
 
 def tune_job(job: Job) -> Job:

@@ -99,7 +99,7 @@ def rate_keys(segmenter: str) -> tuple[str, ...]:
     return tuple(".".join(filter(None, ("syllables", SEGMENTERS[segmenter], name))) for name in names)
 
 
-def with_values(options: SyllableOptions, values: Mapping[str, object]) -> SyllableOptions:
+def with_own_values(options: SyllableOptions, values: Mapping[str, object]) -> SyllableOptions:
     """Options with other values of some that the segmenter has, by their names in its section."""
     section = SEGMENTERS[options.segmenter]
     changes: dict[str, Any] = dict(values)
@@ -141,7 +141,7 @@ def tune_rate(recordings: Sequence[Spoken], options: SyllableOptions, rate: floa
         fewest, most = min(fewest, *found), max(most, *found)
         if min(found) <= wanted <= max(found):
             value = min(tried, key=lambda value: (abs(count(value) - wanted), count(value)))
-            return TunedRate(with_values(cut, {option.name: value}), count(value) / seconds)
+            return TunedRate(with_own_values(cut, {option.name: value}), count(value) / seconds)
     # Rounded inwards, so that what is named is within.
     low, high = math.ceil(100 * fewest / seconds) / 100, math.floor(100 * most / seconds) / 100
     raise UserError(
@@ -158,7 +158,7 @@ def _cuts_of(options: SyllableOptions) -> list[SyllableOptions]:
         for length in RATE_OPTIONS[options.segmenter].cuts
         if rules.max_frames is None or round(length * FRAME_RATE) <= rules.max_frames
     ]
-    return [with_values(options, {"syl_dur": length}) for length in lengths] or [options]
+    return [with_own_values(options, {"syl_dur": length}) for length in lengths] or [options]
 
 
 def _try_values(option: RateOption, count: Callable[[float], int], wanted: float) -> list[float]:
@@ -183,7 +183,7 @@ def _counter(recordings: Sequence[Spoken], options: SyllableOptions) -> Callable
     name = RATE_OPTIONS[options.segmenter].name
 
     def count(value: float) -> int:
-        segmenter = bind_segmenter(with_values(options, {name: value}))
+        segmenter = bind_segmenter(with_own_values(options, {name: value}))
         return sum(len(segmenter(recording.features, recording.norms, recording.spans)) for recording in recordings)
 
     return count

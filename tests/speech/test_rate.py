@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdhubert_ray.errors import UserError
-from sdhubert_ray.speech.rate import RATE_OPTIONS, Spoken, rate_keys, tune_rate, with_values
+from sdhubert_ray.speech.rate import RATE_OPTIONS, Spoken, rate_keys, tune_rate, with_own_values
 from sdhubert_ray.speech.segmenters import GreedyOptions
 from sdhubert_ray.speech.syllables import SEGMENTERS, BandedOptions, SyllableOptions, find_syllables
 
@@ -39,7 +39,7 @@ def count(recordings: Sequence[Spoken], options: SyllableOptions) -> int:
 
 def counts(recordings: Sequence[Spoken], options: SyllableOptions, values: Sequence[float]) -> list[int]:
     name = RATE_OPTIONS[options.segmenter].name
-    return [count(recordings, with_values(options, {name: value})) for value in values]
+    return [count(recordings, with_own_values(options, {name: value})) for value in values]
 
 
 def some_values(segmenter: str) -> Sequence[float]:
@@ -68,7 +68,7 @@ def test_no_value_is_nearer_to_the_rate(seed: int, segmenter: str, share: float)
     recordings, options = spoken(seed), options_of(segmenter)
     seconds = sum(one.seconds for one in recordings)
     if cuts := RATE_OPTIONS[segmenter].cuts:
-        options = with_values(options, {"syl_dur": cuts[0]})
+        options = with_own_values(options, {"syl_dur": cuts[0]})
     tried = counts(recordings, options, some_values(segmenter))
     wanted = min(tried) + share * (max(tried) - min(tried))
     tuned = tune_rate(recordings, options, wanted / seconds)
@@ -77,7 +77,7 @@ def test_no_value_is_nearer_to_the_rate(seed: int, segmenter: str, share: float)
     assert error <= min(abs(found - wanted) for found in tried) + 1e-9
     # All else is as it was.
     kept = {key.rpartition(".")[2]: 0.1 for key in rate_keys(segmenter)}
-    assert with_values(tuned.options, kept) == with_values(options, kept)
+    assert with_own_values(tuned.options, kept) == with_own_values(options, kept)
 
 
 @settings(max_examples=25)
@@ -94,18 +94,18 @@ def test_the_cut_is_the_coarsest_that_has_enough_segments(segmenter: str) -> Non
     seconds, cuts = sum(one.seconds for one in recordings), RATE_OPTIONS[segmenter].cuts
     assert sorted(cuts, reverse=True) == list(cuts)
     unmerged = [
-        count(recordings, with_values(options, {"syl_dur": length, "merge_threshold": None})) for length in cuts
+        count(recordings, with_own_values(options, {"syl_dur": length, "merge_threshold": None})) for length in cuts
     ]
     assert unmerged[1] < unmerged[3]
     wanted = unmerged[3] - 1
     tuned = tune_rate(recordings, options, wanted / seconds)
     expected = next(length for length, found in zip(cuts, unmerged, strict=True) if found >= wanted)
-    assert with_values(tuned.options, {"syl_dur": expected}) == tuned.options
+    assert with_own_values(tuned.options, {"syl_dur": expected}) == tuned.options
     assert round(tuned.rate * seconds) == wanted
     # One that the longest segment does not allow is left out.
     short = replace(options, max_frames=7, banded=BandedOptions(0.12, max_frames=7))
     tuned = tune_rate(recordings, short, 4)
-    assert with_values(tuned.options, {"syl_dur": 0.14}) == tuned.options
+    assert with_own_values(tuned.options, {"syl_dur": 0.14}) == tuned.options
 
 
 @pytest.mark.parametrize("segmenter", SEGMENTERS)
