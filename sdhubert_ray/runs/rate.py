@@ -171,7 +171,7 @@ def _encoded_on_ray(job: Job, checkpoint: "Checkpoint", rows: pa.Table) -> Itera
         except RayError as error:
             keys = " and ".join(rate_keys(job.config.syllables.segmenter))
             raise UserError(
-                f"a sample for the rate could not be encoded on the cluster ({explain(error)}); leave it out, and give "
+                f"a sample for the rate could not be encoded on the cluster ({explain(error)}); leave it out, and set "
                 f"{keys}"
             ) from error
         yield sample

@@ -130,7 +130,7 @@ def tune_rate(recordings: Sequence[Spoken], options: SyllableOptions, rate: floa
     if speech < LEAST_SPEECH_SECONDS:
         raise UserError(
             f"rate is {rate:g}, but there are {speech:.1f} s of speech in a sample of {seconds:.0f} s of audio, and a "
-            f"rate takes {LEAST_SPEECH_SECONDS:g} s; leave it out, and give {keys} themselves"
+            f"rate takes {LEAST_SPEECH_SECONDS:g} s; leave it out, and set {keys}"
         )
     option, wanted = RATE_OPTIONS[options.segmenter], rate * seconds
     fewest, most = math.inf, 0
