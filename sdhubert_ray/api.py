@@ -59,7 +59,7 @@ class SyllableFeatures(TypedDict):
     Keys:
         segments: (S, 2) float64, seconds.
         features: (T, D), as they came in.
-        segment_features: (S, D) float32, mean over the frames of each syllable.
+        segment_features: (S, D) float32, of the frames of each syllable.
         length: T.
         status: as it came in.
         error: as it came in.
@@ -277,6 +277,7 @@ class MincutWrapper:
         preset: str = "readme",
         segmenter: str | None = None,
         segmenter_options: Mapping[str, object] | None = None,
+        pooling: str | None = None,
     ) -> None:
         """Choose the rules.
 
@@ -289,6 +290,7 @@ class MincutWrapper:
             segmenter: another one than `min-cut`, which the arguments before are for: `min-cut-banded`, `greedy`,
                 `sse-dp`, `norm-peaks` or `uniform`.
             segmenter_options: its own, as in the section of its name in `configs/segment.yaml`.
+            pooling: what a syllable's feature is, of the mean over its frames: `mean`, `inner` or `unit`.
 
         Raises:
             UserError: an unknown preset or segmenter, or a value that is refused.
@@ -298,7 +300,7 @@ class MincutWrapper:
         self.ft_sr = ft_sr
         self._preset = get_preset(preset)
         of_min_cut = {"syl_dur": syl_dur, "merge_threshold": merge_threshold, "min_cut_minimum": min_cut_minimum}
-        given: dict[str, object] = {**of_min_cut, "segmenter": segmenter}
+        given: dict[str, object] = {**of_min_cut, "segmenter": segmenter, "pooling": pooling}
         if segmenter_options is not None:
             section = SEGMENTERS.get(segmenter or "")
             if section is None:

@@ -45,6 +45,7 @@ RESULT_OPTIONS = {
     "syllables.drop_frames": 3,
     "syllables.merge_minimum": 4,
     "syllables.max_frames": 50,
+    "syllables.pooling": "unit",
     "output.frame_features": "float16",
     "output.segment_features": "none",
 }

@@ -13,7 +13,7 @@ from sdhubert_ray.speech.audio import POPULATION, SOXR, AudioOptions
 from sdhubert_ray.speech.presets import EncoderOptions, SegmentationOptions, get_preset
 from sdhubert_ray.speech.rate import rate_keys
 from sdhubert_ray.speech.spans import SpeechOptions
-from sdhubert_ray.speech.syllables import SEGMENTERS, SyllableOptions
+from sdhubert_ray.speech.syllables import MEAN, SEGMENTERS, SyllableOptions
 from sdhubert_ray.speech.windows import WindowOptions
 from sdhubert_ray.storage.entries import SCHEMES
 
@@ -190,9 +190,10 @@ def _that_count(syllables: Mapping[str, object]) -> dict[str, object]:
     """The options of the segmenter alone: those of others change nothing. Min-cut's are as before there were others."""
     name = str(syllables["segmenter"])
     section = SEGMENTERS[name]
+    pooling = {} if syllables["pooling"] == MEAN else {"pooling": syllables["pooling"]}  # as before there were others
     if section is not None:
-        return {"segmenter": name, section: syllables[section]}
-    others = {"segmenter", *SEGMENTERS.values()}
+        return {"segmenter": name, section: syllables[section], **pooling}
+    others = {"segmenter", *SEGMENTERS.values()} | ({"pooling"} - set(pooling))
     if syllables["max_frames"] is None:  # no key without it: outputs from before there was one can go on
         others.add("max_frames")
     return {key: value for key, value in syllables.items() if key not in others}
@@ -258,7 +259,7 @@ def _refuse_unused(segmenter: str, given: Sequence[DictConfig]) -> None:
     for part in given:
         for key in map(str, part.get("syllables") or {}):
             section = key if key in SEGMENTERS.values() else None
-            if key != "segmenter" and section != own:
+            if key not in ("segmenter", "pooling") and section != own:
                 whose = next(name for name, value in SEGMENTERS.items() if value == section)
                 raise UserError(
                     f"syllables.{key} is for the segmenter {whose}, but syllables.segmenter is {segmenter}; "

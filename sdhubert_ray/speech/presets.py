@@ -62,7 +62,7 @@ def _sylboost(max_error: float) -> Options:
         "windows": _WHOLE_WINDOWS,
         "encoder": {"layer": 11, "normcut_layer": 11},
         "speech": _WHOLE_SPEECH,
-        "syllables": {"segmenter": "sse-dp", "sse_dp": {"max_error": max_error}},
+        "syllables": {"segmenter": "sse-dp", "sse_dp": {"max_error": max_error}, "pooling": "inner"},
     }
 
 
@@ -113,7 +113,7 @@ CHANGES: Mapping[str, Options] = {
         "windows": {"window_seconds": None, "pad_samples": 40},
         "encoder": {"layer": 22, "normcut_layer": 13},
         "speech": _WHOLE_SPEECH,
-        "syllables": {"segmenter": "norm-peaks"},
+        "syllables": {"segmenter": "norm-peaks", "pooling": "unit"},
     },
 }
 """What each preset changes of the field defaults."""

@@ -45,6 +45,10 @@ SEGMENTERS = {
     "uniform": "uniform",
 }
 """What may be `syllables.segmenter`, and the section of `syllables` that holds its options, if it has one."""
+MEAN, INNER, UNIT = "mean", "inner", "unit"
+POOLINGS = (MEAN, INNER, UNIT)
+"""What a syllable's feature is, of the mean over its frames: `mean` itself; `inner` leaves the first and the last frame
+out, where others are, and is standardised over dimensions (SylBoost); `unit` has the length 1 (ZeroSyl)."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ class SyllableOptions:
         max_frames: segments of the cut have this many frames at most (before `keep_last_frame` adds one): long spans
             take less time; none leaves them as long as they get.
         segmenter: one of `SEGMENTERS`.
+        pooling: what a syllable's feature is with any segmenter, one of `POOLINGS`.
         banded: options of the segmenter `min-cut-banded`.
         greedy: of `greedy`.
         sse_dp: of `sse-dp`.
@@ -111,6 +116,7 @@ class SyllableOptions:
     merge_minimum: int = 2
     max_frames: int | None = None
     segmenter: str = MIN_CUT
+    pooling: str = MEAN
     banded: BandedOptions = field(default_factory=BandedOptions)
     greedy: GreedyOptions = field(default_factory=GreedyOptions)
     sse_dp: SseOptions = field(default_factory=SseOptions)
@@ -119,6 +125,7 @@ class SyllableOptions:
 
     def __post_init__(self) -> None:
         require_choice("syllables.segmenter", self.segmenter, tuple(SEGMENTERS))
+        require_choice("syllables.pooling", self.pooling, POOLINGS)
         if not (self.syl_dur > 0 and math.isfinite(self.syl_dur)):
             raise ValueError(f"syllables.syl_dur is {self.syl_dur}; it has to be a positive number of seconds")
         if self.merge_threshold is not None and not abs(self.merge_threshold) <= _BEYOND_COSINE:
@@ -145,7 +152,7 @@ class Syllables(NamedTuple):
 
     Attributes:
         frames: (S, 2) int64, [start, end) frames.
-        features: (S, D) float32, mean over the frames of each.
+        features: (S, D) float32, of the frames of each, see `POOLINGS`.
     """
 
     frames: Spans
@@ -168,12 +175,31 @@ def find_syllables(
         options: the segmenter and its rules.
         frame_rate: frames per second, Hz.
     """
-    if options.segmenter == MIN_CUT:
+    if options.segmenter != MIN_CUT:
+        frames = bind_segmenter(options, frame_rate)(features, norms, spans)
+    elif options.pooling == MEAN:
         return cut_syllables(features, spans, options, frame_rate)
-    frames = bind_segmenter(options, frame_rate)(features, norms, spans)
-    means = [features[start:end].mean(axis=0, dtype=np.float64) for start, end in frames]
-    pooled = np.stack(means) if means else np.zeros((0, features.shape[1]))
-    return Syllables(frames, pooled.astype(np.float32))
+    else:
+        frames = cut_syllables(features, spans, options, frame_rate).frames
+    pooled = [pool_frames(features[start:end], options.pooling) for start, end in frames]
+    return Syllables(frames, np.stack(pooled) if pooled else np.zeros((0, features.shape[1]), np.float32))
+
+
+def pool_frames(features: npt.NDArray[np.floating], pooling: str) -> npt.NDArray[np.float32]:
+    """The feature of a syllable of (n, D) frames, n at least 1: (D,) float32.
+
+    With `inner` (m - mean(m)) / std(m), std with D - 1, of the mean m over frames 1 .. n - 2, or over all if they are
+    one or two (Baade et al. 2025, arXiv 2410.04029); with `unit` m / norm(m) (Visser et al. 2026, arXiv 2602.15537).
+    Where there is nothing to divide by, zeros are left.
+    """
+    inside = features[1:-1] if pooling == INNER and len(features) > 2 else features
+    mean: npt.NDArray[np.float64] = inside.mean(axis=0, dtype=np.float64)
+    if pooling == INNER:
+        mean = mean - mean.mean()
+        scale = math.sqrt(float(mean @ mean) / max(len(mean) - 1, 1))
+    else:
+        scale = float(np.linalg.norm(mean)) if pooling == UNIT else 1.0
+    return (mean / scale if scale else mean).astype(np.float32)
 
 
 def bind_segmenter(options: SyllableOptions, frame_rate: float = FRAME_RATE) -> Segmenter:

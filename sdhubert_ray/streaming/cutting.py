@@ -8,7 +8,7 @@ import numpy.typing as npt
 from sdhubert_ray.encoder.blending import EncodedPiece
 from sdhubert_ray.speech.audio import FRAME_RATE
 from sdhubert_ray.speech.spans import SpeechOptions, runs
-from sdhubert_ray.speech.syllables import SyllableOptions, bind_segmenter
+from sdhubert_ray.speech.syllables import SyllableOptions, bind_segmenter, pool_frames
 
 PROVISIONAL = {"greedy": 2, "uniform": 1}
 """How many of the last segments of a span may still change as it grows; with other segmenters all may."""
@@ -21,7 +21,7 @@ class StreamedSyllable(NamedTuple):
         start: seconds from the beginning of the stream.
         end: likewise, excluded.
         frames: (start, end) in frames of 50 Hz.
-        feature: (D,) float32, mean over its frames.
+        feature: (D,) float32, of its frames by `syllables.pooling`.
     """
 
     start: float
@@ -47,6 +47,7 @@ class SyllableStream:
         """Begin before the first frame; norms have to be `absolute`."""
         self._speech = speech
         self._segment = bind_segmenter(syllables)
+        self._pooling = syllables.pooling
         self._provisional = PROVISIONAL.get(syllables.segmenter)
         self._limit = round(speech.max_span_seconds * FRAME_RATE)
         self._position = 0  # frames that have come
@@ -113,9 +114,9 @@ class SyllableStream:
         segments = self._segment(features, norms, np.array([[0, last - first]]))[wanted]
         found = []
         for start, end in segments.tolist():
-            mean = features[start:end].mean(axis=0, dtype=np.float64).astype(np.float32)
+            feature = pool_frames(features[start:end], self._pooling)
             frames = run.start + first + start, run.start + first + end
-            found.append(StreamedSyllable(frames[0] / FRAME_RATE, frames[1] / FRAME_RATE, frames, mean))
+            found.append(StreamedSyllable(frames[0] / FRAME_RATE, frames[1] / FRAME_RATE, frames, feature))
         return found
 
 

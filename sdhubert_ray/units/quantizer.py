@@ -151,6 +151,14 @@ class Quantizer:
                     "meant (--foreign-quantizer, foreign_quantizer=true)"
                 )
 
+        pooled = [json.loads(one.get("syllables.pooling", '"mean"')) for one in (own, made_with)]
+        if pooled[0] != pooled[1]:
+            raise UserError(
+                f"quantizer {name} was made from features of another kind than those of {source} (syllables.pooling is "
+                f"{pooled[0]} there, {pooled[1]} here); choose one that was made from such features, or say that it is "
+                "meant (--foreign-quantizer, foreign_quantizer=true)"
+            )
+
     def identity(self) -> dict[str, object]:
         """What the run record of a table with its units tells of it."""
         return {"sha256": self.sha256, "n_units": self.num_units}

@@ -32,6 +32,7 @@ TABLE = {
             "merge_minimum": 2,  # down to 1 segment
             "max_frames": None,
             "segmenter": "min-cut",
+            "pooling": "mean",
         },
     },
     "paper": {
@@ -54,6 +55,7 @@ TABLE = {
             "merge_minimum": 3,
             "max_frames": None,
             "segmenter": "min-cut",
+            "pooling": "mean",
         },
     },
 }

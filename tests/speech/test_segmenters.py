@@ -1,5 +1,8 @@
 """Segmenters beside min-cut: golden values, spans, and the rule by which one is chosen."""
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,12 +23,14 @@ from sdhubert_ray.speech.segmenters import (
     valleys,
 )
 from sdhubert_ray.speech.syllables import (
+    POOLINGS,
     SEGMENTERS,
     BandedOptions,
     SyllableOptions,
     bind_segmenter,
     cut_syllables,
     find_syllables,
+    pool_frames,
     similarity_of,
 )
 
@@ -205,3 +210,41 @@ def test_valleys_of_the_mel_level_lie_between_bursts_of_sound():
 def test_bad_options_are_refused_by_name(make, key):
     with pytest.raises(ValueError, match=rf"^(syllables\.)?{key}"):
         make()
+
+
+# -- pooling
+
+
+@given(seed=st.integers(0, 2**16), count=st.integers(1, 6), width=st.integers(2, 9))
+def test_features_are_pooled_as_they_were_published(seed, count, width):
+    features = np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
+    inside = features[1:-1] if count > 2 else features
+    means = [sum(map(Fraction, column)) / len(column) for column in inside.astype(float).T.tolist()]
+    middle = sum(means) / width
+    deviation = math.sqrt(sum((mean - middle) ** 2 for mean in means) / (width - 1))
+    inner = [float(mean - middle) / deviation for mean in means]
+    np.testing.assert_allclose(pool_frames(features, "inner"), inner, rtol=1e-5, atol=1e-6)
+    plain = features.astype(np.float64).mean(axis=0)
+    np.testing.assert_allclose(pool_frames(features, "mean"), plain, rtol=1e-6)
+    unit = pool_frames(features, "unit")
+    np.testing.assert_allclose(np.linalg.norm(unit), 1, rtol=1e-6)
+    np.testing.assert_allclose(unit * np.linalg.norm(plain), plain, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_where_there_is_nothing_to_divide_by_zeros_are_left(pooling):
+    assert pool_frames(np.zeros((3, 4), np.float32), pooling).tolist() == [0, 0, 0, 0]
+    assert np.isfinite(pool_frames(np.ones((3, 4), np.float16), pooling)).all()
+    assert pool_frames(np.ones((3, 1), np.float32), "inner").tolist() == [0]
+
+
+@pytest.mark.parametrize("segmenter", SEGMENTERS)
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_every_segmenter_is_pooled_so_and_cuts_as_before(segmenter, pooling):
+    features = np.random.default_rng(0).standard_normal((60, 5)).astype(np.float32) * 3
+    given = (features, np.linalg.norm(features, axis=1), np.array([[2, 30], [33, 60]]))
+    plain = find_syllables(*given, SyllableOptions(segmenter=segmenter))
+    found = find_syllables(*given, SyllableOptions(segmenter=segmenter, pooling=pooling))
+    np.testing.assert_array_equal(found.frames, plain.frames)
+    expected = [pool_frames(features[start:end], pooling) for start, end in plain.frames]
+    np.testing.assert_allclose(found.features, expected, rtol=1e-6)
