@@ -31,14 +31,18 @@ from sdhubert_ray.evaluation.tuning import Encoded, encode_references, tune_segm
 from sdhubert_ray.metrics import BoundaryCounts, count_sdhubert, score_boundaries, tune_shift
 from sdhubert_ray.speech.presets import PRESETS
 from sdhubert_ray.speech.segmenters.greedy import GreedyOptions, greedy
+from sdhubert_ray.speech.spans import Spans, SpeechOptions, find_speech
 from sdhubert_ray.speech.syllables import to_seconds
 from sdhubert_ray.training.export import export_checkpoint
 from sdhubert_ray.training.options import load_train_config
 
 CORPORA = ("librispeech", "timit")
 LAYER = 5
-SHARES = np.arange(0.0, 0.85, 0.1)
+QUIET_PERCENT = (5, 10, 15, 20, 25, 30, 40)
 MERGE_THRESHOLDS = np.round(np.arange(0.3, 0.97, 0.04), 6)
+SYL_DURS = (0.1, 0.15, 0.2)
+Row = tuple[float, list[float], str]
+"""The mean of F1 and R-value, F1 of each corpus, and the options."""
 
 
 def train(stage: int, options: argparse.Namespace, overrides: Sequence[str]) -> Path:
@@ -70,28 +74,40 @@ def train(stage: int, options: argparse.Namespace, overrides: Sequence[str]) -> 
     return target
 
 
-def try_greedy(corpora: Sequence[Sequence[Encoded]]) -> Iterator[tuple[float, list[float], str]]:
-    """Mean of F1 and R-value, F1 of each corpus, and the options, of greedy segments of whole recordings."""
+def score(corpora: Sequence[Sequence[Encoded]], found: Sequence[Sequence[Spans]]) -> tuple[float, list[float]] | None:
+    """Mean of F1 and R-value over corpora, each at its best shift, and F1 of each; none where nothing is matched."""
+    scores = []
+    for corpus, segments in zip(corpora, found, strict=True):
+        pairs = [(one.syllables, to_seconds(spans)) for one, spans in zip(corpus, segments, strict=True)]
+        best = tune_shift(pairs)
+        if best is None:
+            return None
+        counts = [count_sdhubert(*pair, best[0]) for pair in pairs]
+        sums = np.sum([(each.matched, each.reference, each.predicted) for each in counts], axis=0)
+        scores.append(score_boundaries(BoundaryCounts(*sums.tolist())))
+    return float(np.mean([(each.f1 + (each.r_value or 0.0)) / 2 for each in scores])), [each.f1 for each in scores]
+
+
+def cut_greedily(one: Encoded, rules: GreedyOptions, speech: SpeechOptions | None, last: int) -> Spans:
+    """Greedy segments of a recording: of all of it, or of what is speech by the norms of the last layer."""
+    states = one.states[LAYER]
+    spans = np.array([[0, len(states)]])
+    if speech is not None:
+        spans = find_speech(np.linalg.norm(one.states[last], axis=1), one.amplitude, speech).spans
+    return greedy(states, one.amplitude, spans, options=rules)
+
+
+def try_greedy(corpora: Sequence[Sequence[Encoded]], speech: SpeechOptions, last: int) -> Iterator[Row]:
+    """Greedy segments with all norm and merge thresholds, and within the speech that suits min-cut best."""
     norms = np.concatenate([np.linalg.norm(one.states[LAYER], axis=1) for corpus in corpora for one in corpus])
-    for share, merge in itertools.product(SHARES, MERGE_THRESHOLDS):
-        rules = GreedyOptions(round(float(share * np.percentile(norms, 95)), 2), float(merge))
-        scores = []
-        for corpus in corpora:
-            pairs = []
-            for one in corpus:
-                states = one.states[LAYER]
-                whole = np.array([[0, len(states)]])
-                pairs.append((one.syllables, to_seconds(greedy(states, one.amplitude, whole, options=rules))))
-            best = tune_shift(pairs)
-            if best is None:
-                break
-            counts = [count_sdhubert(*pair, best[0]) for pair in pairs]
-            sums = np.sum([(each.matched, each.reference, each.predicted) for each in counts], axis=0)
-            scores.append(score_boundaries(BoundaryCounts(*sums.tolist())))
-        else:
-            score = float(np.mean([(each.f1 + (each.r_value or 0.0)) / 2 for each in scores]))
-            told = f"norm {rules.norm_threshold:g}, merge {rules.merge_threshold:g}"
-            yield score, [each.f1 for each in scores], told
+    quiet = [0.0, *np.percentile(norms, QUIET_PERCENT).round(3).tolist()]
+    ways: list[tuple[float, SpeechOptions | None]] = [*((threshold, None) for threshold in quiet), (0.0, speech)]
+    for (threshold, within), merge in itertools.product(ways, MERGE_THRESHOLDS.tolist()):
+        rules = GreedyOptions(threshold, merge)
+        scored = score(corpora, [[cut_greedily(one, rules, within, last) for one in corpus] for corpus in corpora])
+        if scored is not None:
+            told = f"norm {threshold:g}, merge {merge:g}{'' if within is None else ', in the speech of min-cut'}"
+            yield *scored, told
 
 
 def evaluate(name: str, path: str, speech: Path) -> None:
@@ -101,15 +117,21 @@ def evaluate(name: str, path: str, speech: Path) -> None:
     files = [str(speech / f"syllables_{corpus}_validation.json") for corpus in CORPORA]
     corpora = [encode_references(checkpoint, file, str(speech), sorted({LAYER, last}), base) for file in files]
     grid = coarse_grid([(LAYER, last)], checkpoint.upstream["hidden_size"])
-    tuned = tune_segmentation(corpora, base, replace(grid, merge_thresholds=MERGE_THRESHOLDS.tolist()))
-    speech_options, cut = tuned.options.speech, tuned.options.syllables
-    told = f"{speech_options.normcut_strategy} norm {speech_options.normcut_threshold:g}, syl_dur {cut.syl_dur:g}, "
+    cuts = [cut for cut in grid.cuts if cut.syl_dur in SYL_DURS]
+    tuned = tune_segmentation(corpora, base, replace(grid, cuts=cuts, merge_thresholds=MERGE_THRESHOLDS.tolist()))
+    found, cut = tuned.options.speech, tuned.options.syllables
+    told = f"{found.normcut_strategy} norm {found.normcut_threshold:g}, syl_dur {cut.syl_dur:g}, "
     told += f"drop {cut.drop_frames}, merge {cut.merge_threshold:g}"
-    rows = [("min-cut", tuned.score, [one.f1 for one in tuned.scores], told)]
-    rows.append(("greedy", *max(try_greedy(corpora))))
-    for segmenter, score, figures, about in rows:
+    rows: list[tuple[str, Row]] = [("min-cut", (tuned.score, [one.f1 for one in tuned.scores], told))]
+    rows.append(("greedy", max(try_greedy(corpora, found, last))))
+    if rules := checkpoint.options.get("syllables", {}).get("greedy"):
+        exported = GreedyOptions(**rules)
+        scored = score(corpora, [[cut_greedily(one, exported, None, last) for one in corpus] for corpus in corpora])
+        told = f"norm {exported.norm_threshold:g}, merge {exported.merge_threshold:g}"
+        rows.append(("greedy, as exported", (*(scored or (0.0, [0.0] * len(CORPORA))), told)))
+    for segmenter, (total, figures, about) in rows:
         cells = " | ".join(f"{100 * figure:.1f}" for figure in figures)
-        print(f"| {name} | {segmenter} | {cells} | {100 * score:.1f} | {about} |", flush=True)
+        print(f"| {name} | {segmenter} | {cells} | {100 * total:.1f} | {about} |", flush=True)
         for corpus, figure in zip(CORPORA, figures, strict=True):
             record(f"{name}, {segmenter}, {corpus} validation: f1", figure, "ratio")
 

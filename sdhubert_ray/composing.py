@@ -85,9 +85,14 @@ def compose(kind: type[Options], parts: Sequence[Mapping[str, object] | DictConf
     """The options that `merge` makes, as an object; its own checks are told as they are.
 
     Raises:
-        UserError: as `merge`, or a value out of range.
+        UserError: as `merge`, a value out of range, or one that has to be given.
     """
     merged = merge(kind, parts)
+    given = [part for part in parts if isinstance(part, DictConfig)]
+    # What a file leaves to its reader, as `???`, which merging takes for nothing.
+    for key in sorted(set().union(*map(OmegaConf.missing_keys, given))):
+        if all(OmegaConf.select(part, key) is None for part in given):
+            raise UserError(f"config key {key} has to be given; add {key}=VALUE")
     with _as_user_errors(kind):
         options = OmegaConf.to_object(merged)
     if not isinstance(options, kind):

@@ -83,8 +83,8 @@ def prepare_run(config: TrainConfig, output: str, run_id: str, overwrite: bool =
         overwrite: remove the run that is there.
 
     Raises:
-        UserError: the folder holds another run (the message names the keys) or something else, or the recordings or
-            `resume_ckpt` cannot be had.
+        UserError: the folder holds another run (the message names the keys) or something else, or the recordings,
+            their segments, a checkpoint to begin with or `resume_ckpt` cannot be had.
         BusyError: another process trains this run.
         TransientError: a store could not be reached.
     """
@@ -93,6 +93,9 @@ def prepare_run(config: TrainConfig, output: str, run_id: str, overwrite: bool =
     wanted = fingerprint(config.identity())
     seen = read_run(output)
     before = _check_before(output, seen, wanted, overwrite)
+    upstream = config.model.speech_upstream
+    if is_checkpoint(upstream) and not storage.exists(upstream):  # told now: the workers read it, when they are there
+        raise UserError(f"model.speech_upstream {upstream} does not exist; name the file of a checkpoint")
     if before is None and config.resume_ckpt is not None and f"{config.resume_ckpt}/".startswith(f"{output}/"):
         raise UserError(f"resume_ckpt is in {output}, which is to be written anew; choose another output")
     with tempfile.TemporaryDirectory(prefix="sdhubert-") as listed:

@@ -245,8 +245,9 @@ def test_two_workers_equal_one_with_twice_the_batch(tmp_path, speech, objective)
         np.testing.assert_allclose(exports[1][key], value, atol=1e-5, rtol=1e-5, err_msg=key)
     assert last_state(one)["sdhubert_progress"] == last_state(two)["sdhubert_progress"]
     assert sorted(losses(one)) == sorted(losses(two)) == [1, 2, 3, 4, 5]
-    for step, row in losses(one).items():
-        np.testing.assert_allclose(*(np.array(each[:6], float) for each in (row, losses(two)[step])), rtol=1e-4)
+    for step, row in losses(one).items():  # those that the objective has
+        found, expected = ([float(text) for text in each[:6] if text] for each in (losses(two)[step], row))
+        np.testing.assert_allclose(expected, found, rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -164,7 +164,8 @@ def test_options_of_another_objective_and_bad_ones_are_refused(overrides, told):
 
 
 def test_the_stages_of_sylber_are_as_published():
-    one, two = load(name="sylber_stage1"), load(name="sylber_stage2")
+    one = load("segments.source=segmented", name="sylber_stage1")
+    two = load("model.speech_upstream=stage1.pt", name="sylber_stage2")
     assert (one.objective, one.model.teacher, one.model.lr, one.model.warmup_steps) == ("segments", "frozen", 1e-4, 500)
     assert (two.objective, two.model.teacher, two.model.lr, two.model.ema_decay) == ("segments", "ema", 5e-5, 0.9999)
     for config in (one, two):
@@ -172,6 +173,11 @@ def test_the_stages_of_sylber_are_as_published():
         assert (config.global_batch, config.data.crop_samples, config.model.gamma) == (100, 80_160, 1)
         assert (config.segments.layer, config.segments.noise_share) == (9, 0.2)
     assert two.segments.merge_threshold == (0.8, 0.9)
+
+
+def test_what_a_stage_of_sylber_leaves_to_its_reader_has_to_be_given():
+    assert refusal(name="sylber_stage1") == "config key segments.source has to be given; add segments.source=VALUE"
+    assert "config key model.speech_upstream has to be given" in refusal(name="sylber_stage2")
 
 
 def test_the_file_of_the_paper_tells_every_key_and_its_default():

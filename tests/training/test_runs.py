@@ -206,3 +206,9 @@ def test_segments_that_are_no_output_are_refused(tmp_path, speech):
         with pytest.raises(UserError, match=told):
             prepare(tmp_path / "run", speech, "objective=segments", f"segments.source={source}")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_to_begin_with_that_is_not_there_is_refused_at_once(tmp_path, speech):
+    with pytest.raises(UserError, match=r"model\.speech_upstream .*none\.pt does not exist"):
+        prepare(tmp_path / "run", speech, f"model.speech_upstream={tmp_path / 'none.pt'}")
+    assert not (tmp_path / "run").exists()
