@@ -29,6 +29,7 @@ COMMANDS: dict[str, list[tuple[str, ...]]] = {  # words in capitals are filled i
     "robustness": [("SPEECH", "OUT")],
     "schedule": [(), ("--real",)],
     "segmenters": [("SPEECH", "OUT")],
+    "self_segmentation": [("SPEECH", "OUT")],
     "stages": [("--seconds", "120")],
     "streaming": [("SPEECH",)],
     "train": [("--batch", "2")],
