@@ -29,7 +29,7 @@ from reporting import heading, record
 from sdhubert_ray.encoder import fetch_checkpoint
 from sdhubert_ray.evaluation.tuning import Encoded, encode_references, tune_segmentation
 from sdhubert_ray.metrics import BoundaryCounts, count_sdhubert, score_boundaries, tune_shift
-from sdhubert_ray.speech.presets import PRESETS
+from sdhubert_ray.speech.presets import PRESETS, SegmentationOptions, with_values
 from sdhubert_ray.speech.segmenters.greedy import GreedyOptions, greedy
 from sdhubert_ray.speech.spans import Spans, SpeechOptions, find_speech
 from sdhubert_ray.speech.syllables import to_seconds
@@ -124,8 +124,8 @@ def evaluate(name: str, path: str, speech: Path) -> None:
     told += f"drop {cut.drop_frames}, merge {cut.merge_threshold:g}"
     rows: list[tuple[str, Row]] = [("min-cut", (tuned.score, [one.f1 for one in tuned.scores], told))]
     rows.append(("greedy", max(try_greedy(corpora, found, last))))
-    if rules := checkpoint.options.get("syllables", {}).get("greedy"):
-        exported = GreedyOptions(**rules)
+    if "greedy" in checkpoint.options.get("syllables", {}):
+        exported = with_values(SegmentationOptions(), checkpoint.options).syllables.greedy
         scored = score(corpora, [[cut_greedily(one, exported, None, last) for one in corpus] for corpus in corpora])
         told = f"norm {exported.norm_threshold:g}, merge {exported.merge_threshold:g}"
         rows.append(("greedy, as exported", (*(scored or (0.0, [0.0] * len(CORPORA))), told)))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from sdhubert_ray import storage
@@ -88,11 +88,11 @@ def compose(kind: type[Options], parts: Sequence[Mapping[str, object] | DictConf
         UserError: as `merge`, a value out of range, or one that has to be given.
     """
     merged = merge(kind, parts)
-    given = [part for part in parts if isinstance(part, DictConfig)]
-    # What a file leaves to its reader, as `???`, which merging takes for nothing.
-    for key in sorted(set().union(*map(OmegaConf.missing_keys, given))):
-        if all(OmegaConf.select(part, key) is None for part in given):
-            raise UserError(f"config key {key} has to be given; add {key}=VALUE")
+    given = [given_values(part) for part in parts if isinstance(part, DictConfig)]
+    # What a file leaves to its reader, which merging takes for nothing.
+    left = {key for part in given for key, value in part.items() if value == MISSING}
+    for key in sorted(left - {key for part in given for key, value in part.items() if value != MISSING}):
+        raise UserError(f"config key {key} has to be given; add {key}=VALUE")
     with _as_user_errors(kind):
         options = OmegaConf.to_object(merged)
     if not isinstance(options, kind):
@@ -105,6 +105,19 @@ def from_dotted(key: str, value: object) -> DictConfig:
     config = OmegaConf.create({})
     OmegaConf.update(config, key, value)
     return config
+
+
+def given_values(part: DictConfig) -> dict[str, object]:
+    """What a part says by itself, by dotted key: `${...}` may name what only another part has, and stays as it is."""
+    return dict(_leaves(OmegaConf.to_container(part), ""))
+
+
+def _leaves(values: object, key: str) -> Iterator[tuple[str, object]]:
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield from _leaves(value, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, values
 
 
 @contextlib.contextmanager

@@ -208,8 +208,8 @@ def _download_released(digest: str) -> str:
 
 
 def is_checkpoint(name: str) -> bool:
-    """Whether a `speech_upstream` is the path or URI of a checkpoint's file."""
-    return name.endswith(".pt")
+    """Whether a `speech_upstream` is the path or URI of a checkpoint's file, of ours or of another system."""
+    return name.endswith((".pt", ".pth", ".ckpt"))
 
 
 def fetch_upstream(name: str, read: Callable[[str], bytes] = storage.read_bytes) -> Upstream:
@@ -217,8 +217,9 @@ def fetch_upstream(name: str, read: Callable[[str], bytes] = storage.read_bytes)
 
     Args:
         name: a name on the hub, with `@REVISION` (a commit, tag or branch) behind it if need be; or a folder or URI of
-            a HubertModel (config.json and its weights); a checkpoint: `bundled`, `sdhubert_base`, or the path or URI
-            of a .pt file; or random weights: a folder with config.json alone, `random` (as hubert-base), `tiny`.
+            a HubertModel or Wav2Vec2Model (config.json and its weights); a checkpoint: `bundled`, `sdhubert_base`, or
+            the path or URI of a file, of another system too; or random weights: a folder with config.json alone,
+            `random` (as hubert-base), `tiny`.
         read: reads weights of a folder; they are large, and the workers of a machine may share them.
 
     Raises:
@@ -304,17 +305,20 @@ def _read_folder_weights(folder: str, read: Callable[[str], bytes]) -> "dict[str
 
 
 def _read_hub(name: str) -> "tuple[dict[str, Any], dict[str, Tensor]]":
-    from transformers import HubertModel
+    from transformers import AutoModel
 
     try:
         repository, _, revision = name.partition("@")
-        model = HubertModel.from_pretrained(repository, revision=revision or _HUB_DEFAULT)
+        model, info = AutoModel.from_pretrained(repository, revision=revision or _HUB_DEFAULT, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise UserError(
             f"speech_upstream {name!r} is neither a folder with a config.json nor can it be had from the hub "
             f"({first_line(error)}); copy its config.json and weights into a folder and name that, "
             f"or begin with {BUNDLED}, or with random weights: {RANDOM} or {TINY}"
         ) from error
+    lacking = sorted(key for key in info["missing_keys"] if key != "masked_spec_embed")
+    if lacking:  # which transformers has made at random
+        raise UserError(f"speech_upstream {name!r} lacks key {lacking[0]!r} of its own config; take another revision")
     return dict(model.config.to_dict()), dict(model.state_dict())
 
 

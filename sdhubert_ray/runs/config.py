@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from sdhubert_ray.composing import compose, merge, read_parts
+from sdhubert_ray.composing import compose, given_values, merge, read_parts
 from sdhubert_ray.errors import UserError, require_choice
 from sdhubert_ray.output import OutputOptions
 from sdhubert_ray.speech.audio import POPULATION, SOXR, AudioOptions
@@ -247,9 +247,9 @@ def load_config(
 
 def _refuse_tuned(keys: Sequence[str], given: Sequence[DictConfig]) -> None:
     """Refuse options that are given beside the rate that is to decide them."""
-    unset = object()
+    said = {key for part in given for key in given_values(part)}
     for key in keys:
-        if any(OmegaConf.select(part, key, default=unset) is not unset for part in given):
+        if key in said:
             raise UserError(f"{key} is given beside a rate, which decides it; leave out one of both")
 
 

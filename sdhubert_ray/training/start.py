@@ -16,10 +16,10 @@ from sdhubert_ray.training.objectives import SegmentsOptions
 from sdhubert_ray.training.options import ModelOptions
 
 _DROPOUTS = ("hidden_dropout", "attention_dropout", "activation_dropout")
-_LIBRARY_PREFIX = "hubert."  # where the file holds a model with a task of its own
+_LIBRARY_PREFIXES = ("hubert.", "wav2vec2.")  # where the file holds a model with a task of its own
 _CLS = "cls_token"
 _UNUSED = ("masked_spec_embed",)
-_TASKS = ("lm_head.", "projector.", "classifier.")
+_TASKS = ("lm_head.", "projector.", "classifier.", "quantizer.", "project_q.", "project_hid.")
 
 
 def build_distillation(upstream: Upstream, options: ModelOptions, seed: int) -> Distillation:
@@ -102,7 +102,7 @@ def _build_student(upstream: Upstream, dropout: float | None) -> SDHuBERT:
 
 
 def _fill(student: SDHuBERT, upstream: Upstream) -> None:
-    weights = {key.removeprefix(_LIBRARY_PREFIX): value for key, value in (upstream.weights or {}).items()}
+    weights = {_without_prefix(key): value for key, value in (upstream.weights or {}).items()}
     cls_token = weights.pop(_CLS, None)
     if cls_token is not None:
         with torch.no_grad():
@@ -116,4 +116,12 @@ def _fill(student: SDHuBERT, upstream: Upstream) -> None:
     extra = [key for key in result.unexpected_keys if not key.startswith(_TASKS) and key not in _UNUSED]
     for problem, keys in (("lacks", missing), ("has the unknown", extra)):
         if keys:
-            raise UserError(f"speech_upstream {upstream.name} {problem} key {keys[0]!r}; it is no HubertModel")
+            raise UserError(
+                f"speech_upstream {upstream.name} {problem} key {keys[0]!r}; it is no encoder of its config"
+            )
+
+
+def _without_prefix(key: str) -> str:
+    for prefix in _LIBRARY_PREFIXES:
+        key = key.removeprefix(prefix)
+    return key

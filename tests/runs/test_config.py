@@ -247,7 +247,10 @@ def test_identity_holds_the_options_of_the_segmenter_alone(segmenter):
     found = {
         key.split(".")[1] for key in identity(load(f"syllables.segmenter={segmenter}")) if key[:10] == "syllables."
     }
-    of_min_cut = {key.split(".")[1] for key in RESULT_OPTIONS if key.startswith("syllables.")} - {"max_frames", "pooling"}
+    of_min_cut = {key.split(".")[1] for key in RESULT_OPTIONS if key.startswith("syllables.")} - {
+        "max_frames",
+        "pooling",
+    }
     assert found == ({"segmenter", SEGMENTERS[segmenter]} if SEGMENTERS[segmenter] else of_min_cut)
     pooled = identity(load(f"syllables.segmenter={segmenter}", "syllables.pooling=unit"))
     assert pooled["syllables.pooling"] == '"unit"'

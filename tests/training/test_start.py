@@ -5,11 +5,13 @@ import json
 import pytest
 import torch
 from distillations import QUIET, options_of
+from foreign import make_folder, make_sylber, make_sylboost, make_vg_hubert, make_wavlm
 from transformers import HubertConfig, HubertForCTC, HubertModel
 
-from sdhubert_ray.encoder.checkpoint import load_plain
+from sdhubert_ray.encoder.checkpoint import load_model, load_plain, pack_checkpoint
 from sdhubert_ray.encoder.weights import fetch_checkpoint, fetch_upstream
 from sdhubert_ray.errors import UserError
+from sdhubert_ray.speech.presets import EncoderOptions
 from sdhubert_ray.training.start import build_distillation
 
 pytestmark = [QUIET, pytest.mark.usefixtures("one_thread")]
@@ -103,3 +105,53 @@ def test_what_is_wrong_with_an_upstream_is_said(tmp_path, upstream):
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"model.safetensors are damaged"):
         fetch_upstream(str(tmp_path))
+
+
+# -- encoders of other systems
+
+
+@pytest.mark.parametrize("make", [make_sylber, make_vg_hubert])
+def test_training_begins_with_the_weights_of_another_system(make, tmp_path):
+    path, theirs = make(tmp_path)
+    found = fetch_upstream(str(path))
+    student = build_distillation(found, options_of(path, reinit_layers=(8,)), 0).student
+    expected = theirs.speech_model.state_dict()
+    for name, value in student.speech_model.state_dict().items():
+        # The device of a training that neither file has to have.
+        if not name.startswith(("encoder.layers.8.", "masked_spec_embed")):
+            assert torch.equal(value, expected[name]), name
+    if theirs.prefix:
+        assert torch.equal(student.cls_token, theirs.cls_token)
+
+
+@pytest.mark.parametrize("prefix", ["", "wav2vec2."])
+def test_training_begins_with_a_wav2vec2(prefix, tmp_path):
+    folder, theirs = make_folder(tmp_path / "its", "wav2vec2", prefix=prefix)
+    student = build_distillation(fetch_upstream(str(folder)), options_of(folder, reinit_layers=()), 0).student
+    assert student.speech_model.config.model_type == "wav2vec2"
+    samples = torch.randn(1, 8_000)
+    with torch.no_grad():
+        frames = theirs.project(samples, None)
+        assert torch.equal(student.project(samples, None), frames)
+    checkpoint = pack_checkpoint(
+        {"speech_upstream": "a"}, student.speech_model.config.to_dict(), student.state_dict(), {}
+    )
+    (tmp_path / "ours.pt").write_bytes(checkpoint)
+    again = load_model(fetch_checkpoint(str(tmp_path / "ours.pt")), EncoderOptions(4, 4), "float32", "cpu")
+    with torch.no_grad():
+        (found,), (expected,) = again(samples, None, [4]), student.eval()(samples, None, [4])
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (make_wavlm, "no encoder of its config .*pre-norm layers"),
+        (make_sylboost, "no encoder of its config .*data2vec2"),
+        (lambda folder: make_folder(folder / "its", do_stable_layer_norm=True), "pre-norm layers"),
+    ],
+)
+def test_encoders_that_have_no_place_for_a_cls_state_are_refused(make, reason, tmp_path):
+    path, _ = make(tmp_path)
+    with pytest.raises(UserError, match=reason):
+        build_distillation(fetch_upstream(str(path)), options_of(path), 0)
