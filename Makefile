@@ -58,7 +58,9 @@ format: $(INSTALLED) ## sort imports and format, in place
 	$(VENV)/bin/ruff format .
 
 docs: $(INSTALLED) ## build the site into out/site; a warning fails
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	@mkdir -p out
+	@# Not --quiet, with which --strict has no warnings to count.
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict >out/docs.log 2>&1 || { cat out/docs.log; exit 1; }
 	@echo "out/site/index.html"
 
 docs-check: $(INSTALLED) ## run every command on the pages of docs/, some minutes; lists what is not run

@@ -207,11 +207,13 @@ def _fill(model: Encoder, state: Mapping[str, Tensor], checkpoint: Checkpoint) -
         what = "its speech_upstream" if ours else "its config"
         raise UserError(f"checkpoint {name} does not fit {what}: {mismatch}") from error
     missing = [key for key in result.missing_keys if not _is_training_state(key)]
-    what = "no SD-HuBERT of its speech_upstream" if ours else f"not {LAYOUTS[checkpoint.layout].title} of its shape"
+    what = "it is no SD-HuBERT of its speech_upstream"
+    if not ours:
+        what = f"it is not {LAYOUTS[checkpoint.layout].title} of its shape"
     for problem, keys in (("lacks", missing), ("has the unknown", result.unexpected_keys)):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise UserError(f"checkpoint {name} {problem} key {keys[0]!r}{more}; it is {what}")
+            raise UserError(f"checkpoint {name} {problem} key {keys[0]!r}{more}; {what}")
 
 
 def _is_training_state(key: str) -> bool:

@@ -41,6 +41,12 @@ _UNPICKLE_ERRORS = (
     struct.error,
     zlib.error,
 )
+# What units depend on besides centers: the key of a fingerprint, what it tells, its value where there is none.
+_ORIGIN = (
+    ("checkpoint_sha256", "checkpoint", None),
+    ("encoder.layer", "layer", None),
+    ("syllables.pooling", "kind", '"mean"'),
+)
 _TENSOR_TYPES = {"centers": np.float32, "reducer": np.int32}
 
 logger = logging.getLogger(__name__)
@@ -129,7 +135,7 @@ class Quantizer:
             )
 
     def check_origin(self, made_with: Mapping[str, str], name: str, source: str, foreign: bool) -> None:
-        """Raise UserError where this quantizer was made from features of another checkpoint or layer.
+        """Raise UserError where this quantizer was made from features of another checkpoint, layer or pooling.
 
         Units of such features mean nothing, though they are as wide. One that was imported tells nothing, and is taken.
 
@@ -143,21 +149,14 @@ class Quantizer:
         own = settings.get("segments_made_with") if isinstance(settings, Mapping) else None
         if foreign or not isinstance(own, Mapping):
             return
-        for key, what in (("checkpoint_sha256", "of another checkpoint"), ("encoder.layer", "of another layer")):
-            if key in own and key in made_with and own[key] != made_with[key]:
+        for key, what, usual in _ORIGIN:
+            there, here = own.get(key, usual), made_with.get(key, usual)
+            if None not in (there, here) and there != here:
                 raise UserError(
-                    f"quantizer {name} was made from features {what} than those of {source} ({key} is {own[key]} "
-                    f"there, {made_with[key]} here); choose one that was made from such features, or say that it is "
+                    f"quantizer {name} was made from features of another {what} than those of {source} ({key} is "
+                    f"{there} there, {here} here); choose one that was made from such features, or say that it is "
                     "meant (--foreign-quantizer, foreign_quantizer=true)"
                 )
-
-        pooled = [json.loads(one.get("syllables.pooling", '"mean"')) for one in (own, made_with)]
-        if pooled[0] != pooled[1]:
-            raise UserError(
-                f"quantizer {name} was made from features of another kind than those of {source} (syllables.pooling is "
-                f"{pooled[0]} there, {pooled[1]} here); choose one that was made from such features, or say that it is "
-                "meant (--foreign-quantizer, foreign_quantizer=true)"
-            )
 
     def identity(self) -> dict[str, object]:
         """What the run record of a table with its units tells of it."""

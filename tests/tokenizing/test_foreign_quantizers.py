@@ -16,7 +16,7 @@ NAMED = "features of another {} than those of"
 
 @pytest.fixture(scope="module")
 def made(golden: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tables of a checkpoint, of a checkpoint as wide, and of another layer, and a quantizer of each."""
+    """Tables of a checkpoint, of one as wide, of another layer and another pooling, and a quantizer of each."""
     folder = tmp_path_factory.mktemp("made")
     content = torch.load(tiny_checkpoint, weights_only=True)
     bias = next(key for key in content["state_dict"] if key.endswith("bias"))
@@ -28,6 +28,7 @@ def made(golden: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathF
         "ours": [tiny_checkpoint],
         "checkpoint": [folder / "checkpoint.pt"],
         "layer": [tiny_checkpoint, "encoder.layer=5"],
+        "kind": [tiny_checkpoint, "syllables.pooling=unit"],
     }
     for name, way in ways.items():
         command = ["segment", golden / "audio", folder / name, "--engine", "local", "--frame-features", "float32"]
@@ -37,7 +38,7 @@ def made(golden: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathF
     return folder
 
 
-@pytest.mark.parametrize("other", ["checkpoint", "layer"])
+@pytest.mark.parametrize("other", ["checkpoint", "layer", "kind"])
 def test_it_is_refused_unless_it_is_meant(
     other: str, made: Path, golden: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
