@@ -9,6 +9,9 @@ import pytest
 from clusters import RAY_SETTINGS
 from places import GOLDEN, ROOT, SHARED
 
+# Where these tests are a background job of a script, its shell has Ctrl-C ignored, by them and all that they start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # No test asks the hub: set before any test module imports what reads it.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Nor does one share a busy core: spinning OpenMP threads make the encoder's tests thirty times slower there.

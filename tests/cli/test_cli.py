@@ -197,7 +197,7 @@ def test_a_recording_without_a_pause(folder: Path, tmp_path: Path) -> None:
         (["{audio}", "{out}", "syl_dur=0.2"], "did you mean 'syllables.syl_dur'?"),
         (["{audio}", "{out}", "syllables.syl_dur=long"], "syllables.syl_dur"),
         (["{audio}", "{out}", "syllables.syl_dur=-1"], "syllables.syl_dur is -1"),
-        (["{audio}", "{out}", "--preset", "readmee"], "unknown preset 'readmee'; the presets are readme and paper"),
+        (["{audio}", "{out}", "--preset", "readmee"], "unknown preset 'readmee'; the presets are readme, paper,"),
         (["{audio}", "{out}", "--dtype", "float8"], "dtype is 'float8'; it has to be one of"),
         (["{audio}", "{out}", "--format", "tsv"], "output.formats is 'tsv'"),
         (["{audio}", "{out}", "--config", "{missing}.yaml"], "does not exist"),

@@ -61,7 +61,7 @@ def test_the_presets_of_others_do_not_take_it(made):
     for other, preset in PRESETS_OF.items():
         if other != layout:
             with pytest.raises(
-                UserError, match=rf"preset {preset} is for a .*, but checkpoint .* is a .*; give --checkpoint one of them"
+                UserError, match=rf"preset {preset} is for a .*, but checkpoint .* is a .*; give --checkpoint one"
             ):
                 checkpoint.carried(preset)
 

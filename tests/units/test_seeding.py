@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import kmeans_plusplus
 from units.vectors import clustered, inertia
@@ -66,6 +66,7 @@ def test_seeds_spread_as_those_of_scikit_learn() -> None:
     st.sampled_from([np.float16, np.float32, np.float64]),
     st.integers(0, 2**32),
 )
+@example(48, 4, 48, 1e-30, np.float16, 3009)  # two copies of one vector among those taken together
 def test_seeds_are_different_vectors_of_any_data(
     different: int, width: int, num_centers: int, scale: float, dtype: type, seed: int
 ) -> None:

@@ -129,14 +129,21 @@ class _Spread:
         self.chosen += centers.tolist()
 
     def draw(self, odds: npt.NDArray[np.float64]) -> Tensor | None:
-        """Different vectors drawn in proportion to their squared distance; None where all are where a chosen one is."""
+        """Different vectors drawn in proportion to their squared distance; None where each is where a chosen one is."""
         sums = self._nearest.cumsum(dim=0, dtype=torch.float64)
         if not float(sums[-1]) > 0:
             return None
         places = torch.searchsorted(sums, torch.from_numpy(odds).to(sums.device) * sums[-1], right=True)
         drawn = torch.unique(places.clamp_(max=len(sums) - 1))
         drawn = drawn[self._nearest[drawn] > 0]
-        return drawn if len(drawn) else self._nearest.argmax()[None]
+        return self._without_copies(drawn) if len(drawn) else self._nearest.argmax()[None]
+
+    def _without_copies(self, drawn: Tensor) -> Tensor:
+        """Of equal vectors among (m,) the first; the order stays."""
+        which = torch.unique(self._columns[:, drawn], dim=1, return_inverse=True)[1]
+        places = torch.arange(len(drawn), device=drawn.device)
+        first = torch.full_like(places, len(drawn)).scatter_reduce(0, which, places, "amin")
+        return drawn[first[which] == places]
 
     def best(self, candidates: Tensor, count: int) -> Tensor:
         """Of (m,) candidates up to `count` that bring the others nearer, one after the other.
