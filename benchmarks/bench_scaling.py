@@ -68,7 +68,9 @@ class Model(NamedTuple):
 def fit(runs: list[Run], cores: int) -> Model:
     """The model with the least squares of what it says wrong of the runs."""
     rows = [(1.0, *(np.array([run.slots, run.audio, run.units]) / min(run.slots, cores))) for run in runs]
-    found, _ = scipy.optimize.nnls(np.array(rows), np.array([run.seconds for run in runs]))
+    seconds = [run.seconds for run in runs]
+    # Of cores for every slot start and load are one: `nnls` does not have to bear that, `bvls` does.
+    found = scipy.optimize.lsq_linear(np.array(rows), np.array(seconds), (0, np.inf), method="bvls").x
     return Model(*map(float, found))
 
 

@@ -29,8 +29,10 @@ def count_spans(syllables: Floats, segments: Floats, tolerance: float = TOLERANC
         # Each segment may stay alone, with a partner of its own for 1, which the others are worth more than.
         alone = np.arange(len(segments))
         worth = np.concatenate([1 + overlaps / unions, np.ones(len(segments))])
-        cells = (np.concatenate([columns, alone]), np.concatenate([rows, len(syllables) + alone]))
-        choices = csr_array((worth, cells), shape=(len(segments), len(syllables) + len(segments)))
+        cells = np.concatenate([columns, alone]), np.concatenate([rows, len(syllables) + alone])
+        shape = len(segments), len(syllables) + len(segments)
+        # int32, as the matching of scipy 1.13 takes no other.
+        choices = csr_array((worth, (cells[0].astype(np.int32), cells[1].astype(np.int32))), shape=shape)
         chosen, partners = min_weight_full_bipartite_matching(choices, maximize=True)
         chosen, partners = chosen[partners < len(syllables)], partners[partners < len(syllables)]
         near = np.abs(segments[chosen] - syllables[partners]) <= tolerance

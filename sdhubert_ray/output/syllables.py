@@ -51,7 +51,7 @@ def _table(recordings: Sequence[Syllables]) -> pa.Table:
         pa.array(numbers, pa.int64()),
         pa.array(times[:, 0]),
         pa.array(times[:, 1]),
-        pa.chunked_array(units, pa.int32()),
+        pa.chunked_array(units, pa.int32()).combine_chunks(),
         pa.array([status for _, status, _, _ in recordings], pa.string()).take(pa.array(ids)),
     ]
     return pa.table(columns, schema=SYLLABLES)

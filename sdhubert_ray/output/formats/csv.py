@@ -31,7 +31,8 @@ def write_csv(output: str) -> None:
         try:
             with pyarrow.csv.CSVWriter(local, SYLLABLES) as writer:
                 for table in read_syllables(output):
-                    writer.write_table(_rounded(table))
+                    if table.num_rows:  # without any, pyarrow 17 writes those before again
+                        writer.write_table(_rounded(table))
         except storage.TransientError:
             raise
         except OSError as error:

@@ -80,7 +80,8 @@ def test_both_hold_every_syllable_in_order(recordings, with_units, at_once):
 
 def test_types_of_the_frame(tmp_path):
     frame = read_segments(make_output(tmp_path, {"a.wav": [0, 5, 9, 20]})).to_pandas()
-    assert [str(kind) for kind in frame.dtypes] == ["str", "int64", "float64", "float64", "Int32", "str"]
+    text = str(pd.Series(["a.wav"]).dtype)  # of pandas 3 another than of 2
+    assert [str(kind) for kind in frame.dtypes] == [text, "int64", "float64", "float64", "Int32", text]
     empty = read_segments(make_output(tmp_path / "empty", {"a.wav": []})).to_pandas()
     pd.testing.assert_frame_equal(empty, frame.iloc[:0])
 
