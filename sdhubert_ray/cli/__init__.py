@@ -20,6 +20,7 @@ from sdhubert_ray.cli import (
     benchmark,
     cite,
     cluster,
+    compare,
     evaluate,
     export,
     import_quantizer,
@@ -98,6 +99,11 @@ _add(
 )
 app.add_typer(evaluate.evaluate, name="evaluate")
 app.add_typer(benchmark.benchmark, name="benchmark")
+_add(
+    compare.compare,
+    "sdhubert compare speech --systems bundled,uniform --references syllables.json -o compared",
+    "sdhubert compare speech --systems bundled,sylber=sylber.ckpt --references test.json -o compared",
+)
 _add(
     manifest.manifest,
     "sdhubert manifest speech corpus.parquet",

@@ -239,16 +239,10 @@ def _tune(
     tolerance: float,
 ) -> "tuple[Shift, Shift]":
     from sdhubert_ray.evaluation import load_references, tune_on
-    from sdhubert_ray.evaluation.joining import bare_name
+    from sdhubert_ray.evaluation.joining import refuse_shared
 
     validation = load_references(tune, tier)
-    names = [{bare_name(name) for one in some for name in (one.file_name, one.id)} for some in (tested, validation)]
-    both = names[0] & names[1]
-    if both:
-        raise UserError(
-            f"{len(both)} recordings, such as {min(both)}, are in {tune} and in {references}; the shift has to be "
-            "chosen on other recordings than it is tested on"
-        )
+    refuse_shared(tested, references, validation, tune)
     joined = _join(validation, segments, replace(options, by=()))
     if joined.missing:
         note(f"note: {len(joined.missing)} of {len(validation)} recordings of {tune} are missing ({options.missing})")

@@ -8,7 +8,7 @@ All else in a name counts, folders too.
 import posixpath
 import shlex
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -145,6 +145,42 @@ def find_reference(references: Sequence[Reference], file_id: str) -> Reference |
     """
     number = _Index(references).find(file_id)
     return None if number is None else references[number]
+
+
+def list_unmet(references: Sequence[Reference], recordings: Iterable[str]) -> list[str]:
+    """The file names of the references that none of some recordings is for.
+
+    Args:
+        references: of distinct recordings.
+        recordings: their ids.
+
+    Raises:
+        UserError: two references name one recording.
+    """
+    index = _Index(references)
+    met = {index.find(recording) for recording in recordings}
+    return [one.file_name for number, one in enumerate(references) if number not in met]
+
+
+def refuse_shared(tested: Sequence[Reference], references: str, validation: Sequence[Reference], tune: str) -> None:
+    """Refuse to choose shifts on a recording that they are tested on.
+
+    Args:
+        tested: what is tested.
+        references: where that is from.
+        validation: what shifts are chosen on.
+        tune: where that is from.
+
+    Raises:
+        UserError: a recording is in both.
+    """
+    names = [{bare_name(name) for one in some for name in (one.file_name, one.id)} for some in (tested, validation)]
+    both = names[0] & names[1]
+    if both:
+        raise UserError(
+            f"{len(both)} recordings, such as {min(both)}, are in {tune} and in {references}; the shift has to be "
+            "chosen on other recordings than it is tested on"
+        )
 
 
 def bare_name(name: str) -> str:

@@ -37,6 +37,26 @@ BOUNDARY = (
         "Baade et al. (SyllableLM), arXiv 2410.04029",
     ),
 )
+_DIGEST = "arXiv 2607.04064, LibriSpeech test, 50 ms"
+_ZEROSYL = "Visser et al., arXiv 2602.15537, LibriSpeech test, within runs of speech"
+
+
+def _digest(system: str, *figures: float) -> Published:
+    names = ("hertz", "precision", "recall", "f1", "r_value", "syllable_purity", "cluster_purity", "snmi")
+    return Published(system, dict(zip(names, figures, strict=True)), _DIGEST)
+
+
+SYSTEMS = (
+    _digest("SylReg-Distill, 8192 units", 5.82, 64.5, 88.7, 74.7, 63.1, 79.5, 34.9, 91.5),
+    _digest("SylReg, 4096 units", 6.31, 60.3, 89.8, 72.2, 54.1, 70.5, 42.5, 86.0),
+    _digest("Sylber, 4096 units", 3.76, 76.6, 68.3, 72.2, 75.9, 64.0, 43.9, 81.4),
+    _digest("SylBoost 6.25 Hz, 8192 units", 5.86, 64.1, 88.7, 74.4, 62.4, 76.6, 33.9, 90.2),
+    _digest("SD-HuBERT, 4096 units", 4.67, 64.3, 71.0, 67.5, 70.7, 54.1, 46.2, 73.4),
+    Published("ZeroSyl", {"r_value": 75.0, "token_f1": 54.0}, _ZEROSYL),
+    Published("Sylber", {"r_value": 71.0, "token_f1": 51.0}, _ZEROSYL),
+    Published("SyllableLM", {"token_f1": 56.0}, _ZEROSYL),
+)
+"""Of many systems, to be seen beside others: of other recordings, other alignments, other protocols."""
 PURITY = (Published("SD-HuBERT, 4096 units", {"syllable_purity": 54.1, "cluster_purity": 46.2}, _SDHUBERT),)
 
 

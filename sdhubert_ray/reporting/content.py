@@ -100,14 +100,31 @@ class Truth:
         labels: (R,).
         missed: reference boundaries that no prediction is near.
         extra: predicted boundaries that no reference is near.
-        f1: of boundaries, percent.
+        f1: of boundaries, percent; None where none are compared here.
     """
 
     times: Sequence[int]
     labels: Sequence[str]
     missed: Sequence[int]
     extra: Sequence[int]
-    f1: float
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class Lane:
+    """What a system finds in a recording, to be seen beside others; times in ms from where its sound begins.
+
+    Attributes:
+        name: of the system.
+        times: start and end of each syllable, (2 S,).
+        extra: boundaries that no reference is near.
+        f1: of boundaries, percent.
+    """
+
+    name: str
+    times: Sequence[int]
+    extra: Sequence[int]
+    f1: float | None
 
 
 @dataclass(frozen=True)
@@ -126,6 +143,7 @@ class Shown:
         units: (S,), or None without a quantizer.
         truth: its reference, or None.
         silence: why there is no sound, or None where there is.
+        lanes: of a comparison, what each system finds.
     """
 
     id: str
@@ -139,6 +157,7 @@ class Shown:
     units: Sequence[int] | None
     truth: Truth | None
     silence: str | None
+    lanes: Sequence[Lane] = ()
 
 
 @dataclass(frozen=True)
@@ -146,7 +165,7 @@ class Page:
     """A page.
 
     Attributes:
-        kind: `run`, `training` or `figures`.
+        kind: `run`, `training`, `figures` or `comparison`.
         title: what it is of.
         place: where that is.
         about: (name, text), a line each.

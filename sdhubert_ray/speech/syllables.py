@@ -181,7 +181,12 @@ def find_syllables(
         return cut_syllables(features, spans, options, frame_rate)
     else:
         frames = cut_syllables(features, spans, options, frame_rate).frames
-    pooled = [pool_frames(features[start:end], options.pooling) for start, end in frames]
+    return pool(features, frames, options.pooling)
+
+
+def pool(features: npt.NDArray[np.floating], frames: Spans, pooling: str = MEAN) -> Syllables:
+    """Syllables of (S, 2) frames [start, end), each with the feature of its (T, D) frames, see `POOLINGS`."""
+    pooled = [pool_frames(features[start:end], pooling) for start, end in frames]
     return Syllables(frames, np.stack(pooled) if pooled else np.zeros((0, features.shape[1]), np.float32))
 
 

@@ -25,8 +25,9 @@ from sdhubert_ray.output.tables import (
 )
 from sdhubert_ray.runs.stages.rows import GIVEN_UP, failed, replaced, timed
 from sdhubert_ray.speech.presets import SegmentationOptions
+from sdhubert_ray.speech.segmenters import Segmenter
 from sdhubert_ray.speech.spans import find_speech
-from sdhubert_ray.speech.syllables import find_syllables, to_seconds
+from sdhubert_ray.speech.syllables import find_syllables, pool, to_seconds
 
 if TYPE_CHECKING:
     from sdhubert_ray.units import Quantizer
@@ -45,11 +46,14 @@ class CutSyllables:
         output: OutputOptions,
         attempts: Attempts | None = None,
         quantizer: "Callable[[], Quantizer] | None" = None,
+        segmenter: Segmenter | None = None,
     ) -> None:
+        """`segmenter` cuts in the place of the one that the options name."""
         self.options = options
         self.output = output
         self.attempts = attempts
         self._quantizer = quantizer
+        self._segmenter = segmenter
 
     @cached_property
     def quantizer(self) -> "Quantizer | None":
@@ -110,7 +114,10 @@ class CutSyllables:
         if features is None or raw_norm is None or amplitude is None:
             return None
         speech = find_speech(raw_norm, amplitude, self.options.speech)
-        syllables = find_syllables(features, raw_norm, speech.spans, self.options.syllables)
+        if self._segmenter is None:
+            syllables = find_syllables(features, raw_norm, speech.spans, self.options.syllables)
+        else:
+            syllables = pool(features, self._segmenter(features, raw_norm, speech.spans))
         return _CutRow(to_seconds(syllables.frames, offset), syllables.features, *speech)
 
 
