@@ -9,6 +9,7 @@ SPEECH_FOLDER has manifest.jsonl and syllables_{librispeech,timit}_{validation,t
     random        random weights in the shape of the bundled one
     mel min-cut   log-mel spectrogram (25 ms windows, 80 bands, z-scored), speech by its level, our min-cut and merge
     mel valleys   speech by level, cut where the smoothed level has a valley
+    energy valleys  the same of the log of the mean |sample| of a frame
     uniform       a segment every 0.2 s
 
 The search: the greatest mean of F1 and R-value (protocol `sdhubert`, best shift of each corpus), over both corpora; the
@@ -27,19 +28,19 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import soundfile
 import torch
 from reporting import record
 from triplets import say_triplets, timit_triplets
 
+from sdhubert_ray.comparing.baselines import BASELINES, ENERGY, MEL, Baseline, encode_mel, run_baseline
+from sdhubert_ray.corpus import Selection
 from sdhubert_ray.encoder import fetch_checkpoint
 from sdhubert_ray.encoder.checkpoint import pack_checkpoint
 from sdhubert_ray.encoder.model import build_encoder
@@ -53,15 +54,12 @@ from sdhubert_ray.metrics import (
     ssabx_margins,
     tune_shift,
 )
-from sdhubert_ray.output import publish_plan, read_segments, stage_plan, unit_name, write_commit, write_run
-from sdhubert_ray.output.tables import MANIFEST_FIELDS, RESULT_FIELDS, SEGMENTS, ragged_intervals
-from sdhubert_ray.speech.audio import FRAME_SAMPLES, SAMPLE_RATE, normalise, resample
-from sdhubert_ray.speech.mel import BANDS, log_mel, mel_levels
+from sdhubert_ray.output import read_segments
+from sdhubert_ray.speech.audio import normalise, resample
+from sdhubert_ray.speech.mel import BANDS, log_mel
 from sdhubert_ray.speech.presets import PRESETS, SegmentationOptions
-from sdhubert_ray.speech.segmenters import UniformOptions, ValleyOptions, uniform, valleys
-from sdhubert_ray.speech.spans import SpeechOptions, find_speech
-from sdhubert_ray.speech.syllables import cut_syllables, to_seconds
-from sdhubert_ray.speech.windows import frame_amplitude
+from sdhubert_ray.speech.segmenters import ValleyOptions
+from sdhubert_ray.speech.spans import SpeechOptions
 
 SDHUBERT = Path(sys.executable).parent / "sdhubert"
 CORPORA = {"librispeech": "syllables=forced-alignment", "timit": "syllables=hand"}
@@ -71,12 +69,9 @@ FIGURES = ("precision", "recall", "f1", "r_value")
 CLUSTERS = (256, 1024)
 MEL_SPEECH = tuple(SpeechOptions("relative", share / 10, silence_threshold=None) for share in range(1, 9))
 SMOOTHINGS, PROMINENCES = (1.0, 1.5, 2.0, 3.0), (0.0, 0.01, 0.02, 0.05)
-Segmenter = Callable[[np.ndarray], np.ndarray]
 
 
 class Recording(NamedTuple):
-    id: str
-    uri: str
     samples: np.ndarray
     syllables: np.ndarray
 
@@ -90,37 +85,16 @@ def read_recordings(speech: Path, corpus: str, part: str) -> list[Recording]:
     found = []
     for one in load_references(str(speech / f"syllables_{corpus}_{part}.json")):
         samples, rate = soundfile.read(speech / one.file_name, dtype="float32")
-        found.append(
-            Recording(one.id, str(speech / one.file_name), normalise(resample(samples, rate), 0), one.syllables)
-        )
+        found.append(Recording(normalise(resample(samples, rate), 0), one.syllables))
     return found
 
 
 # -- without an encoder
 
 
-def encode_mel(samples: np.ndarray, syllables: np.ndarray) -> Encoded:
-    features = log_mel(samples)
-    scaled = (features - features.mean(axis=0)) / (features.std(axis=0) + 1e-6)
-    amplitude = frame_amplitude(samples, len(features))
-    return Encoded({0: scaled}, amplitude, syllables, mel_levels(features))
-
-
-def uniform_segments(samples: np.ndarray) -> np.ndarray:
-    frames = np.array([[0, len(samples) // FRAME_SAMPLES]])
-    return to_seconds(uniform(np.zeros((0, 0)), np.zeros(0, np.float32), frames, options=UniformOptions()))
-
-
-def mel_min_cut(samples: np.ndarray, options: SegmentationOptions) -> np.ndarray:
-    mel = encode_mel(samples, np.zeros((0, 2)))
-    spans = find_speech(mel_levels(log_mel(samples)), mel.amplitude, options.speech).spans
-    return to_seconds(cut_syllables(mel.states[0], spans, options.syllables).frames)
-
-
-def mel_valleys(samples: np.ndarray, speech: SpeechOptions, smoothing: float, prominence: float) -> np.ndarray:
-    level = mel_levels(log_mel(samples))
-    spans = find_speech(level, frame_amplitude(samples, len(level)), speech).spans
-    return to_seconds(valleys(np.zeros((0, 0)), level, spans, options=ValleyOptions(smoothing, prominence)))
+def encode(samples: np.ndarray, syllables: np.ndarray) -> Encoded:
+    features, level, amplitude = encode_mel(samples)
+    return Encoded({0: features}, amplitude, syllables, level)
 
 
 def coarse_grid(layers: Sequence[tuple[int, int]], width: int) -> Grid:
@@ -129,30 +103,27 @@ def coarse_grid(layers: Sequence[tuple[int, int]], width: int) -> Grid:
     return replace(grid, merge_thresholds=grid.merge_thresholds[::2])
 
 
-def choose_baselines(corpora: list[list[Recording]]) -> dict[str, Segmenter]:
-    mel = [[encode_mel(one.samples, one.syllables) for one in corpus] for corpus in corpora]
+def choose_baselines(corpora: list[list[Recording]]) -> dict[str, Baseline]:
+    mel = [[encode(one.samples, one.syllables) for one in corpus] for corpus in corpora]
     tuned = tune_segmentation(mel, PRESETS["readme"], replace(coarse_grid([(0, 0)], BANDS), speech=MEL_SPEECH))
     options = tuned.options
     print(f"mel min-cut takes {overrides_of(options)}, chosen on validation", flush=True)
-
-    candidates = [
-        functools.partial(mel_valleys, speech=speech, smoothing=smoothing, prominence=prominence)
-        for speech, smoothing, prominence in itertools.product(MEL_SPEECH, SMOOTHINGS, PROMINENCES)
-    ]
-    best = max(candidates, key=functools.partial(mean_score, corpora))
-    print(f"mel valleys takes {best.keywords}, chosen on validation", flush=True)
-    return {
-        "mel min-cut": functools.partial(mel_min_cut, options=options),
-        "mel valleys": best,
-        "uniform": uniform_segments,
-    }
+    found = {"mel min-cut": Baseline(MEL, options.speech, options.syllables)}
+    for name, level in (("mel valleys", MEL), ("energy valleys", ENERGY)):
+        candidates = [
+            Baseline(level, speech, ValleyOptions(smoothing, prominence))
+            for speech, smoothing, prominence in itertools.product(MEL_SPEECH, SMOOTHINGS, PROMINENCES)
+        ]
+        found[name] = max(candidates, key=functools.partial(mean_score, corpora))
+        print(f"{name} takes {found[name]}, chosen on validation", flush=True)
+    return {**found, "uniform": BASELINES["uniform"]}
 
 
-def mean_score(corpora: list[list[Recording]], segmenter: Segmenter) -> float:
+def mean_score(corpora: list[list[Recording]], baseline: Baseline) -> float:
     """As `tune_segmentation` has it: the mean of F1 and R-value, over corpora, each at its best shift."""
     scores = []
     for corpus in corpora:
-        pairs = [(one.syllables, segmenter(one.samples)) for one in corpus]
+        pairs = [(one.syllables, baseline.segment(one.samples)) for one in corpus]
         best = tune_shift(pairs)
         if best is None:
             return -np.inf
@@ -161,31 +132,6 @@ def mean_score(corpora: list[list[Recording]], segmenter: Segmenter) -> float:
         found = score_boundaries(BoundaryCounts(*sums.tolist()))
         scores.append((found.f1 + (found.r_value or 0)) / 2)
     return float(np.mean(scores))
-
-
-def write_table(name: str, segmenter: Segmenter, recordings: list[Recording], output: Path) -> None:
-    """Segments as an output folder like that of `sdhubert segment`."""
-    count = len(recordings)
-    zeros = np.zeros(count)
-    values = {
-        "key": [f"{one.id}#0" for one in recordings],
-        "id": [one.id for one in recordings],
-        "uri": [one.uri for one in recordings],
-        **{"piece": zeros, "num_pieces": zeros + 1, "offset": zeros, "status": ["ok"] * count},
-        "duration": [len(one.samples) / SAMPLE_RATE for one in recordings],
-        "num_frames": [len(one.samples) // FRAME_SAMPLES for one in recordings],
-        "segments": ragged_intervals([segmenter(one.samples) for one in recordings], SEGMENTS),
-    }
-
-    def columns(fields: tuple[pa.Field, ...]) -> dict[str, pa.Array]:
-        return {field.name: pa.array(values.get(field.name, pa.nulls(count))).cast(field.type) for field in fields}
-
-    write_run(str(output), {"fingerprint": {"segmenter": name}, "runs": 1})
-    with tempfile.TemporaryDirectory() as staging:
-        staged = stage_plan(iter([pa.table(columns(MANIFEST_FIELDS))]), Path(staging))
-        plan = publish_plan(str(output), staged, 1, "", "input")
-    units = pa.nulls(count, pa.list_(pa.int32()))
-    write_commit(str(output), unit_name(plan.name, 0), pa.table({**columns(RESULT_FIELDS), "units": units}), "zstd")
 
 
 # -- with an encoder
@@ -342,11 +288,11 @@ def tables(speech: Path, out: Path, checkpoints: dict[str, str]) -> Iterator[str
         print(f"{name} takes {', '.join(overrides) or 'what it brings'}", flush=True)
         segment(speech, path, overrides, out / name)
         yield name
-    parts = {(corpus, part): read_recordings(speech, corpus, part) for corpus in CORPORA for part in PARTS}
-    for name, segmenter in choose_baselines([parts[corpus, "validation"] for corpus in CORPORA]).items():
-        for (corpus, part), recordings in parts.items():
-            if not (out / name / f"{corpus}_{part}").exists():
-                write_table(name, segmenter, recordings, out / name / f"{corpus}_{part}")
+    validation = [read_recordings(speech, corpus, "validation") for corpus in CORPORA]
+    for name, baseline in choose_baselines(validation).items():
+        for (corpus, condition), part in itertools.product(CORPORA.items(), PARTS):
+            chosen = Selection((condition, f"split={part}"))
+            run_baseline(name, baseline, [str(speech / "manifest.jsonl")], str(out / name / f"{corpus}_{part}"), chosen)
         yield name
 
 

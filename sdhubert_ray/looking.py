@@ -108,6 +108,8 @@ def revisit(output: str, pieces: pa.Table, checkpoint: str | None) -> Seen:
     source = AudioSource(*(rows[0][name] for name in ("uri", "member", "byte_offset", "byte_size", "source_size")))
     channel = rows[0]["channel"] if rows[0]["channel"] is not None else config.audio.channel
     weights = contents.record["checkpoint"]
+    if weights is None:
+        raise UserError(f"{output} was made without an encoder: there are no frames to draw")
     if "frame_features" in pieces.column_names:
         parts = _read_kept(pieces)
     elif result.status in _WITHOUT_FRAMES:

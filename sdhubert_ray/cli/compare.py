@@ -51,7 +51,15 @@ def compare(
     n_units: Annotated[int, typer.Option(help="Units of each system, by k-means.")] = 256,
     triplets: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Of spoken-sentence ABX; file names are relative to its folder."),
+        typer.Option(metavar="FILE", help="Of spoken-sentence ABX, as `sdhubert evaluate ssabx` takes them."),
+    ] = None,
+    triplets_root: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="What file names of triplets are relative to (default: the folder of the triplets).",
+            rich_help_panel=MORE,
+        ),
     ] = None,
     sample: Annotated[int, typer.Option(min=1, help="Recordings to look at and listen to.")] = 50,
     device: Annotated[
@@ -84,6 +92,7 @@ def compare(
         train=train,
         n_units=n_units,
         triplets=triplets,
+        triplets_root=triplets_root,
         tier=tier,
         join=JoinOptions(missing, (), split_rename(rename)),
         device=device,

@@ -6,9 +6,16 @@ from dataclasses import dataclass, field
 from sdhubert_ray import storage
 from sdhubert_ray.clustering.options import ClusterOptions
 from sdhubert_ray.comparing.running import Task, run_system
-from sdhubert_ray.comparing.scoring import SystemFigures, Truths, make_units, score_sentences, score_system
+from sdhubert_ray.comparing.scoring import (
+    SystemFigures,
+    Truths,
+    config_of,
+    make_units,
+    score_sentences,
+    score_system,
+)
 from sdhubert_ray.comparing.systems import Contender, parse_systems
-from sdhubert_ray.corpus import list_inputs
+from sdhubert_ray.corpus import list_inputs, name_inputs
 from sdhubert_ray.encoder import Checkpoint, fetch_checkpoint
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.evaluation import Joined, JoinOptions, Reference, load_references, renamed
@@ -36,7 +43,8 @@ class CompareOptions:
         tune: references of those that shifts are chosen on, or None.
         train: recordings whose syllables are clustered into units; none takes `inputs`.
         n_units: how many units.
-        triplets: of spoken-sentence ABX, or None; file names are relative to the folder that they are in.
+        triplets: of spoken-sentence ABX, or None.
+        triplets_root: what their file names are relative to; None: the folder that they are in.
         tier: of TextGrids, or None.
         join: how references and recordings meet.
         device: of encoders.
@@ -50,6 +58,7 @@ class CompareOptions:
     train: str | None = None
     n_units: int = 256
     triplets: str | None = None
+    triplets_root: str | None = None
     tier: str | None = None
     join: JoinOptions = field(default_factory=JoinOptions)
     device: str = "auto"
@@ -101,12 +110,15 @@ def prepare(options: CompareOptions) -> Comparison:
         _refuse_unmet(options, {options.references: references, **({options.tune: validation} if options.tune else {})})
     triplets = None
     if options.triplets is not None:
-        triplets = read_triplets(options.triplets, storage.absolute(options.triplets).rpartition("/")[0])
+        beside = storage.absolute(options.triplets).rpartition("/")[0]
+        triplets = read_triplets(options.triplets, options.triplets_root or beside)
     weights = {
         one.title: fetch_checkpoint(one.checkpoint, one.preset or JobConfig().preset)
         for one in systems
         if one.checkpoint is not None
     }
+    for uris in (options.inputs, *([(options.train,)] if options.train else [])):
+        _refuse_pieces(uris, systems, weights)
     truths = Truths(references, options.references, validation, options.tune, options.join)
     return Comparison(options, systems, weights, truths, triplets)
 
@@ -121,6 +133,20 @@ def _refuse_unmet(options: CompareOptions, wanted: Mapping[str, Sequence[Referen
             raise UserError(
                 f"{len(unmet)} of {len(references)} recordings of {uri} are not among the inputs, such as "
                 f"{', '.join(unmet[:_SHOWN])}{such}; give them, or --missing skip leaves their references out"
+            )
+
+
+def _refuse_pieces(uris: Sequence[str], systems: Sequence[Contender], weights: Mapping[str, Checkpoint]) -> None:
+    """Refuse a manifest that is cut into pieces of another length than a system wants."""
+    there = list_inputs(uris).piece_seconds
+    for system in systems if there is not None else ():
+        wanted = JobConfig().audio.piece_seconds
+        if system.title in weights:
+            wanted = config_of(system, weights[system.title]).audio.piece_seconds
+        if there != wanted:
+            raise UserError(
+                f"{name_inputs(uris)} is cut into pieces of {there:g} s, but {system.title} takes {wanted:g} s; name the "
+                "recordings themselves, or a manifest that is not cut"
             )
 
 

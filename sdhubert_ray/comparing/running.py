@@ -107,13 +107,9 @@ def _in_own_process(task: Task, advance: Callable[[int, float], None]) -> _Ended
     process = context.Process(target=_work, args=(task, sender), name=f"sdhubert {task.system.title}", daemon=True)
     process.start()
     sender.close()  # so that the end of the process ends what is received
+    told: object = None
     try:
-        while True:
-            told = receiver.recv()
-            if isinstance(told, Exception):
-                raise told
-            if isinstance(told, _Ended):
-                return told
+        while isinstance(told := receiver.recv(), tuple):
             advance(*told)
     except EOFError as error:
         process.join()
@@ -125,6 +121,10 @@ def _in_own_process(task: Task, advance: Callable[[int, float], None]) -> _Ended
         raise
     finally:
         process.join()
+    if isinstance(told, _Ended):
+        return told
+    assert isinstance(told, Exception)
+    raise told
 
 
 def _work(task: Task, sender: Connection) -> None:

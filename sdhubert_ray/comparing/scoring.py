@@ -32,7 +32,7 @@ from sdhubert_ray.evaluation.scoring import (
     measure_rate,
 )
 from sdhubert_ray.evaluation.ssabx import Scoring, Triplets, evaluate_ssabx
-from sdhubert_ray.runs.config import load_config
+from sdhubert_ray.runs.config import JobConfig, given, load_config
 from sdhubert_ray.units import Quantizer
 
 _SSABX = "ssabx.json"
@@ -109,6 +109,15 @@ class SystemFigures:
     real_time_factor: float | None
     num_units: int | None
     notes: Sequence[str] = ()
+
+
+def config_of(
+    system: Contender, weights: Checkpoint, *, preset: str | None = None, device: str | None = None
+) -> JobConfig:
+    """The configuration of a system that has weights: that of its run, or by another preset, on a device."""
+    chosen = preset or system.preset or JobConfig().preset
+    flags = given({"preset": chosen, "device": device, "checkpoint": system.checkpoint})
+    return load_config(None, (), flags, weights.carried(chosen))
 
 
 def make_units(segments: str, folder: str, n_units: int, num_syllables: int, device: str) -> str | None:
@@ -213,10 +222,8 @@ def score_sentences(
         device: of the encoder.
         advance: told of clips that are done, and of 0 seconds.
     """
-    preset = system.preset or _CLIPS_PRESET
-    flags = {"preset": preset, "device": device, "checkpoint": system.checkpoint}
-    config = load_config(None, (), flags, weights.carried(preset))
-    layer = config.encoder.layer
+    config = config_of(system, weights, preset=system.preset or _CLIPS_PRESET, device=device)
+    preset, layer = config.preset, config.encoder.layer
     clips = [[*triplets.ids], [*map(tuple, triplets.clips)], triplets.roles.tolist()]
     made_from = hashlib.sha256(json.dumps([weights.sha256, preset, layer, *clips]).encode()).hexdigest()
     uri = storage.join(folder, _SSABX)

@@ -1,6 +1,7 @@
 """The figures of systems side by side: rows of text, for a terminal and for a page."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from rich.table import Table
 
@@ -25,44 +26,33 @@ _PUBLISHED = {
     "snmi": "SNMI %",
     "hertz": "Hz",
 }
+_SHIFTS = {"sdhubert": "shift", "zerosyl": "zerosyl_shift"}
 _NONE = "-"
 _MIB = 1024**2
 
 
+Tell = Callable[[SystemFigures], str]
+
+
 def figure_rows(systems: Sequence[SystemFigures]) -> Iterator[list[str]]:
     """A row for each figure: its name, its protocol, and its text of each system, with 95 % intervals in brackets."""
+    for name, protocol, tell in _figures(list(systems[0].boundary.protocols)):
+        yield [name, protocol, *map(tell, systems)]
 
-    def row(name: str, protocol: str, tell: Callable[[SystemFigures], str]) -> list[str]:
-        return [name, protocol, *map(tell, systems)]
 
-    for protocol in systems[0].boundary.protocols:
-        if protocol != "onsets_offsets":
-            yield row("shift", protocol, lambda one, protocol=protocol: _shift(one, protocol))
-        for name, title in _BOUNDARY.items():
-            yield row(
-                title,
-                protocol,
-                lambda one, protocol=protocol, name=name: _percent(getattr(one.boundary.protocols[protocol], name)),
-            )
-    yield row("token F1 %", "zerosyl", lambda one: _percent(one.boundary.syllables["zerosyl_tokens"].f1))
-    for (protocol, name), title in _PURITY.items():
-        yield row(
-            title,
-            protocol,
-            lambda one, protocol=protocol, name=name: (
-                _NONE if one.purity is None else _percent(getattr(one.purity.protocols[protocol], name))
-            ),
-        )
-    yield row("units", "", lambda one: _number(one.num_units, 0))
-    yield row("syllables, Hz", "", lambda one: _number(one.token_rate.hertz, 2, one.token_rate.hertz_interval))
-    yield row(
-        "bitrate, bit/s",
-        "entropy-coded",
-        lambda one: _number(one.token_rate.entropy_bits_per_second, 1, one.token_rate.entropy_interval),
-    )
-    yield row("SSABX %", "mean of frames", lambda one: _NONE if one.ssabx is None else _percent(one.ssabx.accuracy))
-    yield row("real-time factor", "", lambda one: _number(one.real_time_factor, 4))
-    yield row("memory, MiB", "", lambda one: _number(one.cost.peak_bytes / _MIB if one.cost.peak_bytes else None, 0))
+def _figures(protocols: Sequence[str]) -> Iterator[tuple[str, str, Tell]]:
+    for protocol in protocols:
+        if protocol in _SHIFTS:
+            yield "shift", protocol, partial(_shift, protocol)
+        yield from ((title, protocol, partial(_boundary, protocol, name)) for name, title in _BOUNDARY.items())
+    yield "token F1 %", "zerosyl", lambda one: _percent(one.boundary.syllables["zerosyl_tokens"].f1)
+    yield from ((title, protocol, partial(_purity, protocol, name)) for (protocol, name), title in _PURITY.items())
+    yield "units", "", lambda one: _number(one.num_units, 0)
+    yield "syllables, Hz", "", lambda one: _number(one.token_rate.hertz, 2, one.token_rate.hertz_interval)
+    yield "bitrate, bit/s", "entropy-coded", _bitrate
+    yield "SSABX %", "mean of frames", lambda one: _NONE if one.ssabx is None else _percent(one.ssabx.accuracy)
+    yield "real-time factor", "", lambda one: _number(one.real_time_factor, 4)
+    yield "memory, MiB", "", lambda one: _number(one.cost.peak_bytes / _MIB if one.cost.peak_bytes else None, 0)
 
 
 def published_rows() -> tuple[list[str], list[list[str]]]:
@@ -97,9 +87,21 @@ def published_table() -> Table:
     return table
 
 
-def _shift(one: SystemFigures, protocol: str) -> str:
-    shift: Shift = one.shift if protocol == "sdhubert" else one.zerosyl_shift
+def _shift(protocol: str, one: SystemFigures) -> str:
+    shift: Shift = getattr(one, _SHIFTS[protocol])
     return f"{1000 * shift.seconds:+.0f} ms ({'tuned' if shift.source == 'tuned' else 'NOT TUNED'})"
+
+
+def _boundary(protocol: str, name: str, one: SystemFigures) -> str:
+    return _percent(getattr(one.boundary.protocols[protocol], name))
+
+
+def _purity(protocol: str, name: str, one: SystemFigures) -> str:
+    return _NONE if one.purity is None else _percent(getattr(one.purity.protocols[protocol], name))
+
+
+def _bitrate(one: SystemFigures) -> str:
+    return _number(one.token_rate.entropy_bits_per_second, 1, one.token_rate.entropy_interval)
 
 
 def _percent(figure: Figure) -> str:

@@ -14,7 +14,17 @@ from sdhubert_ray.reporting.content import Page
 _ASSETS = files("sdhubert_ray.reporting") / "assets"
 _LIBRARY = ("wavesurfer.min.js", "spectrogram.min.js", "timeline.min.js")
 """wavesurfer.js and its plugins, see assets/vendor.json."""
-_SCRIPTS = ("dom.js", "charts.js", "tables.js", "sound.js", "player.js", "browser.js", "units.js", "main.js")
+_SCRIPTS = (
+    "dom.js",
+    "charts.js",
+    "tables.js",
+    "sound.js",
+    "lanes.js",
+    "player.js",
+    "browser.js",
+    "units.js",
+    "main.js",
+)
 """Ours, in the order in which they need each other."""
 
 

@@ -4,7 +4,7 @@ function makeBrowser(load) {
   const { recordings } = data;
   const statuses = [...new Set(recordings.map((one) => one.status))].sort();
   const withUnits = recordings.some((one) => one.units !== null);
-  const withTruth = recordings.some((one) => one.truth !== null);
+  const withTruth = recordings.some((one) => one.truth !== null && one.truth.f1 !== null);
   const option = (value, text = value) => html("option", { value }, text);
   const redraw = () => draw();
   const field = (label, input, full) => html("label", { class: full ? "full" : null }, label, input);
@@ -73,7 +73,7 @@ function makeBrowser(load) {
       html("span", {}, lasting(one.seconds)),
       html("span", {}, `${whole.format(one.num_syllables)} syll.`),
     );
-    if (one.truth) meta.append(html("span", {}, `F1 ${one.truth.f1}`));
+    if (one.truth && one.truth.f1 !== null) meta.append(html("span", {}, `F1 ${one.truth.f1}`));
     return html(
       "li",
       { id: `recording-${number}`, role: "option", "aria-selected": "false", onclick: () => select(number) },

@@ -1,6 +1,6 @@
 // The page, from top to bottom.
 
-const KINDS = { run: "Segmentation", training: "Training", figures: "Evaluation" };
+const KINDS = { run: "Segmentation", training: "Training", figures: "Evaluation", comparison: "Comparison" };
 const by = (id) => document.getElementById(id);
 document.title = `${data.title} · sdhubert report`;
 by("kind").textContent = KINDS[data.kind];

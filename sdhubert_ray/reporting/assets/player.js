@@ -72,6 +72,11 @@ function makePlayer(openUnit) {
   let over = null;
   let tiers = null;
   let spectrogram = null;
+  const lanes = makeLanes(tell, (from, to) => {
+    if (!silent.hidden) return;
+    stopClip();
+    playInterval(audio, from, to);
+  });
 
   const start = (place) => one.times[2 * place] / 1000;
   const end = (place) => one.times[2 * place + 1] / 1000;
@@ -133,7 +138,7 @@ function makePlayer(openUnit) {
       times: html("div", { class: "times" }),
       marks: html("div"),
     };
-    inside.append(over, tiers.spectrogram, tiers.room, tiers.truth, tiers.times, tiers.marks);
+    inside.append(over, tiers.spectrogram, tiers.room, tiers.truth, lanes.box, tiers.times, tiers.marks);
     drawSpectrogram();
     wave.on("timeupdate", tellTime);
     wave.on("play", () => (playButton.textContent = "Pause"));
@@ -186,13 +191,11 @@ function makePlayer(openUnit) {
     tiers.truth.style.display = one.truth === null ? "none" : "";
     tiers.truth.replaceChildren();
     tiers.marks.replaceChildren();
-    swatches.replaceChildren(
-      html(
-        "span",
-        { "--fill": "var(--accent-soft)", "--edge": "var(--accent)" },
-        one.units ? "syllables, by unit" : "syllables, numbered",
-      ),
-    );
+    lanes.fill(one);
+    const compared = one.lanes.length > 0;
+    tiers.room.style.display = compared ? "none" : "";
+    const told = compared ? "syllables of a system" : one.units ? "syllables, by unit" : "syllables, numbered";
+    swatches.replaceChildren(html("span", { "--fill": "var(--accent-soft)", "--edge": "var(--accent)" }, told));
     if (one.truth === null) return;
     one.truth.labels.forEach((label, place) => {
       const [from, to] = one.truth.times.slice(2 * place, 2 * place + 2);
@@ -214,7 +217,7 @@ function makePlayer(openUnit) {
     }
     swatches.append(
       html("span", { "--fill": "var(--truth-soft)", "--edge": "var(--truth)" }, "reference"),
-      html("span", { class: "miss" }, "missed boundary"),
+      compared ? "" : html("span", { class: "miss" }, "missed boundary"),
       html("span", { class: "extra" }, "extra boundary"),
     );
   }
@@ -241,6 +244,7 @@ function makePlayer(openUnit) {
     };
     add("Syllables as a table", ["syllable", "start, s", "end, s", ...(one.units ? ["unit"] : [])], rows);
     add("Reference as a table", ["reference", "start, s", "end, s"], truth);
+    for (const [name, found] of lanes.tables()) add(name, ["syllable", "start, s", "end, s"], found);
   }
 
   function tellTime() {
@@ -268,10 +272,10 @@ function makePlayer(openUnit) {
     facts.replaceChildren(
       html("span", { class: `status ${kind}` }, one.status),
       html("span", {}, lasting(one.seconds)),
-      html("span", {}, `${whole.format(one.num_syllables)} syllables`),
+      html("span", {}, `${whole.format(one.num_syllables)} ${one.lanes.length ? "reference " : ""}syllables`),
     );
     if (one.shown < one.seconds) facts.append(html("span", {}, `the first ${lasting(one.shown)} are here`));
-    if (one.truth)
+    if (one.truth && one.truth.f1 !== null)
       facts.append(
         html("span", {}, `F1 ${one.truth.f1} %`),
         html("span", {}, `${one.truth.missed.length} missed, ${one.truth.extra.length} extra`),
@@ -283,7 +287,7 @@ function makePlayer(openUnit) {
     fillTiers();
     fillTable();
     say(
-      `${one.id}, ${one.status}, ${lasting(one.seconds)}, ${one.num_syllables} syllables${one.truth ? `, ${one.truth.missed.length} boundaries missed, ${one.truth.extra.length} extra` : ""}`,
+      `${one.id}, ${one.status}, ${lasting(one.seconds)}, ${one.num_syllables} syllables${one.truth && one.truth.f1 !== null ? `, ${one.truth.missed.length} boundaries missed, ${one.truth.extra.length} extra` : ""}`,
     );
     const blob = await soundOf(chosen);
     if (number !== chosen) return;
@@ -345,6 +349,7 @@ function makePlayer(openUnit) {
   }
 
   function step(by) {
+    if (one !== null && one.lanes.length) return lanes.step(by);
     if (one === null || !count()) return;
     let place = at === null ? (by > 0 ? 0 : count() - 1) : at + by;
     place = Math.min(count() - 1, Math.max(0, place));
