@@ -145,8 +145,8 @@ def _refuse_pieces(uris: Sequence[str], systems: Sequence[Contender], weights: M
             wanted = config_of(system, weights[system.title]).audio.piece_seconds
         if there != wanted:
             raise UserError(
-                f"{name_inputs(uris)} is cut into pieces of {there:g} s, but {system.title} takes {wanted:g} s; name the "
-                "recordings themselves, or a manifest that is not cut"
+                f"{name_inputs(uris)} is cut into pieces of {there:g} s, but {system.title} takes {wanted:g} s; name "
+                "the recordings themselves, or a manifest that is not cut"
             )
 
 
