@@ -61,6 +61,7 @@ def comparison_page(
     if len(chosen) < len(ids):
         notes.append(f"{len(chosen):,} of {len(ids):,} recordings are here to listen to; figures are of all.")
     headings, published = published_rows()
+    rows = [[", ".join(filter(None, (name, protocol))), *cells] for name, protocol, *cells in figure_rows(systems)]
     titles = [one.system.title for one in systems]
     note = _INTERVALS.format(count=systems[0].utterances)
     return Page(
@@ -70,7 +71,7 @@ def comparison_page(
         about=list(_about(comparison)),
         notes=notes,
         tables=[
-            Table("Systems compared", ["figure", "protocol", *titles], [*figure_rows(systems)], note),
+            Table("Systems compared", ["figure, protocol", *titles], rows, note),
             Table("Published figures", headings, published, MARK),
         ],
         recordings=[_show(result, sound, agreements) for result, sound in zip(results, sounds, strict=True)],

@@ -93,7 +93,7 @@ if (data.tables.length) {
     "agreement",
     data.kind === "run" ? "Against references" : "Figures",
     null,
-    html("div", { class: "grid" }, ...tables),
+    html("div", { class: data.kind === "comparison" ? "grid compared" : "grid" }, ...tables),
   );
 }
 if (data.recordings.length) {

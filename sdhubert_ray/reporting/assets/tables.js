@@ -2,7 +2,7 @@
 
 /** A table of the data; `open` is called with the id of a recording that is chosen, `known` tells whether it is here. */
 function sortable(one, known, open) {
-  const isText = (column) => column === 0 || one.columns[column] === "why";
+  const isText = (column) => column === 0 || ["why", "source"].includes(one.columns[column]);
   const rows = [...one.rows];
   const body = html("tbody");
   const cell = (value, column) => {
