@@ -48,7 +48,7 @@ def compare(
         str | None,
         typer.Option(metavar="AUDIO", help="Recordings whose syllables units are made of (default: AUDIO)."),
     ] = None,
-    n_units: Annotated[int, typer.Option(help="Units of each system, by k-means.")] = 256,
+    n_units: Annotated[int, typer.Option(min=1, help="Units of each system, by k-means.")] = 256,
     triplets: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Of spoken-sentence ABX, as `sdhubert evaluate ssabx` takes them."),
@@ -102,6 +102,7 @@ def compare(
         done = list(run_comparison(comparison, lambda title, unit, total: _begin(shown, title, unit, total)))
     figures = [one for one, _ in done]
     console.print(comparison_table(figures), soft_wrap=True)
+    console.print()
     console.print(published_table(), soft_wrap=True)
     for one in figures:
         for told in one.notes:

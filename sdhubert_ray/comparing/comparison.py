@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sdhubert_ray import storage
-from sdhubert_ray.clustering.options import ClusterOptions
 from sdhubert_ray.comparing.running import Task, run_system
 from sdhubert_ray.comparing.scoring import (
     SystemFigures,
@@ -21,7 +20,8 @@ from sdhubert_ray.errors import UserError
 from sdhubert_ray.evaluation import Joined, JoinOptions, Reference, load_references, renamed
 from sdhubert_ray.evaluation.joining import list_unmet, refuse_shared
 from sdhubert_ray.evaluation.ssabx import Triplets, read_triplets
-from sdhubert_ray.runs.config import JobConfig
+from sdhubert_ray.runs.config import JobConfig, load_config
+from sdhubert_ray.runs.devices import local_device
 
 _SYSTEMS, _SEGMENTS, _TRAIN = "systems", "segments", "train"
 _SHOWN = 3
@@ -95,10 +95,11 @@ def prepare(options: CompareOptions) -> Comparison:
     """Check what can be checked; nothing is written.
 
     Raises:
-        UserError: a name, a checkpoint, a list or references that cannot be, or a reference without a recording.
+        UserError: a name, a checkpoint, a device, a list or references that cannot be, or a reference without a
+            recording.
     """
     systems = parse_systems(options.systems)
-    ClusterOptions(options.n_units, options.n_units)
+    local_device(load_config(None, (), {"device": options.device}, {}).device)
     for name in (*options.inputs, *([options.train] if options.train else [])):
         if storage.is_folder(name) and storage.is_inside(options.output, name):
             raise UserError(f"output {options.output} is in the input {name}; choose an output outside of it")

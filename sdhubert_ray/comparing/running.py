@@ -6,11 +6,13 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import FrameType
 
 from sdhubert_ray import storage
 from sdhubert_ray.comparing.baselines import BASELINES, run_baseline
@@ -105,7 +107,7 @@ def _in_own_process(task: Task, advance: Callable[[int, float], None]) -> _Ended
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(task, sender), name=f"sdhubert {task.system.title}", daemon=True)
-    process.start()
+    _start_uninterrupted(process)
     sender.close()  # so that the end of the process ends what is received
     told: object = None
     try:
@@ -117,7 +119,7 @@ def _in_own_process(task: Task, advance: Callable[[int, float], None]) -> _Ended
             f"the process of {task.system.title} has ended by itself (exit code {process.exitcode})"
         ) from error
     except BaseException:
-        process.terminate()
+        process.terminate()  # what it has committed stays, and the lease of a process that is gone holds nobody
         raise
     finally:
         process.join()
@@ -127,9 +129,26 @@ def _in_own_process(task: Task, advance: Callable[[int, float], None]) -> _Ended
     raise told
 
 
+def _start_uninterrupted(process: BaseProcess) -> None:
+    """Start a process that Ctrl-C does not reach: a terminal sends it to all, and to tell that one is ours."""
+    resource_tracker.ensure_running()  # which would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 def _work(task: Task, sender: Connection) -> None:
     """Be the process of a task."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         summary = _segment(task, lambda rows, seconds: sender.send((rows, seconds)))
         sender.send(
@@ -142,8 +161,6 @@ def _work(task: Task, sender: Connection) -> None:
         )
     except (UserError, BusyError, IncompleteRunError) as error:
         sender.send(type(error)(str(error)))
-    except KeyboardInterrupt:
-        os._exit(1)  # the run has given back what it held; the parent was interrupted, too, and tells
 
 
 def _segment(task: Task, on_commit: Callable[[int, float], None]) -> Summary:
@@ -159,10 +176,6 @@ def _segment(task: Task, on_commit: Callable[[int, float], None]) -> Summary:
         engine="local",
         on_commit=on_commit,
     )
-
-
-def _interrupt(_: int, __: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def peak_memory() -> int:

@@ -182,7 +182,7 @@ def score_system(
     drawn = Bootstrap()
     boundary = evaluate_boundary(joined, shift.seconds, drawn, zerosyl_shift=within.seconds)
     if loaded is None:
-        notes.append(f"{system.title}: too few syllables for so many units; there is no purity")
+        notes.append(f"{system.title} has fewer syllables than units, so there is no purity; --n-units takes fewer")
     if joined.missing:
         done = "left out" if truths.options.missing == "skip" else "counted as without syllables"
         notes.append(f"{system.title}: {len(joined.missing)} recordings are missing, {done}: {joined.missing[0]} ...")

@@ -110,6 +110,8 @@ def _figures_page(target: str, figures: Mapping[str, Any], options: ReportOption
     """The page of an evaluation: that of the output it is of, where that can still be read, or the figures alone."""
     if options.references is not None:
         raise UserError(f"{target} says what references its figures are of; leave out --references")
+    if figures.get("metric") == "compare":
+        raise UserError(f"{target} is of a comparison, whose page is beside it; `sdhubert compare` makes that again")
     try:
         if figures["metric"] == "ssabx":
             return _ssabx_page(target, figures)
