@@ -15,7 +15,7 @@ def log_mel(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Log energies of 25 ms around each frame of 20 ms: (n // 320, 80) of (n,) samples at 16 kHz."""
     from scipy.signal import get_window
 
-    padded = np.pad(samples.astype(np.float64), (_WINDOW - FRAME_SAMPLES) // 2)
+    padded = np.pad(samples.astype(np.float64), ((_WINDOW - FRAME_SAMPLES) // 2, _WINDOW))
     windows = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::FRAME_SAMPLES]
     frames = windows[: len(samples) // FRAME_SAMPLES]
     power = np.abs(np.fft.rfft(frames * get_window("hann", _WINDOW), _FFT)) ** 2
