@@ -4,27 +4,9 @@ import pytest
 from commands import sdhubert
 from evaluation_inputs import make_output, make_row
 from recorded import SCRIPT, write_training
-from reporting_pages import open_page
+from reporting_pages import LISTEN, TOLERANCE, assert_plays, choose, heard, open_page
 
 pytestmark = [pytest.mark.seconds, pytest.mark.xdist_group("browser")]
-
-TOLERANCE = 0.03
-LISTEN = """() => {
-    for (const id of ["audio", "clip"]) {
-        const audio = document.getElementById(id);
-        const [play, pause] = [audio.play, audio.pause];
-        audio.heard = [];
-        audio.play = function () {
-            audio.heard.push(["from", audio.currentTime]);
-            return play.call(audio);
-        };
-        audio.pause = function () {
-            if (!audio.paused) audio.heard.push(["to", audio.currentTime]);
-            pause.call(audio);
-        };
-    }
-}"""
-"""Notes where the elements are, by their own clocks, when they are told to begin and to stop."""
 
 
 @pytest.fixture(scope="module")
@@ -37,32 +19,6 @@ def page(browser, recorded, references, tmp_path_factory):
     yield page
     assert not page.problems
     page.context.close()
-
-
-def heard(page, element):
-    """Where an audio element has begun and stopped since the last time."""
-    page.wait_for_function("id => (document.getElementById(id).heard.at(-1) ?? [])[0] === 'to'", arg=element)
-    (_, begun), (_, ended) = page.evaluate("id => document.getElementById(id).heard.splice(0)", element)[-2:]
-    return begun, ended
-
-
-def assert_plays(page, button, element, start, end):
-    """A click plays these seconds and no more; where others have the processor at its end, another click shows it."""
-    for _ in range(6):
-        button.click()
-        begun, ended = heard(page, element)
-        assert begun == pytest.approx(start, abs=TOLERANCE)
-        assert ended >= end - TOLERANCE
-        if ended <= end + TOLERANCE:
-            return
-    pytest.fail(f"it stopped at {ended}, not at {end}")
-
-
-def choose(page, name):
-    item = page.locator("#list li", has_text=name).first
-    item.click()
-    number = item.get_attribute("id").removeprefix("recording-")
-    page.wait_for_function("number => document.querySelector('.player').dataset.ready === number", arg=number)
 
 
 def syllables(page):
