@@ -64,7 +64,8 @@ from sdhubert_ray.speech.spans import SpeechOptions
 SDHUBERT = Path(sys.executable).parent / "sdhubert"
 CORPORA = {"librispeech": "syllables=forced-alignment", "timit": "syllables=hand"}
 PARTS = ("validation", "test")
-PROTOCOLS = ("sdhubert", "onsets_offsets")
+PROTOCOLS = {"sdhubert": "shift", "onsets_offsets": None, "zerosyl": "zerosyl_shift"}
+"""And what the figures call the shift of each."""
 FIGURES = ("precision", "recall", "f1", "r_value")
 CLUSTERS = (256, 1024)
 MEL_SPEECH = tuple(SpeechOptions("relative", share / 10, silence_threshold=None) for share in range(1, 9))
@@ -196,7 +197,7 @@ def evaluate_boundaries(speech: Path, out: Path, names: list[str]) -> None:
             references = speech / f"syllables_{corpus}_{part}.json"
             sdhubert("evaluate", "boundary", out / name / f"{corpus}_{part}", references, *shift, "--json", result)
             results[name] = json.loads(result.read_text())
-        for protocol in PROTOCOLS:
+        for protocol, shifted in PROTOCOLS.items():
             first = next(iter(results.values()))
             counts, missing, extra = first["protocols"][protocol], first["missing"]["count"], first["extra"]["count"]
             about = f"{counts['utterances']} recordings joined, {missing} missing, {extra} extra; "
@@ -205,7 +206,7 @@ def evaluate_boundaries(speech: Path, out: Path, names: list[str]) -> None:
             print(f"| segmenter | shift | {' | '.join(FIGURES)} | segments/s |\n|{'---|' * (len(FIGURES) + 3)}")
             for name, figures in results.items():
                 cells = [percent(figures["protocols"][protocol][figure]) for figure in FIGURES]
-                moved = f"{round(1000 * figures['shift']['seconds'])} ms" if protocol == "sdhubert" else ""
+                moved = f"{round(1000 * figures[shifted]['seconds'])} ms" if shifted else ""
                 print(f"| {name} | {moved} | {' | '.join(cells)} | {figures['token_rate']['hertz']:.2f} |", flush=True)
                 record(
                     f"{corpus} {part}, {protocol}, {name}: f1", figures["protocols"][protocol]["f1"]["value"], "ratio"
