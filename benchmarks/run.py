@@ -19,6 +19,7 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 COMMANDS: dict[str, list[tuple[str, ...]]] = {  # words in capitals are filled in; others run without arguments
+    "compare": [("SPEECH", "OUT")],
     "cuts": [("--peers", "PEERS")],
     "engines": [("SPEECH",)],
     "kmeans": [(), ("--default", "--steps", "4")],

@@ -89,7 +89,7 @@ def published_table() -> Table:
 
 def _shift(protocol: str, one: SystemFigures) -> str:
     shift: Shift = getattr(one, _SHIFTS[protocol])
-    return f"{1000 * shift.seconds:+.0f} ms ({'tuned' if shift.source == 'tuned' else 'NOT TUNED'})"
+    return f"{round(1000 * shift.seconds):+d} ms ({'tuned' if shift.source == 'tuned' else 'NOT TUNED'})"
 
 
 def _boundary(protocol: str, name: str, one: SystemFigures) -> str:
