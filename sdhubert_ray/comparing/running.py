@@ -30,7 +30,7 @@ class Cost:
     """What segmenting has taken, over all processes that ended what they had begun.
 
     Attributes:
-        wall_seconds: on the clock, from the model's being loaded on, as `sdhubert segment` counts.
+        wall_seconds: on the clock, from when the model is loaded, as `sdhubert segment` counts.
         audio_seconds: audio that was gone through.
         peak_bytes: memory of the largest process at its largest; memory of a GPU does not count.
     """

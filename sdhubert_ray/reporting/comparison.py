@@ -21,8 +21,8 @@ from sdhubert_ray.reporting.sound import EXCERPT_SECONDS, Sound, read_sounds
 _COLUMNS = ("id", "uri", "piece", "offset", "duration", "status", "error", "num_frames", "segments", "units")
 _INTERVALS = (
     "{count} recordings with a reference, the same for all; in brackets 95 % of resamples over recordings. Real-time "
-    "factor: seconds on the clock for a second of audio, decoding included. Memory: the most that the process of the "
-    "system has held."
+    "factor: seconds on the clock for a second of audio, decoding included, loading not. Memory: the most that the "
+    "process of the system has held."
 )
 
 
