@@ -13,7 +13,7 @@ import pyarrow as pa
 from sdhubert_ray.corpus import Listing, Selection, list_inputs, name_inputs
 from sdhubert_ray.output import Commit, Plan, StagedPlan
 from sdhubert_ray.output.tables import ragged, ragged_vectors
-from sdhubert_ray.runs.config import JobConfig
+from sdhubert_ray.runs.config import JobConfig, that_count
 from sdhubert_ray.runs.execute import plan_job
 from sdhubert_ray.runs.planning import Found, UnitOptions, stage_input
 from sdhubert_ray.runs.session import OnCommit, Origin, Session, Summary, publish_here
@@ -60,7 +60,8 @@ class Baseline:
 
     def identity(self) -> dict[str, object]:
         """What decides the results."""
-        return {"baseline": {"level": self.level, "speech": asdict(self.speech), "cut": asdict(self.cut)}}
+        cut = asdict(self.cut) if isinstance(self.cut, ValleyOptions) else that_count(asdict(self.cut))
+        return {"baseline": {"level": self.level, "speech": asdict(self.speech), "cut": cut}}
 
     def segment(self, samples: Samples) -> npt.NDArray[np.float64]:
         """Syllables of (n,) z-scored samples at 16 kHz: (S, 2) seconds."""
@@ -152,7 +153,7 @@ def run_baseline(
     job = plan_job(
         config,
         origin,
-        {**baseline.identity(), "audio": asdict(config.segmentation.audio)},
+        {**baseline.identity(), "audio": config.identity(name)["audio"]},
         absolute(output),
         stage,
         engine="local",

@@ -169,7 +169,7 @@ class JobConfig:
         # No key without a quantizer: outputs from before there were any can go on.
         units: dict[str, object] = {"quantizer": {"sha256": quantizer_sha256}} if quantizer_sha256 else {}
         options = asdict(self.segmentation)
-        options["syllables"] = _that_count(options["syllables"])
+        options["syllables"] = that_count(options["syllables"])
         for name, usual in (("resampler", SOXR), ("normalisation", POPULATION)):
             if options["audio"][name] == usual:  # as before there were others
                 del options["audio"][name]
@@ -186,8 +186,11 @@ class JobConfig:
         }
 
 
-def _that_count(syllables: Mapping[str, object]) -> dict[str, object]:
-    """The options of the segmenter alone: those of others change nothing. Min-cut's are as before there were others."""
+def that_count(syllables: Mapping[str, object]) -> dict[str, object]:
+    """The options of the segmenter alone, of all that `SyllableOptions` has: those of others change nothing.
+
+    Min-cut's are as before there were others.
+    """
     name = str(syllables["segmenter"])
     section = SEGMENTERS[name]
     pooling = {} if syllables["pooling"] == MEAN else {"pooling": syllables["pooling"]}  # as before there were others

@@ -77,6 +77,8 @@ def open_features(uri: str) -> SavedFeatures:
     if contents is None:
         raise UserError(f"{uri} holds no run; name an output folder of `sdhubert segment --frame-features float32`")
     record = contents.record
+    if "checkpoint" in record and record["checkpoint"] is None:
+        raise UserError(f"{uri} was made without an encoder: there are no frame features to take")
     try:
         config: dict[str, Any] = record["config"]
         precision = str(config["output"]["frame_features"])

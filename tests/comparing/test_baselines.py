@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from commands import sdhubert
+from commands import complaint, sdhubert
 from recordings import write_corpus
 from scipy.signal import stft
 
@@ -119,6 +119,18 @@ def test_a_syllable_has_the_mean_of_its_frames(golden: Path, tmp_path: Path) -> 
     features, _, _ = encode_mel(normalise(soundfile.read(sound, dtype="float32")[0], 0))
     for (start, end), found in zip((result.segments * 50).round().astype(int), result.segment_features, strict=True):
         assert found == pytest.approx(features[start:end].mean(axis=0), abs=2e-3)  # kept in half precision
+
+
+def test_what_needs_an_encoder_says_that_there_is_none(golden: Path, tmp_path: Path) -> None:
+    run_baseline("uniform", BASELINES["uniform"], [str(golden / "audio")], str(tmp_path / "out"))
+    for command in (
+        ["show", tmp_path / "out", "synth_3.flac", "-o", tmp_path / "x.png"],
+        ["resegment", tmp_path / "out", tmp_path / "x"],
+    ):
+        assert "was made without an encoder: there are no frame" in complaint(sdhubert(*command, expect=2))
+    assert "synth_3" in sdhubert("show", tmp_path / "out", "synth_3.flac").stdout
+    again = ["segment", golden / "audio", tmp_path / "out", "--checkpoint", "bundled", "--engine", "local"]
+    assert "made with another configuration" in complaint(sdhubert(*again, expect=2))
 
 
 def test_better_than_a_cut_every_fifth_of_a_second(golden: Path, tmp_path: Path) -> None:
