@@ -18,7 +18,7 @@ from sdhubert_ray.corpus import list_inputs, name_inputs
 from sdhubert_ray.encoder import Checkpoint, fetch_checkpoint
 from sdhubert_ray.errors import UserError
 from sdhubert_ray.evaluation import Joined, JoinOptions, Reference, load_references, renamed
-from sdhubert_ray.evaluation.joining import list_unmet, refuse_shared
+from sdhubert_ray.evaluation.joining import how_names_meet, list_unmet, refuse_shared
 from sdhubert_ray.evaluation.ssabx import Triplets, read_triplets
 from sdhubert_ray.runs.config import JobConfig, load_config
 from sdhubert_ray.runs.devices import local_device
@@ -107,8 +107,7 @@ def prepare(options: CompareOptions) -> Comparison:
     validation = [] if options.tune is None else load_references(options.tune, options.tier)
     if options.tune is not None:
         refuse_shared(references, options.references, validation, options.tune)
-    if options.join.missing == "error":
-        _refuse_unmet(options, {options.references: references, **({options.tune: validation} if options.tune else {})})
+    _refuse_unmet(options, {options.references: references, **({options.tune: validation} if options.tune else {})})
     triplets = None
     if options.triplets is not None:
         beside = storage.absolute(options.triplets).rpartition("/")[0]
@@ -128,13 +127,18 @@ def _refuse_unmet(options: CompareOptions, wanted: Mapping[str, Sequence[Referen
     """Refuse references without a recording now, and not after hours."""
     recordings = [name for table in list_inputs(options.inputs).batches for name in table.column("id").to_pylist()]
     for uri, references in wanted.items():
-        unmet = list_unmet([renamed(one, *options.join.rename) for one in references], recordings)
-        if unmet:
-            such = f"; recordings there are called like {recordings[0]!r}" if recordings else ""
-            raise UserError(
-                f"{len(unmet)} of {len(references)} recordings of {uri} are not among the inputs, such as "
-                f"{', '.join(unmet[:_SHOWN])}{such}; give them, or --missing skip leaves their references out"
-            )
+        named = [renamed(one, *options.join.rename) for one in references]
+        unmet = list_unmet(named, recordings)
+        if not unmet or (options.join.missing != "error" and len(unmet) < len(named)):
+            continue
+        such = f"; recordings there are called like {recordings[0]!r}" if recordings else ""
+        way = "give them, or --missing skip leaves their references out"
+        if len(unmet) == len(named):
+            way = how_names_meet(named, recordings[:_SHOWN])
+        raise UserError(
+            f"{len(unmet)} of {len(references)} recordings of {uri} are not among the inputs, such as "
+            f"{', '.join(unmet[:_SHOWN])}{such}; {way}"
+        )
 
 
 def _refuse_pieces(uris: Sequence[str], systems: Sequence[Contender], weights: Mapping[str, Checkpoint]) -> None:

@@ -343,14 +343,18 @@ def _missing_error(
     hint = f"; recordings there are called like {there[0]!r}" if there and not failed else ""
     way = "give their segments, or --missing skip leaves them out, --missing empty counts them as without segments"
     if len(missing) == len(references):
-        way = "names have to be the same but for the ending of the audio"
-        rename = find_rename([reference.file_name for reference in references], there)
-        if rename:
-            way += f"; they are with --rename {shlex.quote(rename)}"
+        way = how_names_meet(references, there)
     return UserError(
         f"{len(missing)} of {len(references)} referenced recordings have no segments in {output}{unread}, such as "
         f"{named}{hint}; {way}"
     )
+
+
+def how_names_meet(references: Sequence[Reference], recordings: Sequence[str]) -> str:
+    """What to do where no reference has a recording, in words; `recordings` are ids of some."""
+    way = "names have to be the same but for the ending of the audio"
+    rename = find_rename([reference.file_name for reference in references], recordings)
+    return f"{way}; they are with --rename {shlex.quote(rename)}" if rename else way
 
 
 def find_rename(references: Sequence[str], recordings: Sequence[str]) -> str | None:

@@ -64,6 +64,17 @@ def test_references_of_what_is_no_input_are_refused_before_the_work(golden: Path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("missing", ["error", "skip"])
+def test_references_that_are_of_nothing_are_refused_before_the_work(missing: str, golden: Path, tmp_path: Path) -> None:
+    (tmp_path / "deep").symlink_to(golden / "audio")
+    command = ["compare", *(tmp_path / f"deep/synth_{number}.flac" for number in (1, 2)), "--missing", missing]
+    command += ["--systems", "uniform", "--references", golden / "audio/syllables.json", "-o", tmp_path / "out"]
+    said = complaint(sdhubert(*command, expect=2))
+    assert "5 of 5 recordings of" in said
+    assert "names have to be the same but for the ending of the audio; they are with --rename =" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_manifest_of_other_pieces_is_refused_before_the_work(golden: Path, tmp_path: Path) -> None:
     sdhubert("manifest", golden / "audio", tmp_path / "m.parquet", "--piece-seconds", "20")
     command = ["compare", tmp_path / "m.parquet", "--systems", "uniform", "-o", tmp_path / "out"]
