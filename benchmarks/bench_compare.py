@@ -4,15 +4,18 @@
 
 SPEECH_FOLDER has manifest.jsonl, with columns `split` and `syllables`, and syllables_{timit,librispeech}_{validation,
 test}.json. Compared are the bundled checkpoint, what needs no encoder, and Sylber's network with random weights, which
-is noise but for its time and memory; `--system` adds others. Shifts are chosen on the validation recordings, units are
-made of the train split, sentences are those that all speakers of TIMIT say. What is done in OUT is not done again;
-OUT/CORPUS/index.html is the page. `--files` takes the first of each part, and of the train split, to try it out.
+is noise but for its time and memory; and files of VG-HuBERT, ZeroSyl's WavLM and SylBoost with small random networks in
+them, which are noise altogether, and in a table of their own; `--system` adds others. Shifts are chosen on the
+validation recordings, units are made of the train split, sentences are those that all speakers of TIMIT say. What is
+done in OUT is not done again; OUT/CORPUS/index.html is the page. `--files` takes the first of each part, and of the
+train split, to try it out.
 """
 
 import argparse
 import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,14 +27,37 @@ from reporting import ROOT, heading, record
 from transformers import HubertConfig, HubertModel
 from triplets import timit_triplets
 
+sys.path.insert(0, str(ROOT / "tests"))
+from foreign import make_sylboost, make_vg_hubert, make_wavlm
+
 SDHUBERT = Path(sys.executable).parent / "sdhubert"
 CORPORA = {"timit": "hand", "librispeech": "forced-alignment"}
 """And how their syllables were found, by which the manifest tells them."""
 NOISE_LAYERS = 9
+SMALL_NOISE = {
+    "VG-HuBERT": ("vg-hubert", make_vg_hubert),
+    "ZeroSyl": ("zerosyl", make_wavlm),
+    "SylBoost 6.25": ("sylboost-6.25", make_sylboost),
+}
+SMALL = "(small noise)"
 N_UNITS = 256
 
 
-def make_noise(path: Path) -> None:
+def make_noise(folder: Path) -> list[str]:
+    """Random weights in the files of other systems. Returns them as `--systems` takes them."""
+    path = folder / "sylber_noise.ckpt"
+    if not path.exists():
+        make_sylber(path)
+    systems = [f"Sylber (noise):sylber={path}"]
+    for name, (preset, make) in SMALL_NOISE.items():
+        into = folder / f"{preset}_noise"
+        into.mkdir(exist_ok=True)
+        file = next(into.iterdir(), None) or make(into)[0]
+        systems.append(f"{name} {SMALL}:{preset}={file}")
+    return systems
+
+
+def make_sylber(path: Path) -> None:
     """Random weights in the shape and the form of Sylber's."""
     config = json.loads((ROOT / "configs" / "hubert-base-ls960.json").read_text())
     torch.manual_seed(0)
@@ -64,25 +90,29 @@ def compare(speech: Path, out: Path, corpus: str, systems: Sequence[str], files:
     tested = [row for row in rows if row["id"] in ids and row["syllables"] == CORPORA[corpus]]
     write_manifest(given / "recordings.jsonl", tested, speech)
     train = [row for row in rows if row["split"] == "train"]
-    write_manifest(given / "train.jsonl", train[:files], speech)
+    write_manifest(out / "train.jsonl", train[:files], speech)
+    for made in out.glob("*/systems/*/train"):  # those of the other corpus are the same
+        if not (here := out / corpus / made.relative_to(made.parents[2])).exists():
+            shutil.copytree(made, here)
     (given / "triplets.json").write_text(json.dumps(timit_triplets(speech / "timit_nltk", "X")))
     command: list[str | Path] = [SDHUBERT, "compare", given / "recordings.jsonl", "--systems", ",".join(systems)]
     command += ["--references", given / "test.json", "--tune", given / "validation.json", "-o", out / corpus]
-    command += ["--train", given / "train.jsonl", "--n-units", str(min(N_UNITS, 8 * files) if files else N_UNITS)]
+    command += ["--train", out / "train.jsonl", "--n-units", str(min(N_UNITS, 8 * files) if files else N_UNITS)]
     command += ["--triplets", given / "triplets.json", "--triplets-root", speech / "timit_nltk"]
     subprocess.run(command, check=True)
     return out / corpus
 
 
-def markdown(output: Path) -> Iterator[str]:
-    """The table of the page, whose content is JSON in it."""
+def markdown(output: Path, small: bool) -> Iterator[str]:
+    """The table of the page, whose content is JSON in it, but for its small noise, or of that alone."""
     found = re.search(r'id="data">(.*?)</script>', (output / "index.html").read_text())
     assert found is not None
     table = json.loads(found[1])["tables"][0]
+    shown = [place < 2 or (SMALL in title) == small for place, title in enumerate(table["columns"])]
     for number, cells in enumerate([table["columns"], *table["rows"]]):
-        yield f"| {' | '.join(cells)} |"
+        yield f"| {' | '.join(itertools.compress(cells, shown))} |"
         if number == 0:
-            yield "|---" * len(cells) + "|"
+            yield "|---" * sum(shown) + "|"
 
 
 def main() -> None:
@@ -93,14 +123,12 @@ def main() -> None:
     parser.add_argument("--system", action="append", default=[], metavar="NAME=FILE", help="as `--systems` takes it")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    noise = given.out / "sylber_noise.ckpt"
-    if not noise.exists():
-        make_noise(noise)
-    systems = ["bundled", "mel-valleys", "energy", "uniform", f"Sylber (noise):sylber={noise}", *given.system]
+    systems = ["bundled", "mel-valleys", "energy", "uniform", *make_noise(given.out), *given.system]
     print(heading(), flush=True)
     for corpus in CORPORA:
         output = compare(given.speech.absolute(), given.out, corpus, systems, given.files)
-        print(f"\n{corpus}\n", *markdown(output), sep="\n", flush=True)
+        for small in (False, True):
+            print(f"\n{corpus}\n", *markdown(output, small), sep="\n", flush=True)
         for one in json.loads((output / "comparison.json").read_text())["systems"]:
             for protocol, counts in one["boundary"]["protocols"].items():
                 record(f"{corpus}, {protocol}, {one['system']['title']}: f1", counts["f1"]["value"], "ratio")
