@@ -10,11 +10,18 @@ from sdhubert_ray.encoder.protocol import Encoder
 from sdhubert_ray.speech import Samples
 from sdhubert_ray.speech.audio import FRAME_SAMPLES, MIN_SAMPLES, SAMPLE_RATE, is_silent
 from sdhubert_ray.speech.presets import SegmentationOptions
-from sdhubert_ray.speech.windows import WindowOptions
+from sdhubert_ray.speech.windows import WindowOptions, count_frames
 from sdhubert_ray.streaming.level import RunningLevel
 
-# Whole windows of any length, each with as many frames as its samples fill.
-_WHOLE = WindowOptions(window_seconds=None, pad_samples=160)
+
+def padding_of(options: SegmentationOptions) -> WindowOptions:
+    """How a window of a stream is encoded: whole, whatever its length, and padded as those of a recording are."""
+    return WindowOptions(window_seconds=None, pad_samples=options.windows.pad_samples)
+
+
+def least_look_ahead(options: SegmentationOptions) -> int:
+    """Frames that a window lacks of those that its samples fill: one where it is not padded."""
+    return 1 - count_frames(FRAME_SAMPLES, padding_of(options))
 
 
 class FrameStream:
@@ -28,13 +35,14 @@ class FrameStream:
 
         Args:
             model: in eval mode, on its device and in its precision.
-            options: layers, and what the z-score needs.
-            look_ahead: frames behind those that are given out.
+            options: layers, what the z-score needs, and how a window is padded.
+            look_ahead: frames behind those that are given out; `least_look_ahead` or more.
             hop: frames that are given out at once.
             window: frames that are encoded at once, `look_ahead + hop` or more.
         """
         self._model = model
         self._options = options
+        self._padding = padding_of(options)
         self._hop = hop * FRAME_SAMPLES
         self._next = (look_ahead + hop) * FRAME_SAMPLES
         self._buffer = np.zeros(window * FRAME_SAMPLES, np.float32)
@@ -58,7 +66,7 @@ class FrameStream:
 
     def end(self) -> Iterator[EncodedPiece]:
         """Yield the frames that wait for a future, once there is none; of under 0.1 s of audio there are none."""
-        last = self._end // FRAME_SAMPLES
+        last = self._begin + count_frames(self._filled, self._padding)
         if self._end >= MIN_SAMPLES and last > self._given:
             yield self._encode(last)
 
@@ -79,7 +87,7 @@ class FrameStream:
             nothing = np.zeros(count, np.float32)
             return EncodedPiece(np.zeros((count, self._model.hidden_size), np.float32), nothing - np.inf, nothing)
         samples = self._level.normalise(window, self._options.audio)
-        (piece,) = encode_pieces(self._model, [samples], _WHOLE, self._options.encoder, 0.0)
+        (piece,) = encode_pieces(self._model, [samples], self._padding, self._options.encoder, 0.0)
         return EncodedPiece(piece.features[rows].copy(), piece.raw_norm[rows], piece.amplitude[rows])
 
     def _make_room(self) -> None:

@@ -1,6 +1,7 @@
 """`StreamingSegmenter`: audio as it comes from a microphone to syllables that are final."""
 
 import math
+from dataclasses import replace
 from types import TracebackType
 
 import numpy as np
@@ -13,7 +14,7 @@ from sdhubert_ray.speech.arrays import Array, is_samples, to_array, to_floats
 from sdhubert_ray.speech.audio import FRAME_RATE, SAMPLE_RATE
 from sdhubert_ray.speech.decoders import MAX_RATE, MIN_RATE
 from sdhubert_ray.streaming.cutting import StreamedSyllable, SyllableStream
-from sdhubert_ray.streaming.frames import FrameStream
+from sdhubert_ray.streaming.frames import FrameStream, least_look_ahead
 
 
 class StreamingSegmenter:
@@ -21,7 +22,7 @@ class StreamingSegmenter:
 
     One for each stream; many may share a `SDHuBERTSegmenter`, one after the other. The same samples give the same
     syllables however they are divided. Memory is bounded, whatever the length of the stream: a window of samples, and
-    the frames of a span of speech of `max_span_seconds`.
+    the frames of a span of speech of `max_span_seconds`, or of `piece_seconds` where that is less.
 
         with StreamingSegmenter(segmenter, mincut) as stream:
             for samples in microphone:
@@ -33,7 +34,7 @@ class StreamingSegmenter:
         self,
         segmenter: SDHuBERTSegmenter,
         mincut: MincutWrapper,
-        sample_rate: int = SAMPLE_RATE,
+        sample_rate: float = SAMPLE_RATE,
         *,
         look_ahead: float = 0.5,
         hop: float = 0.2,
@@ -53,14 +54,19 @@ class StreamingSegmenter:
         Raises:
             UserError: options that need a whole recording, or are none of a stream.
         """
-        if not isinstance(sample_rate, int) or not MIN_RATE <= sample_rate <= MAX_RATE:
+        _check_parts(segmenter, mincut)
+        options = segmenter.options
+        ahead = _frames("look_ahead", look_ahead, least_look_ahead(options))
+        step, heard = _frames("hop", hop, 1), _frames("window", window, 1)
+        longest = options.audio.piece_seconds
+        if not ahead + step <= heard <= longest * FRAME_RATE:
             raise UserError(
-                f"sample_rate is {sample_rate!r}; it has to be a whole number of Hz, {MIN_RATE} to {MAX_RATE}"
+                f"window is {window:g}; it has to be from look_ahead + hop, {look_ahead + hop:g} s, to what may be "
+                f"encoded at once, {longest:g} s (piece_seconds)"
             )
-        ahead, step, heard = _frames("look_ahead", look_ahead, 0), _frames("hop", hop, 1), _frames("window", window, 1)
-        if heard < ahead + step:
-            raise UserError(f"window is {window:g}; it has to be look_ahead + hop, {look_ahead + hop:g} s, or more")
-        speech, syllables = segmenter.options.speech, mincut.options_with(segmenter.syllable_options)
+        # A recording is cut at `piece_seconds`, too, so that no span of it is longer.
+        speech = replace(options.speech, max_span_seconds=min(options.speech.max_span_seconds, longest))
+        syllables = mincut.options_with(segmenter.syllable_options)
         if speech.normcut_strategy != "absolute":
             raise UserError(
                 f"speech.normcut_strategy is {speech.normcut_strategy}, which needs all norms of a recording; a stream "
@@ -70,13 +76,13 @@ class StreamingSegmenter:
             raise UserError("norm-peaks scales norms by all of a recording; take another segmenter for a stream")
         if mincut.ft_sr != FRAME_RATE:
             raise UserError(f"ft_sr is {mincut.ft_sr:g}; the frames of a stream are of {FRAME_RATE} Hz")
-        self.sample_rate = sample_rate
+        self.sample_rate = _rate(sample_rate)
         self._received = 0
         self._is_open = True
         self._resampler: soxr.ResampleStream | None = None
-        if sample_rate != SAMPLE_RATE:
-            self._resampler = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
-        self._frames = FrameStream(segmenter.model, segmenter.options, look_ahead=ahead, hop=step, window=heard)
+        if self.sample_rate != SAMPLE_RATE:
+            self._resampler = soxr.ResampleStream(self.sample_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+        self._frames = FrameStream(segmenter.model, options, look_ahead=ahead, hop=step, window=heard)
         self._syllables = SyllableStream(speech, syllables)
 
     @property
@@ -141,8 +147,26 @@ class StreamingSegmenter:
             raise UserError("the stream has ended; begin another StreamingSegmenter")
 
 
+def _check_parts(segmenter: object, mincut: object) -> None:
+    if not isinstance(segmenter, SDHuBERTSegmenter) or not isinstance(mincut, MincutWrapper):
+        raise UserError(
+            f"StreamingSegmenter was given {type(segmenter).__name__} and {type(mincut).__name__}; it takes a "
+            "SDHuBERTSegmenter and a MincutWrapper, in this order"
+        )
+
+
+def _rate(rate: float) -> int:
+    """Hz, as a whole number; drivers of sound cards tell 44100.0."""
+    known = isinstance(rate, int | float | np.integer | np.floating) and float(rate).is_integer()
+    if not known or not MIN_RATE <= rate <= MAX_RATE:
+        raise UserError(f"sample_rate is {rate!r}; it has to be a whole number of Hz, {MIN_RATE} to {MAX_RATE}")
+    return int(rate)
+
+
 def _frames(name: str, seconds: float, least: int) -> int:
     """Whole frames of so many seconds."""
+    if not isinstance(seconds, int | float):
+        raise UserError(f"{name} is {seconds!r}; it has to be a number of seconds")
     frames = seconds * FRAME_RATE
     if not math.isfinite(frames) or abs(frames - round(frames)) > 1e-9 or round(frames) < least:
         raise UserError(
@@ -154,11 +178,17 @@ def _frames(name: str, seconds: float, least: int) -> int:
 def _read(samples: Array) -> Samples:
     """(n,) float32."""
     if not is_samples(samples):
-        raise UserError(f"{type(samples).__name__} {samples!r:.80} is no array of samples")
+        raise UserError(
+            f"{type(samples).__name__} {samples!r:.80} is no array of samples; give NumPy ones or a tensor (of bytes, "
+            "np.frombuffer(samples, np.int16))"
+        )
     array = to_array(samples)
     if array.ndim != 1:
-        raise UserError(f"samples are of shape {array.shape}; a stream takes one channel, of shape (n,)")
+        raise UserError(
+            f"samples are of shape {array.shape}; a stream takes one channel, of shape (n,); give "
+            "samples[:, 0] or the like"
+        )
     received = to_floats(array)
     if not np.isfinite(received).all():
-        raise UserError("samples hold NaN or infinite values")
+        raise UserError("samples hold NaN or infinite values; leave them out, or push zeros in their place")
     return received

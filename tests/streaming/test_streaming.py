@@ -2,6 +2,7 @@
 
 import itertools
 import tracemalloc
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -85,6 +86,13 @@ def test_another_rate_is_resampled_as_a_recording_is_however_it_is_divided(encod
     assert all_of(StreamingSegmenter(encoder, cutter, rate), parts) == expected
 
 
+@pytest.mark.parametrize("rate", [16_000.0, np.int64(16_000), np.float32(16_000)])
+def test_a_rate_may_be_as_drivers_and_arrays_tell_it(encoder, cutter, sound, rate):
+    stream = StreamingSegmenter(encoder, cutter, rate)
+    assert type(stream.sample_rate) is int
+    assert all_of(stream, [sound]) == all_of(StreamingSegmenter(encoder, cutter), [sound])
+
+
 @pytest.mark.parametrize("seconds", [0.12, 1.0, 3.5])
 @pytest.mark.parametrize("segmenter", ["greedy", "min-cut"])
 def test_who_hears_all_before_answering_finds_what_offline_does(encoder, cutter, sound, segmenter, seconds):
@@ -99,6 +107,36 @@ def test_who_hears_all_before_answering_finds_what_offline_does(encoder, cutter,
         np.testing.assert_allclose(one.feature, feature, atol=1e-4)
         assert one.feature.dtype == np.float32
         assert one.frames == (round(one.start * 50), round(one.end * 50))
+
+
+@pytest.mark.parametrize("seconds", [0.11, 0.5, 3.5])
+def test_an_encoder_whose_windows_are_not_padded_is_heard_so(tiny_checkpoint, cutter, sound, seconds):
+    """The preset `paper`: a frame sees other samples, 10 ms later, and the last one is missing."""
+    paper = SDHuBERTSegmenter(tiny_checkpoint, device="cpu", preset="paper", normcut_threshold=0.1)
+    samples = sound[-round(16_000 * seconds) :]
+    whole = cutter(paper(samples, 16_000))
+    assert len(whole["segments"])
+    for parts in ([samples], np.split(samples, 10)):
+        found = all_of(StreamingSegmenter(paper, cutter, look_ahead=4.2, hop=0.2), parts)
+        np.testing.assert_array_equal(np.reshape([one[:2] for one in found], (-1, 2)), whole["segments"])
+    with pytest.raises(UserError, match=r"look_ahead is 0; .* 1 of them or more"):
+        StreamingSegmenter(paper, cutter, look_ahead=0)
+    # Frame by frame, with the least that it can hear ahead, none is missing and none comes twice.
+    found = all_of(StreamingSegmenter(paper, cutter, look_ahead=0.02, hop=0.02, window=0.4), [samples])
+    assert found[-1][1] == whole["segments"][-1, 1]
+    assert [one[1] for one in found[:-1]] == [one[0] for one in found[1:]]
+
+
+def test_no_span_is_longer_than_a_recording_is_encoded_at_once(tiny_checkpoint):
+    """Presets of other systems take all for speech, an hour of it at a time; their recordings are cut each minute."""
+    everything = {"normcut_strategy": "absolute", "normcut_threshold": -1.0, "silence_threshold": 0.0}
+    segmenter = SDHuBERTSegmenter(tiny_checkpoint, device="cpu", piece_seconds=20.0, **everything)
+    speech = replace(segmenter.options.speech, max_span_seconds=3600.0)
+    segmenter.options = replace(segmenter.options, speech=speech)
+    noise = np.random.default_rng(0).standard_normal(16_000 * 26).astype(np.float32)
+    # Nothing of a min-cut is final before its span has ended.
+    given_out = StreamingSegmenter(segmenter, MincutWrapper(), hop=4.0).push(noise)
+    assert 10 <= given_out[-1].end <= 20
 
 
 def test_what_is_given_out_does_not_hang_on_what_follows(encoder, cutter, sound):
@@ -150,7 +188,8 @@ def test_a_stream_that_has_ended_takes_nothing(encoder, cutter):
     ("samples", "sentence"),
     [
         ([0.0, 0.1], "list .* is no array of samples"),
-        (np.zeros((2, 100)), r"shape \(2, 100\)"),
+        (bytes(100), "np.frombuffer"),
+        (np.zeros((100, 2)), r"shape \(100, 2\).* samples\[:, 0\]"),
         (np.zeros(100, np.uint8), "uint8"),
         (np.array([0.0, np.nan]), "NaN"),
         (np.array([0.0, 1e300]), "infinite"),
@@ -169,13 +208,17 @@ def test_what_are_no_samples_is_refused_and_the_stream_goes_on(encoder, cutter, 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"sample_rate": 16_000.0}, "sample_rate is 16000.0"),
+        ({"sample_rate": 22_050.5}, "sample_rate is 22050.5"),
+        ({"sample_rate": "16000"}, "sample_rate is '16000'"),
         ({"sample_rate": 100}, "sample_rate is 100"),
         ({"look_ahead": -0.02}, "look_ahead is -0.02"),
         ({"look_ahead": 0.03}, "look_ahead is 0.03"),
+        ({"look_ahead": "0.5"}, "look_ahead is '0.5'"),
         ({"hop": 0}, "hop is 0"),
         ({"hop": float("nan")}, "hop is nan"),
-        ({"look_ahead": 4.9}, "window is 5; it has to be look_ahead [+] hop, 5.1 s, or more"),
+        ({"look_ahead": 4.9}, "window is 5; it has to be from look_ahead [+] hop, 5.1 s"),
+        ({"window": 700}, "window is 700; .* 600 s"),
+        ({"mincut": None}, "SDHuBERTSegmenter and NoneType; it takes"),
         ({"mincut": MincutWrapper(segmenter="norm-peaks")}, "norm-peaks"),
         ({"mincut": MincutWrapper(ft_sr=100)}, "ft_sr is 100"),
     ],
