@@ -1,17 +1,21 @@
-"""Syllables of a stream against those of the whole recording, by look-ahead: agreement, true syllables, latency, time.
+"""Syllables of a stream against those of the whole recording, by look-ahead: agreement, truth, latency, time, memory.
 
-    python benchmarks/bench_streaming.py SPEECH_FOLDER [--checkpoint PATH]
+    python benchmarks/bench_streaming.py SPEECH_FOLDER [--checkpoint PATH] [--hours HOURS]
 
 SPEECH_FOLDER has syllables_{librispeech,timit}_{validation,test}.json. The segmenter is `greedy`; its threshold, and
 whether counts begin anew, are chosen on the validation recordings, offline, by the greatest mean of F1 and R-value
 (protocol `sdhubert`, best shift of each corpus; the checkpoint's layers and norm). Measured are the test recordings, at
 the shifts of validation, pushed in 20 ms as a microphone would.
 
+    syllables            per cent of those of the whole recording that begin and end at the same frames in the stream
     same, 20 ms, 40 ms   F1 of the boundaries of a stream against those of the whole recording, none to two frames apart
     LibriSpeech, TIMIT   F1 and R-value against the true syllables
     latency              seconds from a syllable's end to the sample that makes it final, without computing: median and
                          95th percentile
     real time            seconds of computing, one thread, by seconds of audio
+
+Last, one stream takes the test recordings over and over, for hours of audio, with a hop of 4 s, which takes less
+computing: what the process holds at the end of each tenth.
 """
 
 import argparse
@@ -22,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 import soundfile
 import torch
 from reporting import heading, record
@@ -42,6 +47,7 @@ from sdhubert_ray.speech.segmenters import GreedyOptions
 CORPORA = ("librispeech", "timit")
 THRESHOLDS = np.round(np.arange(0.5, 0.82, 0.02), 2).tolist()
 CHUNK = SAMPLE_RATE // 50
+MIB = 1 << 20
 PERCENTILES = (50, 95)
 
 
@@ -123,6 +129,16 @@ def stream(
     return Streamed(segments, delays, time.perf_counter() - began)
 
 
+def shared_syllables(whole: list[np.ndarray], streamed: list[np.ndarray]) -> float:
+    """The share of the syllables of whole recordings that are those of the streams, to the frame."""
+    matched = total = 0
+    for pair in zip(whole, streamed, strict=True):
+        reference, found = ({(start, end) for start, end in np.rint(one * 50).tolist()} for one in pair)
+        matched += len(reference & found)
+        total += len(reference)
+    return matched / total
+
+
 def agreement(whole: list[np.ndarray], streamed: list[np.ndarray], frames: int) -> float:
     """F1 of boundaries, so many frames of 20 ms apart at most."""
     matched = total = 0
@@ -133,10 +149,30 @@ def agreement(whole: list[np.ndarray], streamed: list[np.ndarray], frames: int) 
     return 2 * matched / total
 
 
+def measure_memory(
+    segmenter: SDHuBERTSegmenter, mincut: MincutWrapper, recordings: list[Recording], hours: float
+) -> None:
+    """Print what this process holds while a stream goes on for hours."""
+    streaming = StreamingSegmenter(segmenter, mincut, hop=4.0)
+    endless = itertools.cycle(recordings)
+    tenths: list[float] = []
+    count = 0
+    began = time.perf_counter()
+    while len(tenths) < 10:
+        count += len(streaming.push(next(endless).samples))
+        if streaming.seconds >= 360 * hours * (len(tenths) + 1):
+            tenths.append(psutil.Process().memory_info().rss / MIB)
+    seconds = time.perf_counter() - began
+    record(f"{hours:g} hours: more memory than after a tenth of them", max(tenths[1:]) - tenths[0], "MiB")
+    told = ", ".join(f"{size:.0f}" for size in tenths)
+    print(f"\n{streaming.seconds / 3600:.2f} hours, {count} syllables, {seconds:.0f} s of computing; MiB held: {told}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("speech", type=Path, metavar="SPEECH_FOLDER")
     parser.add_argument("--checkpoint", default="bundled")
+    parser.add_argument("--hours", type=float, default=3.0, help="of the stream whose memory is measured")
     given = parser.parse_args()
     torch.set_num_threads(1)
     segmenter = SDHuBERTSegmenter(given.checkpoint, device="cpu")
@@ -150,20 +186,24 @@ def main() -> None:
     ]
     print(f"{len(recordings)} recordings, {seconds:.0f} s, {sum(map(len, whole))} syllables as whole recordings\n")
     names = " | ".join(CORPORA)
-    print(f"| look-ahead | hop | window | same | 20 ms | 40 ms | {names} | latency | real time |\n|{'---|' * 10}")
-    print(f"| whole recording | | | | | | {against_truth(corpora, whole, shifts)} | | |", flush=True)
+    columns = f"look-ahead | hop | window | syllables | same | 20 ms | 40 ms | {names} | latency | real time"
+    print(f"| {columns} |\n|{'---|' * 11}")
+    print(f"| whole recording | | | | | | | {against_truth(corpora, whole, shifts)} | | |", flush=True)
     for setting in SETTINGS:
         found = stream(segmenter, cutter(options), recordings, setting)
         name = ", ".join(f"{key} {value:g} s" for key, value in setting._asdict().items())
+        syllables = shared_syllables(whole, found.segments)
         same = [agreement(whole, found.segments, frames) for frames in range(3)]
         latency = np.percentile(found.delays, PERCENTILES)
+        record(f"{name}: same syllables", syllables, "share")
         record(f"{name}: same boundaries", same[0], "F1")
         record(f"{name}: boundaries within 20 ms", same[1], "F1")
         record(f"{name}: latency, median", latency[0], "s")
         record(f"{name}: computing", found.seconds / seconds, "s per s of audio")
-        cells = [f"{value:g}" for value in setting] + [f"{100 * value:.1f}" for value in same]
+        cells = [f"{value:g}" for value in setting] + [f"{100 * value:.1f}" for value in (syllables, *same)]
         cells += [against_truth(corpora, found.segments, shifts), f"{latency[0]:.2f}, {latency[1]:.2f}"]
         print(f"| {' | '.join(cells)} | {found.seconds / seconds:.2f} |", flush=True)
+    measure_memory(segmenter, cutter(options), recordings, given.hours)
 
 
 def against_truth(corpora: list[list[Recording]], segments: list[np.ndarray], shifts: list[float]) -> str:

@@ -128,14 +128,19 @@ def test_streaming(results, golden, tmp_path, monkeypatch, capsys, one_thread):
         (tmp_path / f"syllables_{corpus}_{part}.json").write_text(json.dumps({"synth_0": truth}))
     monkeypatch.setattr(bench_streaming, "THRESHOLDS", (0.6,))
     monkeypatch.setattr(bench_streaming, "SETTINGS", (bench_streaming.Setting(2.0, 1.0),))
-    monkeypatch.setattr(sys, "argv", ["bench_streaming.py", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["bench_streaming.py", str(tmp_path), "--hours", "0.01"])
     bench_streaming.main()
-    *_, whole, streamed = (row.split("|") for row in capsys.readouterr().out.splitlines() if row.startswith("| "))
+    printed = capsys.readouterr().out
+    *_, whole, streamed = (row.split("|") for row in printed.splitlines() if row.startswith("| "))
     found = {line["name"].rpartition(": ")[2]: line["value"] for line in lines(results, "streaming")}
-    assert float(streamed[4]) == pytest.approx(100 * found["same boundaries"], abs=0.1)
+    assert float(streamed[4]) == pytest.approx(100 * found["same syllables"], abs=0.1)
+    assert float(streamed[5]) == pytest.approx(100 * found["same boundaries"], abs=0.1)
     assert found["same boundaries"] <= found["boundaries within 20 ms"] <= 1
     assert found["latency, median"] >= 2
-    assert float(whole[7].split(",")[0]) > 60
+    assert float(whole[8].split(",")[0]) > 60
+    held = printed.splitlines()[-1].partition("MiB held: ")[2].split(", ")
+    assert len(held) == 10
+    assert all(float(size) > 50 for size in held)
 
 
 # -- scaling
