@@ -33,8 +33,8 @@ def tokenize(
         list[str] | None,
         typer.Option(
             "--format",
-            autocompletion=one_of("txt", "jsonl", "npy", "slamkit", "parquet"),
-            help="Sequences as txt, jsonl, npy, slamkit or parquet (default with OUT); may be repeated.",
+            autocompletion=one_of("txt", "jsonl", "npy", "slamkit", "parquet", "card"),
+            help="txt, jsonl, npy, slamkit, parquet (default with OUT), or a card (README.md); may be repeated.",
         ),
     ] = None,
     dedup: Annotated[bool, typer.Option("--dedup", help="In sequences, merge runs of equal units.")] = False,

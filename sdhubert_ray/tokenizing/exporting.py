@@ -15,11 +15,12 @@ from sdhubert_ray.output import (
     read_files,
 )
 from sdhubert_ray.output.formats import UnitSequence, read_sequence, sequence_files, write_sequences
-from sdhubert_ray.output.formats.sequences import SEQUENCE_COLUMNS, SEQUENCE_FORMATS
+from sdhubert_ray.output.formats.sequences import CARD, SEQUENCE_COLUMNS, SEQUENCE_FORMATS
 from sdhubert_ray.output.parquet import read_parquet
 from sdhubert_ray.output.tables import FAILED_STATUSES
 from sdhubert_ray.output.usage import UnitUsage
 from sdhubert_ray.speech import FRAME_RATE
+from sdhubert_ray.tokenizing.card import write_card
 from sdhubert_ray.tokenizing.planning import TokenizeJob, read_statistics
 
 _FILES_KEPT = 4
@@ -70,6 +71,9 @@ def export(job: TokenizeJob, usage: UnitUsage, on_recording: Callable[[], None])
 
     tables = read_files(job.segments, SEQUENCE_COLUMNS, read=read)
     write_sequences(_counted(tables, usage, on_recording), job.sequences_folder, job.sequences, job.names)
+    if CARD in job.sequences.formats:
+        (name,) = sequence_files([CARD])
+        storage.put(storage.join(job.sequences_folder, name), write_card(job, usage))
     _put_statistics(job, _statistics(usage), {} if job.before is None or job.replaces else job.before)
     if parts is not None:
         remove_parts(job)

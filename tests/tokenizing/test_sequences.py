@@ -114,3 +114,64 @@ def test_units_of_another_quantizer_are_replaced_only_if_asked(
     tokenize(tmp_path / "out", quantizers["one"], "txt", target=made, overwrite=True)
     assert sorted(content(tmp_path / "made")) == ["units.json", "units.txt"]
     assert (tmp_path / "made/units.txt").read_bytes() == before["units/units.txt"]
+
+
+def test_a_card_tells_datasets_what_to_load_and_people_what_it_is(
+    golden: Path, segment: Segmenting, quantizers: dict[str, str], tmp_path: Path
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    segment(golden / "audio", tmp_path / "out")
+    made = tmp_path / "syllables-of-mine"
+    command = ["tokenize", tmp_path / "out", made, "--quantizer", quantizers["one"], "--dedup", "--durations"]
+    formats = ["--format", "jsonl", "--format", "slamkit", "--format", "card"]
+    sdhubert(*command, *formats, "--format", "parquet")
+    expected = pq.read_table(made / "units.parquet").to_pylist()
+
+    def load(*configuration: str) -> list[dict[str, object]]:
+        return list(datasets.load_dataset(str(made), *configuration, split="train", cache_dir=str(tmp_path / "cache")))
+
+    assert load() == load("parquet") == expected
+    sdhubert(*command, *formats)
+    assert datasets.get_dataset_config_names(str(made)) == ["jsonl", "slamkit"]
+    assert load() == load("jsonl")
+    columns = ("id", "units", "duration", "durations")
+    assert [tuple(row[name] for name in columns) for row in load("jsonl")] == [
+        tuple(row[name] for name in columns) for row in expected
+    ]
+    assert load("slamkit") == [
+        {"units": row["units"], "duration": row["durations"], "file_name": row["id"]} for row in expected
+    ]
+    card = (made / "README.md").read_text()
+    assert card.count("# syllables-of-mine\n") == 1
+    told = json.loads((made / "units.json").read_text())
+    assert f"| tokens | {told['merged']['tokens']}, {told['merged']['rate']:.2f} a second |" in card
+    assert f"| quantizer | sha256 {told['quantizer']['sha256']} |" in card
+    assert "durations and starts" in card
+    assert "| encoder | tiny.pt, sha256 " in card  # and no folder of this machine
+    assert str(tmp_path) not in card
+
+
+def test_a_card_of_others_is_left_and_one_of_other_sequences_goes(
+    golden: Path, segment: Segmenting, quantizers: dict[str, str], tmp_path: Path
+) -> None:
+    segment(golden / "audio", tmp_path / "out")
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made/README.md").write_text("mine")
+    command = ["tokenize", tmp_path / "out", tmp_path / "made", "--quantizer", quantizers["one"], "--format", "jsonl"]
+    told = sdhubert(*command, "--format", "card", expect=2).stderr
+    assert "holds README.md, which no `sdhubert tokenize` is known to have written" in told
+    sdhubert(*command)
+    sdhubert(*command, "--dedup")
+    assert (tmp_path / "made/README.md").read_text() == "mine"
+    (tmp_path / "made/README.md").unlink()
+    sdhubert(*command, "--format", "card")
+    assert "as they are" in (tmp_path / "made/README.md").read_text()
+    sdhubert(*command, "--dedup")
+    assert sorted(content(tmp_path / "made")) == ["units.json", "units.jsonl"]
+
+
+def test_a_card_alone_would_tell_of_nothing(quantizers: dict[str, str], tmp_path: Path) -> None:
+    told = sdhubert("tokenize", tmp_path, "--quantizer", quantizers["one"], "--format", "card", expect=2).stderr
+    assert "--format card is of sequences beside it; add --format parquet, or jsonl, or slamkit" in " ".join(
+        told.split()
+    )

@@ -26,8 +26,18 @@ from sdhubert_ray.speech import FRAME_RATE
 
 SEQUENCE_COLUMNS = ("id", "piece", "duration", "status", "segments", "units")
 """What `read_sequence` takes."""
-SEQUENCE_FORMATS = ("txt", "jsonl", "npy", "parquet", "slamkit")
-_SINGLE_FILES = {"txt": "units.txt", "jsonl": "units.jsonl", "parquet": "units.parquet", "slamkit": "features.jsonl"}
+CARD = "card"
+"""Not sequences, but what is to be known of them."""
+LOADABLE = ("parquet", "jsonl", "slamkit")
+"""What `datasets` reads, and so a card is of."""
+SEQUENCE_FORMATS = ("txt", "jsonl", "npy", "parquet", "slamkit", CARD)
+_SINGLE_FILES = {
+    "txt": "units.txt",
+    "jsonl": "units.jsonl",
+    "parquet": "units.parquet",
+    "slamkit": "features.jsonl",
+    CARD: "README.md",
+}
 """The files that all recordings share."""
 
 _NPY_ENDINGS = ("_units.npy", "_durations.npy")
@@ -50,7 +60,7 @@ class SequenceOptions:
     """How unit sequences are written.
 
     Attributes:
-        formats: of `txt`, `jsonl`, `npy`, `parquet` and `slamkit`.
+        formats: of `txt`, `jsonl`, `npy`, `parquet`, `slamkit` and `card`, which is written by who has counted them.
         dedup: merge runs of equal units.
         durations: also in txt, jsonl and npy, how many frames each unit lasts; Parquet and slamkit always have them.
     """
@@ -65,6 +75,8 @@ class SequenceOptions:
                 near = difflib.get_close_matches(name, SEQUENCE_FORMATS, 1, 0.5)
                 meant = f"did you mean {near[0]}?" if near else f"it has to be one of {', '.join(SEQUENCE_FORMATS)}"
                 raise UserError(f"unknown --format {name!r}; {meant}")
+        if CARD in self.formats and not {*LOADABLE} & {*self.formats}:
+            raise UserError(f"--format {CARD} is of sequences beside it; add --format {', or '.join(LOADABLE)}")
 
 
 @dataclass(frozen=True)

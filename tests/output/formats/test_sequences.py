@@ -174,7 +174,7 @@ def test_a_table_without_units_is_refused():
     ("name", "sentence"),
     [
         ("jsnl", "unknown --format 'jsnl'; did you mean jsonl?"),
-        ("TextGrid", "unknown --format 'TextGrid'; it has to be one of txt, jsonl, npy, parquet, slamkit"),
+        ("TextGrid", "unknown --format 'TextGrid'; it has to be one of txt, jsonl, npy, parquet, slamkit, card"),
     ],
 )
 def test_a_typo_in_a_format_names_the_near_one(name, sentence):
