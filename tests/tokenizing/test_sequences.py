@@ -116,6 +116,7 @@ def test_units_of_another_quantizer_are_replaced_only_if_asked(
     assert (tmp_path / "made/units.txt").read_bytes() == before["units/units.txt"]
 
 
+@pytest.mark.seconds
 def test_a_card_tells_datasets_what_to_load_and_people_what_it_is(
     golden: Path, segment: Segmenting, quantizers: dict[str, str], tmp_path: Path
 ) -> None:
