@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+import torch
 from commands import sdhubert
 from forks import FORKS, run_script
 from nbclient import NotebookClient
 from places import ROOT
+from transformers import OPTForCausalLM
 
 from sdhubert_ray import read_segments
 
@@ -90,6 +93,33 @@ def test_a_corpus_becomes_lines_of_units(tmp_path: Path) -> None:
     for _, count, units in lines:
         assert 0 < len(units.split()) <= int(count)
         assert set(units.split()) <= {"0", "1", "2"}
+
+
+@pytest.mark.seconds
+@FORKS
+def test_a_language_model_of_units_learns_what_follows_what(tmp_path: Path) -> None:
+    """Of units that follow each other in a ring: each is about as frequent as the others, and known from the last."""
+    random = np.random.default_rng(0)
+    rings = [((np.arange(12) + begin) % 6).tolist() for begin in random.integers(0, 6, 40)]
+    lines = [{"id": f"{number:02}", "units": ring} for number, ring in enumerate(rings)]
+    units = tmp_path / "units.jsonl"
+    units.write_text("".join(json.dumps(line) + "\n" for line in reversed(lines)))
+    result = run_script(CODE, EXAMPLES / "unit_lm.py", units, tmp_path / "model", "60")
+    assert result.returncode == 0, result.stderr
+    sizes, *steps = result.stdout.splitlines()
+    assert sizes == f"{36 * 13} tokens of 7 kinds to learn from, {4 * 13} held out"
+    losses = [re.fullmatch(r"step +(\d+)  held out ([\d.]+)  unigram ([\d.]+)", step) for step in steps]
+    assert [int(loss[1]) for loss in losses if loss] == [20, 40, 60]
+    # As if each of the seven tokens had been seen once more: the units, as often each, and the end of a recording.
+    seen, held_out = (np.concatenate(part) for part in (rings[4:], rings[:4]))
+    chances = (np.bincount(seen, minlength=6) + 1) / (36 * 13 + 7)
+    expected = -(np.log(chances[held_out]).sum() + 4 * np.log(37 / (36 * 13 + 7))) / (4 * 13)
+    assert {loss[3] for loss in losses if loss} == {f"{expected:.3f}"}
+    assert float(losses[-1][2]) < 0.7 * expected
+    model = OPTForCausalLM.from_pretrained(tmp_path / "model")
+    tokens = torch.tensor([[0, *(unit + 1 for unit in ring), 0] for ring in rings[:4]])
+    assert model(tokens, labels=tokens).loss.item() == pytest.approx(float(losses[-1][2]), abs=1e-3)
+    assert (tmp_path / "model/curve.png").stat().st_size > 5_000
 
 
 def test_a_corpus_in_a_store(s3_bucket: str) -> None:
