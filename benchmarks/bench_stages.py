@@ -30,6 +30,7 @@ from sdhubert_ray.encoder.model import SDHuBERT
 from sdhubert_ray.encoder.protocol import Encoder
 from sdhubert_ray.runs.config import load_config
 from sdhubert_ray.runs.stages import CutSyllables, DecodeAudio, EncodeSpeech, WriteSegments
+from sdhubert_ray.runs.stages.rows import begun
 from sdhubert_ray.speech.audio import AudioOptions
 from sdhubert_ray.speech.presets import EncoderOptions
 from sdhubert_ray.speech.windows import WindowOptions
@@ -79,7 +80,7 @@ def measure_stages(folder: Path, seconds: int, device: str, dtype: str, checkpoi
     encoded = None
     for name in FORMATS:
         rows = cut_pieces(pa.concat_tables(list(list_input(str(folder / "audio" / name)).batches)), 600.0)
-        rows = rows.append_column("unit_name", pa.array(["00001-0000000"] * rows.num_rows))
+        rows = begun(rows.append_column("unit_name", pa.array(["00001-0000000"] * rows.num_rows)), time.time())
         decode(rows.slice(0, 1))
         began = time.perf_counter()
         decoded = decode(rows)
