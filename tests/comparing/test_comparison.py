@@ -191,10 +191,11 @@ def test_every_system_can_be_compared(layout: str, preset: str, golden: Path, di
 
 
 def test_the_benchmark_prints_the_table_of_the_page(compared: Path) -> None:
-    header, rule, *rows = bench_compare.markdown(compared)
+    header, rule, *rows = bench_compare.markdown(compared, small=False)
     assert header == f"| figure, protocol | {' | '.join(TITLES)} |"
     assert {line.count("|") for line in (header, rule, *rows)} == {len(TITLES) + 2}
     (f1,) = (line for line in rows if line.startswith("| F1 %, zerosyl |"))
     for one, cell in zip(figures_of(compared)["systems"], f1.split("|")[2:-1], strict=True):
         value = one["boundary"]["protocols"]["zerosyl"]["f1"]["value"]
         assert cell.split()[0] == f"{100 * value:.1f}"
+    assert next(bench_compare.markdown(compared, small=True)) == f"| figure, protocol | {TITLES[0]} |"
