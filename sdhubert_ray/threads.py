@@ -1,24 +1,41 @@
-"""Work in several threads, in each of which torch computes alone, and imports in one that nobody interrupts."""
+"""Work in several threads, in each of which torch computes alone, and imports that nobody interrupts."""
 
 import contextlib
 import importlib
-import sys
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
 
 _beginning = threading.Lock()
 
 
 def import_whole(name: str) -> None:
-    """Import a module that needs torch, and be it that this is interrupted.
+    """Import a module that needs torch, and be it that this is interrupted: the interrupt comes after it.
 
     Ray cancels a task by an interrupt of the main thread, and gives the process to other tasks. Where torch was
     imported by half it cannot be imported again: it defines types in C++, once.
     """
-    if name not in sys.modules:
-        with ThreadPoolExecutor(1) as pool:  # which is waited for, whatever comes
-            pool.submit(importlib.import_module, name).result()
+    with _interrupted_later():
+        importlib.import_module(name)
+
+
+@contextlib.contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Hold back what interrupts the main thread to the end; other threads nobody interrupts."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    held: list[FrameType | None] = []
+    signal.signal(signal.SIGINT, lambda _, frame: held.append(frame))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if held:
+            handler(signal.SIGINT, held[0])
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Imports that an interrupt leaves whole."""
 
+import _thread
 import signal
 import sys
 import threading
@@ -17,7 +18,12 @@ whole = True
 """
 
 
-def test_what_is_interrupted_while_it_imports_has_imported_all_of_it(tmp_path, monkeypatch):
+def by_signal():
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+
+@pytest.mark.parametrize("interrupt_main", [by_signal, _thread.interrupt_main])  # a keyboard, and Ray
+def test_what_is_interrupted_while_it_imports_has_imported_all_of_it(tmp_path, monkeypatch, interrupt_main):
     (tmp_path / "imported_slowly.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "imported_slowly", raising=False)
@@ -27,7 +33,7 @@ def test_what_is_interrupted_while_it_imports_has_imported_all_of_it(tmp_path, m
             pass
         module = sys.modules["imported_slowly"]
         module.began.wait()
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        interrupt_main()
         module.go.set()
 
     thread = threading.Thread(target=interrupt)
