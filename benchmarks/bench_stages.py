@@ -70,9 +70,7 @@ def make_audio(folder: Path, seconds: int, formats: Iterable[str] = FORMATS) -> 
 def measure_stages(folder: Path, seconds: int, device: str, dtype: str, checkpoint: Path) -> None:
     weights = fetch_checkpoint(str(checkpoint))
     config = load_config(None, [f"dtype={dtype}"], {}, weights.options)
-    encode = EncodeSpeech(
-        lambda: weights, config.audio, config.windows, config.encoder, dtype, device, config.resources.batch_seconds
-    )
+    encode = EncodeSpeech.of(lambda: weights, config, device)
     decode, cut = DecodeAudio(config.audio, config.windows), CutSyllables(config.segmentation, config.output)
     write = WriteSegments(str(folder / "out"), "zstd", None)
     print("seconds of work per hour of audio")

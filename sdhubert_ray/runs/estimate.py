@@ -169,15 +169,7 @@ def try_rows(
     with tempfile.TemporaryDirectory(prefix="sdhubert-plan-") as folder:
         output = str(Path(folder) / "output")
         decoded = _decode(_as_unit(rows, output, Path(folder)), config)
-        encode = EncodeSpeech(
-            lambda: checkpoint,
-            config.audio,
-            config.windows,
-            config.encoder,
-            config.dtype,
-            device,
-            config.resources.batch_seconds,
-        )
+        encode = EncodeSpeech.of(lambda: checkpoint, config, device)
         present = decoded.filter(decoded.column("samples").is_valid())
         if present.num_rows:
             encode(present.slice(0, 1))  # a first call sets up what later ones find

@@ -113,15 +113,7 @@ def encode_sample(rows: pa.Table, checkpoint: "Checkpoint", config: JobConfig, d
         decoded.append(decode(_first_parts(rows.slice(begin, _ROWS_AT_ONCE))))
         if sum(pc.sum(table.column("duration")).as_py() for table in decoded) >= SAMPLE_SECONDS:
             break
-    encode = EncodeSpeech(
-        lambda: checkpoint,
-        config.audio,
-        config.windows,
-        config.encoder,
-        config.dtype,
-        device,
-        config.resources.batch_seconds,
-    )
+    encode = EncodeSpeech.of(lambda: checkpoint, config, device)
     return encode(_until_enough(pa.concat_tables(decoded).combine_chunks()))
 
 

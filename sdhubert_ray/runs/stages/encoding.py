@@ -3,13 +3,14 @@
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pyarrow as pa
 
 from sdhubert_ray.output.attempts import Attempts, run_unit
 from sdhubert_ray.output.tables import ragged, ragged_vectors
+from sdhubert_ray.runs.config import JobConfig
 from sdhubert_ray.runs.stages.resampling import settle_rows
 from sdhubert_ray.runs.stages.rows import GIVEN_UP, OVERFLOWS, failed, pack_rows, replaced, timed, unpack_rows
 from sdhubert_ray.speech.audio import AudioOptions
@@ -59,6 +60,16 @@ class EncodeSpeech:
         self.batch_seconds = batch_seconds_on(device, batch_seconds)
         self.attempts = attempts
         self._turn = threading.Lock()
+
+    @classmethod
+    def of(
+        cls, checkpoint: Callable[[], "Checkpoint"], config: JobConfig, device: str, attempts: Attempts | None = None
+    ) -> Self:
+        """The stage as a job's configuration has it."""
+        batch_seconds = config.resources.batch_seconds
+        return cls(
+            checkpoint, config.audio, config.windows, config.encoder, config.dtype, device, batch_seconds, attempts
+        )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         with self._turn:  # if this process dies, it has died of this unit

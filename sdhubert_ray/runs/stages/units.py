@@ -81,16 +81,7 @@ class SegmentUnits(InTurn):
         super().__init__(
             ReadUnits(output),
             DecodeAudio(config.audio, config.windows, attempts),
-            EncodeSpeech(
-                checkpoint,
-                config.audio,
-                config.windows,
-                config.encoder,
-                config.dtype,
-                device,
-                config.resources.batch_seconds,
-                attempts,
-            ),
+            EncodeSpeech.of(checkpoint, config, device, attempts),
             CutSyllables(config.segmentation, config.output, attempts, quantizer),
             WriteSegments(output, config.output.compression, run_id),
         )
